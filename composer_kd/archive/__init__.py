@@ -1,0 +1,1 @@
+"""What a run leaves for the next ones: written atomically, verified when read."""

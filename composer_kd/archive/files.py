@@ -1,0 +1,97 @@
+"""Files that are whole or not there: written under a temporary name in the same folder, fsynced, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+
+import xxhash
+
+from composer_kd.errors import UserError
+
+__all__ = ['atomic_write', 'make_folder', 'replacing', 'sync_folder', 'writing_to', 'xxh3_of']
+
+_REASONS = {
+    errno.ENOSPC: 'the disk is full; free some space there or choose another folder',
+    errno.EDQUOT: 'the disk quota is used up; free some space there or choose another folder',
+    errno.EFBIG: 'the file would be larger than this system allows; raise the limit or choose another folder',
+    errno.EROFS: 'the file system is read-only; choose another folder',
+    errno.EACCES: 'there is no permission to write; change it or choose another folder',
+    errno.EPERM: 'there is no permission to write; change it or choose another folder',
+    errno.ENOTDIR: 'a part of this path is a file, not a folder; choose another folder',
+    errno.EEXIST: 'this is a file, not a folder; choose another folder',
+    errno.EIO: 'the disk reports an error; check it or choose another folder',
+}
+
+
+@contextmanager
+def writing_to(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn a disk that is full, read-only or not ours into one :class:`UserError` line about ``folder``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REASONS:
+            raise
+        raise UserError(f'{os.fspath(folder)}: cannot write: {_REASONS[error.errno]}') from error
+
+
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder, created with its parents where it does not exist."""
+    with writing_to(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; it takes the place of ``path`` when the block ends well.
+
+    On any error, Ctrl-C included, the temporary file is removed and ``path`` is as it was. The folder is created if
+    it does not exist.
+
+    Example:
+        >>> with replacing('runs/gen0/report.html') as temporary:
+        ...     temporary.write_text(page)
+    """
+    path = Path(path)
+    folder = make_folder(path.parent)
+    # Not tempfile: its files are 0600 whatever the umask, and a run directory is meant to be shared.
+    temporary = folder / f'.{path.name}.{os.getpid()}-{token_hex(4)}.tmp'
+    try:
+        with writing_to(folder):
+            yield temporary
+            with open(temporary, 'rb') as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(folder)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Write ``data`` (text as UTF-8) to ``path``, all of it or none."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Make renames and new names in ``folder`` survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def xxh3_of(path: str | os.PathLike[str]) -> str:
+    """The 128-bit xxh3 of a file's bytes, as 32 hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

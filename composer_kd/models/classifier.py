@@ -1,0 +1,178 @@
+"""Any net from images to logits as a ComposerModel that takes ``(x, y)`` and ``(x, y, key)`` batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from composer.models import ComposerModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from composer_kd.errors import UserError
+
+__all__ = ['Classifier', 'SampleCrossEntropy', 'classifier', 'plain']
+
+
+class Classifier(ComposerModel):
+    """A net whose batches are sequences that begin with inputs and labels; what follows (the key) is left alone.
+
+    Labels are class indices ``[B]`` or, after MixUp, CutMix or LabelSmoothing, probabilities ``[B, C]``. Logits come
+    back as float32 whatever the precision of the forward pass, so that every loss and teacher sees full precision.
+
+    Evaluation measures ``MulticlassAccuracy``, ``MulticlassTop5Accuracy`` (top ``C`` where there are fewer than five
+    classes) and ``CrossEntropy`` (mean over samples). Training measures nothing: Composer would compute on every batch
+    and keep the last batch's value only.
+
+    Args:
+        module: The net; it stays reachable as ``classifier.module``.
+        num_classes: Number of logits that it gives.
+        cpu_autocast: Run the forward pass on the CPU in bfloat16. Composer refuses ``amp_bf16`` there; on other
+            devices this has no effect and the Trainer's ``precision`` decides.
+        channels_last: Keep weights and images in ``torch.channels_last``, which convolutions run faster in.
+    """
+
+    def __init__(self, module: nn.Module, num_classes: int, cpu_autocast: bool = False, channels_last: bool = False):
+        super().__init__()
+        if channels_last:
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = module
+        self.num_classes = num_classes
+        self.cpu_autocast = cpu_autocast
+        self.channels_last = channels_last
+
+    def forward(self, batch: Sequence[Any]) -> Tensor:
+        inputs = batch[0]
+        if self.channels_last and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        on_cpu = self.cpu_autocast and inputs.device.type == 'cpu'
+        with torch.autocast('cpu', dtype=torch.bfloat16) if on_cpu else nullcontext():
+            logits = self.module(inputs)
+        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+    def loss(self, outputs: Tensor, batch: Sequence[Any]) -> Tensor:
+        """Cross-entropy, averaged over the batch."""
+        return F.cross_entropy(outputs, self._targets(outputs, batch[1]))
+
+    def per_sample_loss(self, outputs: Tensor, batch: Sequence[Any]) -> Tensor:
+        """Cross-entropy of each sample, ``[B]``, for methods that weight samples."""
+        return F.cross_entropy(outputs, self._targets(outputs, batch[1]), reduction='none')
+
+    def get_metrics(self, is_train: bool = False) -> dict[str, Metric]:
+        # New objects at each call, kept by Composer's State alone: the model stays nothing but its net.
+        if is_train:
+            return {}
+        # validate_args would synchronise the device at every batch; cross-entropy refuses labels out of range anyway.
+        return {
+            'MulticlassAccuracy': MulticlassAccuracy(self.num_classes, average='micro', validate_args=False),
+            'MulticlassTop5Accuracy': MulticlassAccuracy(
+                self.num_classes, top_k=min(5, self.num_classes), average='micro', validate_args=False
+            ),
+            'CrossEntropy': SampleCrossEntropy(),
+        }
+
+    def update_metric(self, batch: Sequence[Any], outputs: Tensor, metric: Metric) -> None:
+        targets = self._targets(outputs, batch[1])
+        if isinstance(metric, MulticlassAccuracy) and targets.is_floating_point():
+            targets = targets.argmax(dim=1)
+        metric.update(outputs, targets)
+
+    def _targets(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """``labels`` as cross-entropy wants them, after a look at the shapes (no look at values: that would sync)."""
+        if outputs.ndim != 2 or outputs.shape[1] != self.num_classes:
+            raise UserError(
+                f'model: its outputs have the shape {list(outputs.shape)}, but [batch, {self.num_classes}] logits are '
+                f'needed; give the net {self.num_classes} outputs or change num_classes'
+            )
+        if labels.shape == outputs.shape:
+            return labels.to(outputs.dtype)
+        if labels.shape != outputs.shape[:1]:
+            raise UserError(
+                f'data: labels have the shape {list(labels.shape)}; needed are class indices [{len(outputs)}] '
+                f'or probabilities {list(outputs.shape)}'
+            )
+        return labels.long()
+
+
+class SampleCrossEntropy(Metric):
+    """Cross-entropy averaged over samples; Composer's averages over batches, so a short last batch counts too much."""
+
+    full_state_update = False
+    higher_is_better = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.add_state('total', torch.tensor(0.0), dist_reduce_fx='sum')
+        self.add_state('count', torch.tensor(0), dist_reduce_fx='sum')
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        self.total += F.cross_entropy(preds, target, reduction='sum')
+        self.count += len(preds)
+
+    def compute(self) -> Tensor:
+        return self.total / self.count
+
+
+def classifier(
+    module: nn.Module, num_classes: int | None = None, cpu_autocast: bool = False, channels_last: bool = False
+) -> Classifier:
+    """Wrap any net from inputs to logits for Composer.
+
+    Args:
+        module: A plain net, ``forward(x) -> logits [B, C]``.
+        num_classes: ``C``; by default the net's own ``num_classes`` or the size of its last ``nn.Linear``.
+        cpu_autocast: See :class:`Classifier`.
+        channels_last: See :class:`Classifier`.
+
+    Example:
+        >>> import torchvision
+        >>> model = classifier(torchvision.models.resnet18(num_classes=100))
+        >>> model.num_classes
+        100
+    """
+    if isinstance(module, ComposerModel):
+        raise UserError(f'model: {type(module).__name__} is a ComposerModel already; pass it to the Trainer as it is')
+    stated = _stated_classes(module)
+    if num_classes is None:
+        num_classes = stated if stated is not None else _last_linear(module)
+    elif stated is not None and stated != num_classes:
+        raise UserError(
+            f'model: num_classes is {num_classes}, but {type(module).__name__} was built for {stated}; '
+            'make the two agree'
+        )
+    if num_classes is None:
+        raise UserError(
+            f'model: the number of classes cannot be told from {type(module).__name__} (no num_classes, no nn.Linear); '
+            'pass num_classes'
+        )
+    if num_classes < 2:
+        raise UserError(f'model: num_classes must be at least 2, got {num_classes}')
+    return Classifier(module, num_classes, cpu_autocast, channels_last)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The bare net inside DistributedDataParallel, ``torch.compile`` and :class:`Classifier`, in any order."""
+    while True:
+        if isinstance(model, (DistributedDataParallel, Classifier)):
+            model = model.module
+        elif isinstance(inner := getattr(model, '_orig_mod', None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def _stated_classes(module: nn.Module) -> int | None:
+    stated = getattr(module, 'num_classes', None)
+    return stated if isinstance(stated, int) else None
+
+
+def _last_linear(module: nn.Module) -> int | None:
+    sizes = [part.out_features for part in module.modules() if isinstance(part, nn.Linear)]
+    return sizes[-1] if sizes else None

@@ -1,0 +1,35 @@
+"""A perceptron without BatchNorm: the model whose result does not depend on how a batch is cut over ranks."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from composer_kd.models.registry import MODELS
+
+__all__ = ['MLP', 'mlp']
+
+
+class MLP(nn.Module):
+    """Flattened images through hidden layers with ReLU to logits."""
+
+    def __init__(self, in_features: int, hidden: list[int], num_classes: int):
+        super().__init__()
+        self.num_classes = num_classes
+        widths = [in_features, *hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        self.fc = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.layers(x))
+
+
+@MODELS.register('mlp')
+def mlp(num_classes: int, in_features: int, hidden: list[PositiveInt] | None = None) -> MLP:
+    """Perceptron without BatchNorm; ``hidden: [128]`` unless given."""
+    return MLP(in_features, [128] if hidden is None else hidden, num_classes)

@@ -1,0 +1,89 @@
+"""The ``model:`` section of a YAML file, and the net that it describes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, ValidationError, create_model, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from torch import nn
+
+from composer_kd.errors import UserError, nearest
+from composer_kd.models.registry import MODELS
+from composer_kd.section import Section, parse_section
+
+__all__ = ['ModelSection', 'build_model']
+
+_FROM_THE_DATA = ('num_classes', 'in_channels', 'in_features')
+
+
+class ModelSection(Section):
+    """``name`` of a model in :data:`~composer_kd.models.MODELS`; every other key is an option of its factory.
+
+    The options are checked against the factory's signature: names, types, and that none is missing.
+    """
+
+    model_config = ConfigDict(extra='allow')
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    @model_validator(mode='after')
+    def _check_options(self) -> ModelSection:
+        try:
+            factory = MODELS.get(self.name)
+        except UserError as error:
+            raise _at('name', str(error), self.name) from None
+        schema = _options_schema(factory)
+        for key, value in self.options.items():
+            if key not in schema.model_fields:
+                raise _at(key, f'unknown key; {nearest(key, schema.model_fields)}', value)
+        schema.model_validate(self.options)
+        return self
+
+
+def build_model(
+    section: ModelSection | Mapping[str, Any], num_classes: int, shape: Sequence[int], where: str = 'model'
+) -> nn.Module:
+    """The net that a model section describes, newly initialised.
+
+    Args:
+        section: A checked section, or the mapping as it stands in a YAML file or in a run's ``run.yaml``.
+        num_classes: Number of classes of the data.
+        shape: ``(C, H, W)`` of the data.
+        where: The section's path, for error lines.
+    """
+    if not isinstance(section, ModelSection):
+        section = parse_section(ModelSection, dict(section) if isinstance(section, Mapping) else section, where)
+    factory = MODELS.get(section.name, where)
+    from_the_data = {'num_classes': num_classes, 'in_channels': shape[0], 'in_features': prod(shape)}
+    taken = inspect.signature(factory).parameters
+    arguments = {key: value for key, value in from_the_data.items() if key in taken}
+    try:
+        return factory(**arguments, **section.options)
+    except ValueError as error:
+        raise UserError(f'{where}: {error}') from error
+
+
+def _options_schema(factory: Callable[..., nn.Module]) -> type[Section]:
+    """A section whose keys are the factory's own parameters, without those that the data decides."""
+    hints = get_type_hints(factory, include_extras=True)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if named and name not in _FROM_THE_DATA:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[name] = (hints.get(name, Any), default)
+    return create_model('Options', __base__=Section, **fields)
+
+
+def _at(key: str, message: str, value: Any) -> ValidationError:
+    # A ValidationError keeps the key in its path when the section stands inside a larger one; a ValueError would not.
+    problem = PydanticCustomError('model_option', '{message}', {'message': message})
+    return ValidationError.from_exception_data('model', [InitErrorDetails(type=problem, loc=(key,), input=value)])

@@ -45,11 +45,11 @@ class Registry(Generic[T]):
 
     def get(self, name: str, where: str = '') -> T:
         """The entry called ``name``; a :class:`UserError` that begins with ``where`` if there is none."""
-        if name not in self._entries:
-            self._load_plugins()
-        if name not in self._entries:
+        found = self._find(name)
+        if found is None:
             place = f'{where}: ' if where else ''
-            raise UserError(f'{place}{name!r} is not one of our {self.kind}; {nearest(name, self._entries)}')
+            raise UserError(f'{place}{name!r} is not one of the {self.kind}; {nearest(name, self._entries)}')
+        name = found
         entry, summary = self._entries[name]
         if isinstance(entry, str):
             module, _, attribute = entry.partition(':')
@@ -68,9 +68,15 @@ class Registry(Generic[T]):
             yield name, summary or _first_line(entry)
 
     def __contains__(self, name: object) -> bool:
+        return self._find(name) is not None
+
+    def _find(self, name: object) -> str | None:
+        """The entry's own name for ``name``, whatever its case and underscores: label_smoothing is LabelSmoothing."""
         if name not in self._entries:
             self._load_plugins()
-        return name in self._entries
+        if name in self._entries:
+            return str(name)
+        return next((entry for entry in self._entries if _folded(entry) == _folded(str(name))), None)
 
     def _load_plugins(self) -> None:
         if self._plugins_seen:
@@ -79,6 +85,10 @@ class Registry(Generic[T]):
         for point in metadata.entry_points(group=f'composer_kd.{self.kind.replace(" ", "_")}'):
             if point.name not in self._entries:
                 self.add(point.name, point.value, f'from {point.dist.name}' if point.dist else 'from a plugin')
+
+
+def _folded(name: str) -> str:
+    return name.replace('_', '').replace('-', '').lower()
 
 
 def _first_line(entry: Any) -> str:

@@ -1,0 +1,34 @@
+"""Retraining should cost a fraction of training: recycle what earlier runs computed, in MosaicML Composer."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from composer_kd.algorithms import Distillation, TeacherMixupKD
+    from composer_kd.errors import UserError
+    from composer_kd.schedule import Schedule
+    from composer_kd.teachers import Teacher
+
+__version__ = '0.1.0'
+__all__ = ['Distillation', 'Schedule', 'Teacher', 'TeacherMixupKD', 'UserError', '__version__']
+
+# Public names are imported when they are first asked for: `composer-kd --help` need not wait for torch.
+_HOMES = {
+    'Distillation': 'composer_kd.algorithms',
+    'TeacherMixupKD': 'composer_kd.algorithms',
+    'UserError': 'composer_kd.errors',
+    'Schedule': 'composer_kd.schedule',
+    'Teacher': 'composer_kd.teachers',
+}
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

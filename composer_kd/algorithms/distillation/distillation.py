@@ -1,0 +1,345 @@
+"""Core distillation classes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer.core import Algorithm, Event, State
+from composer.loggers import Logger
+from composer.utils import dist
+from torch import Tensor
+
+from composer_kd.algorithms.distillation.loss import make_loss
+from composer_kd.algorithms.distillation.overtaking import Overtaking
+from composer_kd.algorithms.distillation.step_sums import StepSums
+from composer_kd.errors import UserError
+from composer_kd.models.weights import weights_hash
+from composer_kd.schedule import Progress, Schedule
+from composer_kd.teachers.batch import keys_of, labels_of, logits_of, total_of
+from composer_kd.teachers.checks import OutputChecks
+from composer_kd.teachers.clock import Clock
+from composer_kd.teachers.live import LiveTeacher
+from composer_kd.teachers.mix import Mix, Step, make_mix
+from composer_kd.teachers.teacher import Teacher
+
+__all__ = ['Distillation']
+
+log = logging.getLogger(__name__)
+
+TeacherLike = Teacher | torch.nn.Module | str | Path
+
+
+class Distillation(Algorithm):
+    """Teach a student with the outputs of earlier models: teachers, a mix, a loss and a schedule.
+
+    While the schedule is on, the loss of every step is::
+
+        label_weight * label loss + kd_weight * strength * loss(student, mix(teachers))
+
+    and the plain label loss otherwise; teachers run only in steps that need them. Composer's own algorithms may change
+    the batch, the labels or the loss beside it: teachers see exactly the input that the student saw, and the distillation
+    term is added last and whole.
+
+    Logged at the end of every step: ``loss/train/label`` and ``loss/train/distill`` (as weighted, so that they add up to
+    ``loss/train/total``), ``distill/weight`` and ``distill/agreement`` (the share of samples for which student and
+    target prefer the same class); on the first batches also ``distill/teacher_accuracy/<name>``.
+
+    Args:
+        teachers: Modules, paths of run directories, or :class:`composer_kd.Teacher` objects; one or several.
+        mix: How several outputs become one target: ``'uniform'``, a list of weights, ``'dirichlet'``, ``'random_one'``,
+            a name with options (``{'name': 'dirichlet', 'alpha': 0.5, 'per': 'sample'}``) or a
+            :class:`composer_kd.teachers.Mix`. Default: ``'uniform'``.
+        loss: What compares student and target: ``'kl'``, ``'soft_ce'``, ``'mse'``, ``'hard'``, a name with options, or
+            a function of (student logits, target logits) that returns the batch's average. Default: ``'kl'``.
+        schedule: When and how strongly, as in :class:`composer_kd.Schedule`. Default: ``'always'``.
+        label_weight: The weight of the label loss while the schedule is on. Default: ``1.0``.
+        kd_weight: The weight of the distillation term. Default: ``1.0``.
+        standardize: Whether the logits of both sides are z-scored, sample by sample, before the loss. Default: ``False``.
+        temperature: The temperature of a loss that has one; ``None`` leaves the loss's own (4). Default: ``None``.
+
+    Example:
+        .. testcode::
+
+            from composer import Trainer
+            from composer_kd import Distillation
+            trainer = Trainer(
+                model=student,
+                train_dataloader=train_dataloader,
+                max_duration='10ep',
+                algorithms=[Distillation(teachers=['runs/gen0'], loss='kl', schedule='first 0.3dur')],
+            )
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[TeacherLike] | TeacherLike,
+        mix: str | Sequence[float] | dict[str, Any] | Mix = 'uniform',
+        loss: str | dict[str, Any] | Callable[..., Tensor] = 'kl',
+        schedule: str | Schedule = 'always',
+        label_weight: float = 1.0,
+        kd_weight: float = 1.0,
+        standardize: bool = False,
+        temperature: float | None = None,
+    ):
+        several = list(teachers) if isinstance(teachers, list | tuple) else [teachers]
+        if not several:
+            raise UserError(f'{type(self).__name__}: teachers is empty; give at least one')
+        self.label_weight = _weight(label_weight, 'label_weight')
+        self.kd_weight = _weight(kd_weight, 'kd_weight')
+        self.schedule = Schedule.of(schedule)
+        self.mix = make_mix(mix)
+        self.mix.check(len(several))
+        self._loss = make_loss(loss, temperature, standardize)
+        self.teachers = _with_names_of_their_own([Teacher.of(teacher) for teacher in several])
+        self._arguments = {
+            'teachers': self.teachers,
+            'mix': mix,
+            'loss': loss if isinstance(loss, str | dict) else getattr(loss, '__name__', 'a function'),
+            'schedule': self.schedule.text,
+            'label_weight': label_weight,
+            'kd_weight': kd_weight,
+            'standardize': standardize,
+            'temperature': temperature,
+        }
+        self.checks = OutputChecks([teacher.name for teacher in self.teachers])
+        self.clock = Clock()
+        self.images_taught = [0] * len(self.teachers)
+        """Forward passes so far in this process, one number a teacher, on this rank."""
+        self._overtaking = Overtaking() if self.schedule.until_overtaken else None
+        self._sums = StepSums()
+        self._checked = False
+        self._loaded = False
+        # Of the microbatch under way:
+        self._labels: Tensor | None = None
+        self._target: Tensor | None = None
+        self._strength = 0.0
+
+    _TRAINING = frozenset({
+        Event.INIT, Event.AFTER_LOAD, Event.FIT_START, Event.BATCH_START, Event.BEFORE_TRAIN_BATCH, Event.BEFORE_FORWARD,
+        Event.AFTER_FORWARD, Event.BEFORE_BACKWARD, Event.AFTER_TRAIN_BATCH, Event.BATCH_END,
+    })  # fmt: skip
+    _EVALUATION = frozenset({Event.EVAL_START, Event.EVAL_AFTER_FORWARD, Event.EVAL_END})
+
+    def match(self, event: Event, state: State) -> bool:
+        return event in self._TRAINING or (self._overtaking is not None and event in self._EVALUATION)
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        if event == Event.INIT:
+            self._init(state)
+        elif event == Event.AFTER_LOAD:
+            self._after_load(state)
+        elif event == Event.FIT_START:
+            self._fit_start(state)
+        elif event == Event.BATCH_START:
+            self._sums.start_step()
+        elif event == Event.BEFORE_TRAIN_BATCH:
+            self._sums.start_pass()
+        elif event == Event.BEFORE_FORWARD:
+            # Hard labels are read before MixUp and LabelSmoothing replace them; MixUp may never put them back.
+            self._labels = labels_of(state.batch)
+        elif event == Event.AFTER_FORWARD:
+            self._ask_teachers(state)
+        elif event == Event.BEFORE_BACKWARD:
+            self._add_to_loss(state)
+        elif event == Event.AFTER_TRAIN_BATCH:
+            self._sums.end_pass()
+        elif event == Event.BATCH_END:
+            self._batch_end(state, logger)
+        elif self._overtaking is not None:
+            self._evaluation(event, state, logger)
+
+    @property
+    def teacher_seconds(self) -> float:
+        """Seconds spent in teachers so far in this process, on this rank."""
+        return self.clock.seconds()
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether ``until overtaken`` has switched the distillation off."""
+        return self._overtaking is not None and self._overtaking.overtaken
+
+    # -- before training ------------------------------------------------------------------------------------------
+
+    def _init(self, state: State) -> None:
+        others = [type(other).__name__ for other in state.algorithms if isinstance(other, Distillation) and other is not self]
+        if others:
+            raise UserError(
+                f'{type(self).__name__}: the Trainer has {others[0]} already; '
+                f'use one with several teachers (checkpoints could not tell two apart)'
+            )
+        # Last at BEFORE_* events, first at AFTER_*: MixUp(interpolate_loss=True) scales the whole loss at BEFORE_BACKWARD,
+        # and must not scale our term.
+        state.algorithms.remove(self)
+        state.algorithms.append(self)
+        for teacher in self.teachers:
+            teacher.place(state)
+        self._refuse_teachers_that_differ_between_ranks()
+
+    def _refuse_teachers_that_differ_between_ranks(self) -> None:
+        if dist.get_world_size() == 1:
+            return
+        hashes = [weights_hash(teacher.module) for teacher in self.teachers if isinstance(teacher, LiveTeacher)]
+        everyone = dist.all_gather_object(hashes)
+        if any(other != everyone[0] for other in everyone):
+            raise UserError(
+                f'{type(self).__name__}: the ranks hold teachers with different weights; load them from the same file on '
+                f'every rank, or seed their initialisation'
+            )
+
+    def _after_load(self, state: State) -> None:
+        if int(state.timestamp.batch) > 0 and not self._loaded:
+            warnings.warn(
+                f'{type(self).__name__}: this checkpoint comes from a training without {type(self).__name__}; '
+                f'the distillation begins here, in epoch {int(state.timestamp.epoch)}',
+                stacklevel=2,
+            )
+
+    def _fit_start(self, state: State) -> None:
+        owner = type(self).__name__
+        self.schedule.check(Progress.of(state), where=f'{owner}: schedule')
+        if self._overtaking is not None and not state.evaluators:
+            raise UserError(
+                f"{owner}: schedule 'until overtaken' compares on the first evaluator, and the Trainer has none; "
+                f'give eval_dataloader (validation data)'
+            )
+        trained = {id(p) for optimizer in state.optimizers for group in optimizer.param_groups for p in group['params']}
+        dataset = getattr(state.train_dataloader, 'dataset', None)
+        for teacher in self.teachers:
+            if isinstance(teacher, LiveTeacher):
+                if any(id(parameter) in trained for parameter in teacher.module.parameters()):
+                    raise UserError(f'{owner}: the optimizer holds parameters of teacher {teacher.name!r}; teachers are not trained')
+                teacher.read_normalization(dataset, state.device)
+
+    # -- a step ---------------------------------------------------------------------------------------------------
+
+    def _ask_teachers(self, state: State) -> None:
+        self._strength = self.kd_weight * self.schedule.weight(Progress.of(state), self.overtaken)
+        self._target = None
+        student = logits_of(state.outputs, 'the student')
+        if not self._checked:
+            self._check_all(student, state)
+        if self._strength == 0.0:
+            return
+        step = self._step(state, len(student))
+        asked = self.mix.asked(len(self.teachers), step)
+        with self.clock.running(student.is_cuda):
+            outputs = torch.stack([self._ask(number, student, state) for number in asked])
+            self._target = self.mix(outputs, step)
+
+    def _check_all(self, student: Tensor, state: State) -> None:
+        # Whatever the schedule and the mix: a teacher that does not fit is found in the first batch, not in epoch 10.
+        step = self._step(state, len(student))
+        soon = self.mix.asked(len(self.teachers), step) if self._strength else []
+        with self.clock.running(student.is_cuda):
+            for number in range(len(self.teachers)):
+                if number not in soon:
+                    self._ask(number, student, state)
+
+    def _ask(self, number: int, student: Tensor, state: State) -> Tensor:
+        logits = self.teachers[number].logits(state.batch, state)
+        self.checks.shapes(number, logits, student)
+        self._sums.add_check(number, self.checks.row(number, logits, self._labels))
+        self.images_taught[number] += len(logits)
+        return logits
+
+    def _step(self, state: State, samples: int) -> Step:
+        keys = keys_of(state.batch)
+        if keys is not None:
+            ids = keys[:, 0]
+        else:
+            # Without keys, a sample is known by its rank and its place in the rank's batch.
+            first = (dist.get_global_rank() << 32) + self._sums.samples
+            ids = torch.arange(first, first + samples, dtype=torch.int64, device=state.device._device)
+        return Step(seed=state.rank_zero_seed, batch=int(state.timestamp.batch), ids=ids, labels=self._labels)
+
+    def _add_to_loss(self, state: State) -> None:
+        label = total_of(state.loss)
+        student = logits_of(state.outputs, 'the student').float()
+        samples = len(student)
+        if self._target is None:
+            self._sums.add(samples, label, None, None)
+            return
+        label = self.label_weight * label
+        distill = self._strength * self._loss(student, self._target, self._labels)
+        agreement = (student.argmax(dim=1) == self._target.argmax(dim=1)).sum()
+        self._sums.add(samples, label, distill, agreement)
+        # A sum, not the label loss itself: Composer scales what is backpropagated in place.
+        total = label + distill
+        state.loss = {**state.loss, 'total': total} if isinstance(state.loss, dict) else total
+        self._target = None
+
+    def _batch_end(self, state: State, logger: Logger) -> None:
+        self._checked = True
+        # BATCH_END comes after the clock has moved on: the step that ended is the one that the sums belong to.
+        metrics, rows = self._sums.reduce(len(self.teachers), state.device)
+        metrics['distill/weight'] = self._strength
+        metrics |= self.checks.judge(rows, more_to_come=self._strength > 0)
+        logger.log_metrics(metrics)
+        self.last_step = metrics
+
+    # -- until overtaken ------------------------------------------------------------------------------------------
+
+    def _evaluation(self, event: Event, state: State, logger: Logger) -> None:
+        overtaking = self._overtaking
+        assert overtaking is not None
+        first = state.evaluators[0].label if state.evaluators else None
+        if overtaking.overtaken or state.dataloader_label != first or state.max_duration is None:
+            return
+        if event == Event.EVAL_START:
+            overtaking.start()
+        elif event == Event.EVAL_AFTER_FORWARD:
+            labels = labels_of(state.batch)
+            if labels is None:
+                raise UserError(f"{type(self).__name__}: schedule 'until overtaken' needs hard labels in the evaluation batches")
+            student = logits_of(state.outputs, 'the student')
+            target = None
+            if overtaking.needs_teachers:
+                with self.clock.running(student.is_cuda):
+                    target = self.mix.expected(torch.stack([t.logits(state.batch, state) for t in self.teachers]))
+            overtaking.count(labels, student, target)
+        else:
+            overtaking.end(state.device)
+            logger.log_metrics(overtaking.metrics())
+            if overtaking.overtaken:
+                log.info('%s: the student has overtaken its teachers: %s', type(self).__name__, overtaking.metrics())
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        state['checks'] = self.checks.state_dict()
+        if self._overtaking is not None:
+            state['overtaking'] = self._overtaking.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = False) -> None:
+        del strict
+        self._loaded = True
+        self.checks.load_state_dict(state['checks'])
+        if self._overtaking is not None and 'overtaking' in state:
+            self._overtaking.load_state_dict(state['overtaking'])
+
+    def __repr__(self) -> str:
+        arguments = ', '.join(f'{name}={value!r}' for name, value in self._arguments.items())
+        return f'{type(self).__name__}({arguments})'
+
+
+def _weight(value: float, name: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+        raise UserError(f'{name} is a finite number from 0 on, got {value!r}')
+    return float(value)
+
+
+def _with_names_of_their_own(teachers: list[Teacher]) -> list[Teacher]:
+    """Give teachers of one name a number each, so that metrics and lines tell them apart."""
+    names = [teacher.name for teacher in teachers]
+    for number, teacher in enumerate(teachers):
+        if names.count(teacher.name) > 1:
+            teacher.name = f'{teacher.name}-{number}'
+    return teachers

@@ -1,0 +1,259 @@
+"""The measures of a run, one line an epoch: accuracies, losses, seconds and multiply-adds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from composer.core import Callback, State
+from composer.loggers import Logger
+from composer.utils import dist
+from torch import Tensor
+
+from composer_kd.algorithms.distillation import Distillation
+from composer_kd.models.cost import multiply_adds
+from composer_kd.teachers.batch import input_of, labels_of, logits_of, total_of
+
+__all__ = ['Measures']
+
+# A backward pass costs about two forward passes: gradients of the inputs and of the weights.
+TRAINING_PASSES = 3
+
+_METRICS = {'accuracy': 'MulticlassAccuracy', 'top5': 'MulticlassTop5Accuracy', 'cross_entropy': 'CrossEntropy'}
+# Evaluator label, metric -> the key in a line. Two training accuracies are never mixed up: running and clean.
+_KEYS = {
+    **{(label, metric): f'{label}_{metric}' for label in ('val', 'test') for metric in _METRICS},
+    **{('train_clean', metric): f'train_{metric}_clean' for metric in ('accuracy', 'cross_entropy')},
+}
+
+
+class Measures(Callback):
+    """Count what a run reaches and what it costs, and write one line an epoch.
+
+    Running train accuracy is counted over the whole epoch, as augmented, while the weights change; clean train accuracy
+    is that of the evaluator called ``train_clean``: eval mode, not augmented, after the epoch. Training seconds run from
+    before a batch is fetched to the end of its step, teachers inside; evaluation and checkpoints are apart. Counts are kept
+    in the checkpoint, so a run that was interrupted inside an epoch ends with the lines of one that was not.
+
+    Args:
+        write: Called on rank 0 with each line, a dict of plain numbers.
+        rewind: Called on rank 0 when the training starts, with the number of finished epochs: what was written of later
+            epochs is from before an interruption.
+        count_runs: How many runs share the machine now.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[dict[str, Any]], None],
+        rewind: Callable[[int], None] = lambda epoch: None,
+        count_runs: Callable[[], int] = lambda: 1,
+    ):
+        self._write = write
+        self._rewind = rewind
+        self._count_runs = count_runs
+        self._totals = {'seconds_train': 0.0, 'seconds_teacher': 0.0, 'seconds_eval': 0.0, 'student': 0.0, 'teacher': 0.0}
+        self._start_epoch()
+        self._evaluations: dict[str, float] = {}
+        self._costs: dict[tuple[Any, ...], int] = {}
+        self._teacher_seen = (0.0, [])
+        self._fetched = self._evaluated = 0.0
+        self._ended = False
+        self._labels: Tensor | None = None
+        self._pass: list[Tensor] = []
+        self._taken: list[Tensor] | None = None
+        self._student_cost = 0.0
+
+    def _start_epoch(self) -> None:
+        self._epoch = dict.fromkeys(
+            ('samples', 'labelled', 'correct', 'loss', 'seconds_train', 'seconds_teacher', 'seconds_eval', 'runs', 'label',
+             'distill', 'agreement', 'weight', 'batches', 'taught'),
+            0.0,
+        )  # fmt: skip
+
+    # -- a step ---------------------------------------------------------------------------------------------------
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        if dist.get_global_rank() == 0:
+            self._rewind(int(state.timestamp.epoch))
+        self._teacher_seen = self._teacher_counts(state)
+
+    def before_dataloader(self, state: State, logger: Logger) -> None:
+        # Batches that a resumed run skips come by here too; only one that is trained reaches BATCH_END.
+        self._fetched = time.perf_counter()
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        self._taken = None
+        self._student_cost = 0.0
+
+    def before_train_batch(self, state: State, logger: Logger) -> None:
+        # SAM, and a retry after running out of memory, pass twice: the first pass that ends is the step's.
+        self._pass = []
+
+    def before_forward(self, state: State, logger: Logger) -> None:
+        self._labels = labels_of(state.batch)
+
+    def before_backward(self, state: State, logger: Logger) -> None:
+        logits = logits_of(state.outputs, 'the student').detach()
+        samples = len(logits)
+        labelled, correct = 0, logits.new_zeros((), dtype=torch.float64)
+        if self._labels is not None:
+            labelled, correct = samples, (logits.argmax(dim=1) == self._labels).sum().double()
+        loss = total_of(state.loss).detach().double() * samples
+        self._pass.append(torch.stack([correct.new_tensor(samples), correct.new_tensor(labelled), correct, loss]))
+        self._student_cost += TRAINING_PASSES * samples * self._cost_of_a_sample(state)
+
+    def after_train_batch(self, state: State, logger: Logger) -> None:
+        if self._taken is None:
+            self._taken = self._pass
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        counts = torch.stack(self._taken or self._pass).sum(dim=0)
+        seconds, teacher_seconds, teacher_cost = self._teacher_step(state)
+        costs = counts.new_tensor([self._student_cost, teacher_cost])
+        everything = torch.cat([counts, costs])
+        dist.all_reduce(everything, reduce_operation='SUM')
+        samples, labelled, correct, loss, student, teacher = everything.tolist()
+        epoch, totals = self._epoch, self._totals
+        for name, value in (('samples', samples), ('labelled', labelled), ('correct', correct), ('loss', loss)):
+            epoch[name] += value
+        totals['student'] += student
+        totals['teacher'] += teacher
+        self._add_seconds(train=seconds, teacher=teacher_seconds)
+        self._add_distillation(state)
+        epoch['runs'] = max(epoch['runs'], self._count_runs() if epoch['batches'] % 20 == 0 else 0)
+        epoch['batches'] += 1
+
+    def _teacher_step(self, state: State) -> tuple[float, float, float]:
+        seconds_before, images_before = self._teacher_seen
+        self._teacher_seen = self._teacher_counts(state)
+        seconds, images = self._teacher_seen
+        cost = 0.0
+        for number, (now, before) in enumerate(zip(images, images_before or [0] * len(images), strict=True)):
+            if now != before:
+                cost += (now - before) * self._cost_of_a_sample(state, number)
+        return time.perf_counter() - self._fetched, seconds - seconds_before, cost
+
+    def _add_seconds(self, train: float = 0.0, teacher: float = 0.0, evaluation: float = 0.0) -> None:
+        for name, value in (('seconds_train', train), ('seconds_teacher', teacher), ('seconds_eval', evaluation)):
+            self._epoch[name] += value
+            self._totals[name] += value
+
+    def _add_distillation(self, state: State) -> None:
+        algorithm = _distillation(state)
+        if algorithm is None:
+            return
+        step, epoch = algorithm.last_step, self._epoch
+        epoch['label'] += step['loss/train/label']
+        epoch['weight'] += step['distill/weight']
+        if 'loss/train/distill' in step:
+            epoch['distill'] += step['loss/train/distill']
+            epoch['agreement'] += step['distill/agreement']
+            epoch['taught'] += 1
+
+    # -- evaluation -----------------------------------------------------------------------------------------------
+
+    def eval_before_all(self, state: State, logger: Logger) -> None:
+        self._evaluated = time.perf_counter()
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        label = state.dataloader_label
+        for name, metric in (state.eval_metrics.get(label or '') or {}).items():
+            for short, long in _METRICS.items():
+                if name == long and (label, short) in _KEYS:
+                    self._evaluations[_KEYS[label, short]] = float(metric.compute())
+
+    def eval_after_all(self, state: State, logger: Logger) -> None:
+        # What 'until overtaken' asks of the teachers during an evaluation is a cost of the method, not of evaluating.
+        seconds, _ = self._teacher_counts(state)
+        teacher = seconds - self._teacher_seen[0]
+        _, _, cost = self._teacher_step(state)
+        self._totals['teacher'] += cost * dist.get_world_size()
+        self._add_seconds(train=teacher, teacher=teacher, evaluation=time.perf_counter() - self._evaluated - teacher)
+        if self._ended and self._epoch['samples']:
+            self._end_epoch(state, int(state.timestamp.epoch) + 1)
+
+    def epoch_checkpoint(self, state: State, logger: Logger) -> None:
+        self._end_epoch(state, int(state.timestamp.epoch))
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        # A duration in batches may end inside an epoch; Composer evaluates once more after this event.
+        self._ended = True
+
+    # -- the line -------------------------------------------------------------------------------------------------
+
+    def _end_epoch(self, state: State, epoch: int) -> None:
+        if dist.get_global_rank() == 0:
+            self._write(self._line(state, epoch))
+        self._start_epoch()
+        self._evaluations = {}
+
+    def _line(self, state: State, epoch: int) -> dict[str, Any]:
+        sums, totals = self._epoch, self._totals
+        batches, taught = max(sums['batches'], 1), sums['taught']
+        algorithm = _distillation(state)
+        accuracies = [
+            correct / counted
+            for correct, counted in zip(algorithm.checks.correct, algorithm.checks.counted, strict=True)
+            if counted
+        ] if algorithm else []  # fmt: skip
+        line = {
+            'epoch': epoch,
+            'batch': int(state.timestamp.batch),
+            'samples': int(sums['samples']),
+            'train_accuracy_running': sums['correct'] / sums['labelled'] if sums['labelled'] else None,
+            **{key: self._evaluations.get(key) for key in _KEYS.values()},
+            'loss_total': sums['loss'] / max(sums['samples'], 1),
+            'loss_label': sums['label'] / batches if algorithm else sums['loss'] / max(sums['samples'], 1),
+            'loss_distill': sums['distill'] / taught if taught else None,
+            'agreement': sums['agreement'] / taught if taught else None,
+            'teacher_accuracy': sum(accuracies) / len(accuracies) if accuracies else None,
+            'kd_weight': sums['weight'] / batches if algorithm else None,
+            'learning_rate': state.optimizers[0].param_groups[0]['lr'],
+            'seconds_train': sums['seconds_train'],
+            'seconds_teacher': sums['seconds_teacher'],
+            'seconds_eval': sums['seconds_eval'],
+            'seconds_train_total': totals['seconds_train'],
+            'seconds_teacher_total': totals['seconds_teacher'],
+            'seconds_eval_total': totals['seconds_eval'],
+            'multiply_adds_student_total': totals['student'],
+            'multiply_adds_teacher_total': totals['teacher'],
+            'images_per_second': sums['samples'] / sums['seconds_train'] if sums['seconds_train'] else None,
+            'runs_beside': int(max(sums['runs'], 1)),
+            'world_size': dist.get_world_size(),
+            'device': state.device.name,
+        }
+        return line
+
+    # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _teacher_counts(self, state: State) -> tuple[float, list[int]]:
+        algorithm = _distillation(state)
+        return (algorithm.teacher_seconds, list(algorithm.images_taught)) if algorithm else (0.0, [])
+
+    def _cost_of_a_sample(self, state: State, teacher: int | None = None) -> int:
+        """Multiply-adds of one forward pass, of the student or of a teacher; counted once a shape."""
+        shape = tuple(input_of(state.batch).shape[1:]) if isinstance(state.batch, list | tuple) else ()
+        if (teacher, shape) not in self._costs:
+            algorithm = _distillation(state)
+            if teacher is not None and algorithm is not None:
+                self._costs[teacher, shape] = algorithm.teachers[teacher].multiply_adds(shape)
+            else:
+                student = getattr(state.model, 'module', state.model)
+                student = getattr(student, 'module', student)
+                self._costs[teacher, shape] = multiply_adds(student, shape) if shape else 0
+        return self._costs[teacher, shape]
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {'totals': dict(self._totals), 'epoch': dict(self._epoch)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._totals.update(state['totals'])
+        self._epoch.update(state['epoch'])
+
+
+def _distillation(state: State) -> Distillation | None:
+    return next((algorithm for algorithm in state.algorithms if isinstance(algorithm, Distillation)), None)

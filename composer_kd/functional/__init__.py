@@ -1,0 +1,21 @@
+"""Pure tensor maths: torch in, torch out, nothing of Composer."""
+
+from composer_kd.functional.augment import augment, normalise
+from composer_kd.functional.counter import counter_hash, uniform
+from composer_kd.functional.losses import LOSSES, hard, kl, mse, soft_cross_entropy, standardize
+from composer_kd.functional.mixing import dirichlet_weights, mix_outputs
+
+__all__ = [
+    'LOSSES',
+    'augment',
+    'counter_hash',
+    'dirichlet_weights',
+    'hard',
+    'kl',
+    'mix_outputs',
+    'mse',
+    'normalise',
+    'soft_cross_entropy',
+    'standardize',
+    'uniform',
+]

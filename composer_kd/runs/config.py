@@ -1,0 +1,112 @@
+"""What a YAML may say of one run: the sections, their defaults, and what is checked before anything is built."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, field_validator
+
+from composer_kd.data.section import DataSection
+from composer_kd.models.section import ModelSection
+from composer_kd.section import Section
+
+__all__ = ['RunConfig', 'named_mapping']
+
+Named = str | dict[str, Any]
+
+
+def _duration(text: str) -> str:
+    if not re.fullmatch(r'[1-9]\d*(ep|ba)', text):
+        raise ValueError("is not a duration; write a whole number of epochs or batches, as in '12ep' or '500ba'")
+    return text
+
+
+def named_mapping(value: Any) -> dict[str, dict[str, Any]]:
+    """``{MixUp: {alpha: 0.2}}`` from that, from ``[MixUp]``, or from ``[{MixUp: {alpha: 0.2}}, EMA]``."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list):
+        merged: dict[str, Any] = {}
+        for item in value:
+            entry = {item: None} if isinstance(item, str) else item
+            if not isinstance(entry, dict):
+                raise ValueError(f'expected names, or a mapping of names to options, got {item!r}')
+            for name in entry:
+                if name in merged:
+                    raise ValueError(f'{name!r} is there twice; give each name once')
+            merged |= entry
+        value = merged
+    if not isinstance(value, dict):
+        raise ValueError(f'expected a mapping of names to options, got {value!r}')
+    for name, options in value.items():
+        if options is not None and not isinstance(options, dict):
+            raise ValueError(f'{name}: expected a mapping of options, got {options!r}')
+    return {str(name): dict(options or {}) for name, options in value.items()}
+
+
+Duration = Annotated[str, AfterValidator(_duration)]
+NamedMapping = dict[str, dict[str, Any]]
+
+
+class RunConfig(Section):
+    """One training. Every key has a default but those that make no sense without a decision.
+
+    Attributes:
+        seed: Of everything that is drawn at random: initial weights, order, augmentation, mixes.
+        data: Where the data comes from and how it is fed.
+        model: The student.
+        optimizer: A name with options: any of torch.optim's or composer.optim's.
+        scheduler: A name with options (``exponential``, ``cosine``, ``multi_step``, ``one_cycle``, ...) or null.
+        batch_size: Samples in a step, over all ranks together.
+        microbatch_size: Samples that a rank computes at once; null takes its whole part of the batch.
+        max_duration: ``12ep`` or ``500ba``.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (the last on a GPU only).
+        channels_last: Keep images and convolutions in the layout that runs faster.
+        device: ``auto``, ``cpu`` or ``gpu``.
+        algorithms: Names to options: ours and all of Composer's.
+        callbacks: Names to options, Composer's.
+        loggers: Names to options, Composer's.
+        eval_interval: How often the evaluators run.
+        save_interval: How often a checkpoint is written.
+        keep_checkpoints: How many of the last checkpoints stay; -1 keeps all.
+        threads: CPU threads for torch; null leaves its own choice.
+    """
+
+    seed: int = Field(default=17, ge=0, lt=2**31)
+    data: DataSection = Field(default_factory=DataSection)
+    model: ModelSection
+    optimizer: Named = Field(default_factory=lambda: {'name': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 5e-4})
+    scheduler: Named | None = None
+    batch_size: int = Field(default=128, ge=1)
+    microbatch_size: int | None = Field(default=None, ge=1)
+    max_duration: Duration
+    precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'
+    channels_last: bool = True
+    device: Literal['auto', 'cpu', 'gpu'] = 'auto'
+    algorithms: NamedMapping = Field(default_factory=dict)
+    callbacks: NamedMapping = Field(default_factory=dict)
+    loggers: NamedMapping = Field(default_factory=dict)
+    eval_interval: Duration = '1ep'
+    save_interval: Duration = '1ep'
+    keep_checkpoints: int = Field(default=1, ge=-1)
+    threads: int | None = Field(default=None, ge=1)
+
+    @field_validator('algorithms', 'callbacks', 'loggers', mode='before')
+    @classmethod
+    def _named(cls, value: Any) -> NamedMapping:
+        return named_mapping(value)
+
+    @field_validator('keep_checkpoints')
+    @classmethod
+    def _at_least_one(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError('a run that cannot be continued is no use; keep at least 1, or -1 for all')
+        return value
+
+    @property
+    def epochs(self) -> float | None:
+        """The length in epochs, where it is given so."""
+        return float(self.max_duration.removesuffix('ep')) if self.max_duration.endswith('ep') else None

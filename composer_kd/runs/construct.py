@@ -1,0 +1,72 @@
+"""From a name's options to an object: every option checked against the factory's signature, mistakes in one line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from composer_kd.errors import UserError, nearest
+
+__all__ = ['construct', 'split_name']
+
+
+def split_name(value: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options in ``sgd`` or ``{name: sgd, lr: 0.1}``."""
+    if isinstance(value, str):
+        return value, {}
+    if isinstance(value, dict) and isinstance(value.get('name'), str):
+        return value['name'], {key: option for key, option in value.items() if key != 'name'}
+    raise UserError(f'{where}: expected a name, or a mapping with name and options, got {value!r}')
+
+
+def construct(factory: Callable[..., Any], options: dict[str, Any], where: str, **given: Any) -> Any:
+    """Call ``factory(**given, **options)``; an option that it does not have, or refuses, is a :class:`UserError`.
+
+    Args:
+        factory: A class or function.
+        options: What the YAML says.
+        where: The options' place in the file.
+        given: Arguments that are ours to give and that a YAML cannot.
+    """
+    parameters = inspect.signature(factory).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    known = [
+        name
+        for name, parameter in parameters.items()
+        if name not in given and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    for option, value in options.items():
+        if option not in known and not open_ended:
+            raise UserError(f'{where}.{option}: unknown key; {nearest(option, known)}')
+        _check_type(factory, option, value, f'{where}.{option}')
+    for name in known:
+        if parameters[name].default is inspect.Parameter.empty and name not in options:
+            raise UserError(f'{where}.{name}: this key is required')
+    try:
+        return factory(**given, **options)
+    except UserError as error:
+        raise UserError(f'{where}: {error}') from None
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f'{where}: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}') from None
+
+
+def _check_type(factory: Callable[..., Any], option: str, value: Any, where: str) -> None:
+    function = factory.__init__ if inspect.isclass(factory) else factory
+    try:
+        hint = get_type_hints(function).get(option)
+        adapter = None if hint is None else TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except (NameError, TypeError, AttributeError, PydanticUserError):
+        return  # Hints that cannot be resolved here are the factory's own matter.
+    if adapter is None:
+        return
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]['msg'].removeprefix('Value error, ').removeprefix('Input ')
+        raise UserError(f'{where}: {reason}, got {value!r}') from None
+    except UserError as error:
+        raise UserError(f'{where}: {error}') from None

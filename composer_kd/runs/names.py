@@ -1,0 +1,75 @@
+"""The names that a run's YAML may use beside our own: Composer's algorithms, callbacks, loggers, optimizers, schedulers."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from types import ModuleType
+from typing import Any
+
+import composer.algorithms
+import composer.callbacks
+import composer.loggers
+import composer.optim
+import torch
+from composer.core import Algorithm, Callback, State
+from composer.loggers import LoggerDestination
+from composer.optim import ComposerScheduler
+
+from composer_kd.algorithms import ALGORITHMS
+from composer_kd.errors import UserError
+from composer_kd.registry import Registry
+
+__all__ = ['ALGORITHMS', 'CALLBACKS', 'LOGGERS', 'OPTIMIZERS', 'SCHEDULERS', 'OneCycleScheduler']
+
+OPTIMIZERS: Registry[Any] = Registry('optimizers')
+SCHEDULERS: Registry[Any] = Registry('schedulers')
+CALLBACKS: Registry[Any] = Registry('callbacks')
+LOGGERS: Registry[Any] = Registry('loggers')
+
+
+class OneCycleScheduler(ComposerScheduler):
+    """Warm up to the optimizer's rate, then cosine down to nearly nothing (Smith and Topin, 2017).
+
+    Args:
+        warmup: The part of the training that the rate rises in. Default: ``0.3``.
+        start: The rate in the beginning, as a part of the optimizer's. Default: ``0.04``.
+        end: The rate in the end, as a part of the optimizer's. Default: ``1e-4``.
+    """
+
+    def __init__(self, warmup: float = 0.3, start: float = 0.04, end: float = 1e-4):
+        if not 0 <= warmup < 1:
+            raise UserError(f'one_cycle: warmup is a part of the training, from 0 to below 1, got {warmup!r}')
+        self.warmup, self.start, self.end = warmup, start, end
+
+    def __call__(self, state: State, ssr: float = 1.0) -> float:
+        elapsed = state.get_elapsed_duration()
+        done = min(float(elapsed) / ssr, 1.0) if elapsed is not None else 0.0
+        if done < self.warmup:
+            low, high, part = self.start, 1.0, done / self.warmup
+        else:
+            low, high, part = 1.0, self.end, (done - self.warmup) / (1 - self.warmup)
+        return high + (low - high) * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def _add_classes(registry: Registry[Any], module: ModuleType, base: type, suffix: str = '', besides: tuple = ()) -> None:
+    for name in dir(module):
+        entry = getattr(module, name)
+        if inspect.isclass(entry) and issubclass(entry, base) and entry is not base and entry not in besides:
+            short = name.removesuffix(suffix)
+            if short not in registry:
+                registry.add(short, entry, f"{module.__name__.partition('.')[0]}: {_summary(entry)}")
+
+
+def _summary(entry: type) -> str:
+    return (inspect.getdoc(entry) or '').partition('\n')[0].partition('(`')[0].strip()
+
+
+_add_classes(OPTIMIZERS, torch.optim, torch.optim.Optimizer)
+_add_classes(OPTIMIZERS, composer.optim, torch.optim.Optimizer)
+SCHEDULERS.add('OneCycle', OneCycleScheduler, 'warm up to the rate, then cosine down')
+SCHEDULERS.add('Cosine', composer.optim.CosineAnnealingScheduler, 'cosine from the rate to alpha_f of it')
+_add_classes(SCHEDULERS, composer.optim, ComposerScheduler, suffix='Scheduler')
+_add_classes(ALGORITHMS, composer.algorithms, Algorithm)
+_add_classes(CALLBACKS, composer.callbacks, Callback)
+_add_classes(LOGGERS, composer.loggers, LoggerDestination)

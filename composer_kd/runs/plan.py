@@ -1,0 +1,237 @@
+"""From a YAML file to runs in an order: one run, or a lineage of named ones that teach each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from composer_kd.algorithms import ALGORITHMS, Distillation
+from composer_kd.errors import UserError, nearest
+from composer_kd.runs.config import RunConfig, named_mapping
+from composer_kd.section import Section, parse_section
+
+__all__ = ['Plan', 'PlannedRun', 'make_plan']
+
+
+class _File(Section):
+    """The keys of a file that are not those of a run."""
+
+    name: str = 'run'
+    save_folder: str = 'runs'
+    repeat: int = Field(default=1, ge=1)
+    side_by_side: int | None = Field(default=None, ge=1)
+    lineage: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan.
+
+    Args:
+        name: The run's name and that of its directory.
+        arm: The name that runs share which differ in their seed alone.
+        config: What it does.
+        folder: Its run directory.
+        teachers: The runs of the plan that must be finished before.
+    """
+
+    name: str
+    arm: str
+    config: RunConfig
+    folder: Path
+    teachers: tuple[str, ...] = ()
+
+    def resolved(self) -> dict[str, Any]:
+        """What ``run.yaml`` holds: everything that decides the result, as plain values."""
+        return {'name': self.name, 'arm': self.arm, **self.config.model_dump(mode='json')}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a file, each after its teachers."""
+
+    name: str
+    folder: Path
+    runs: tuple[PlannedRun, ...]
+    side_by_side: int | None = None
+
+    def only(self, name: str) -> Plan:
+        """The plan with one of its runs alone."""
+        by_name = {run.name: run for run in self.runs}
+        if name not in by_name:
+            raise UserError(f'--only {name}: there is no such run; {nearest(name, by_name)}')
+        return replace(self, runs=(by_name[name],))
+
+
+def make_plan(values: dict[str, Any], where: str = '') -> Plan:
+    """Check a file's mapping and lay out its runs.
+
+    Args:
+        values: What the file says, the command line's changes included.
+        where: How error lines call the file.
+    """
+    try:
+        return _make_plan(values)
+    except UserError as error:
+        raise UserError(f'{where}: {error}' if where else str(error)) from None
+
+
+def _make_plan(values: dict[str, Any]) -> Plan:
+    if 'search' in values:
+        raise UserError('search: searches are not there yet; write the runs out under lineage')
+    file_keys = set(_File.model_fields)
+    unknown = [key for key in values if key not in file_keys and key not in RunConfig.model_fields]
+    if unknown:
+        raise UserError(f'{unknown[0]}: unknown key; {nearest(unknown[0], {*file_keys, *RunConfig.model_fields})}')
+    file = parse_section(_File, {key: value for key, value in values.items() if key in file_keys}, '')
+    base = {key: value for key, value in values.items() if key not in file_keys}
+    folder = Path(file.save_folder)
+    if file.lineage is None:
+        entries = {file.name: base}
+        repeats = {file.name: file.repeat}
+        places = {file.name: ''}
+    else:
+        if not file.lineage:
+            raise UserError('lineage: there is no run in it')
+        entries, repeats, places = {}, {}, {}
+        for name, own in file.lineage.items():
+            own = {} if own is None else own
+            place = f'lineage.{name}'
+            if not isinstance(own, dict):
+                raise UserError(f'{place}: expected a mapping of what this run changes, got {own!r}')
+            repeat = own.get('repeat', file.repeat)
+            if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1:
+                raise UserError(f'{place}.repeat: expected a whole number from 1 on, got {repeat!r}')
+            entries[name] = merge(base, {key: value for key, value in own.items() if key != 'repeat'})
+            repeats[name], places[name] = repeat, place
+    for name in entries:
+        if not name or '/' in name or '\\' in name or name.startswith('.') or name in ('report.html', 'report'):
+            raise UserError(f'{name!r} cannot be the name of a run: it becomes a folder in {folder}')
+    runs = [
+        run for name, entry in entries.items() for run in _seeds_of(name, entry, repeats, places[name], folder)
+    ]
+    names = [run.name for run in runs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f'lineage: two runs would be called {name!r}; give them other names')
+    return Plan(name=file.name, folder=folder, runs=_in_order(runs), side_by_side=file.side_by_side)
+
+
+def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with what a run says for itself put over it, mapping by mapping.
+
+    A section that names another thing (``model: {name: mlp}``) replaces the base's whole: its options belong to the
+    other. ``algorithms``, ``callbacks`` and ``loggers`` are merged by name; ``null`` takes one away.
+    """
+    merged = dict(base)
+    for key, value in own.items():
+        below = merged.get(key)
+        if key in ('algorithms', 'callbacks', 'loggers') and value is not None:
+            below, value = _as_mapping(below, key), _as_mapping(value, key)
+            merged[key] = {name: options for name, options in merge(below, value).items() if options is not None}
+        elif isinstance(below, dict) and isinstance(value, dict) and value.get('name', below.get('name')) == below.get('name'):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _as_mapping(value: Any, key: str) -> dict[str, Any]:
+    """Names to options; ``null`` options stay, where they mean 'without'."""
+    if isinstance(value, dict):
+        return value
+    try:
+        return dict(named_mapping(value))
+    except ValueError as error:
+        raise UserError(f'{key}: {error}') from None
+
+
+def _seeds_of(
+    name: str, entry: dict[str, Any], repeats: dict[str, int], place: str, folder: Path
+) -> Iterable[PlannedRun]:
+    config = parse_section(RunConfig, entry, place)
+    for number in range(repeats[name]):
+        algorithms, teachers = _resolve_teachers(config, name, number, repeats, place, folder)
+        own_name = _nth(name, number, repeats[name])
+        yield PlannedRun(
+            name=own_name,
+            arm=name,
+            config=config.model_copy(update={'seed': config.seed + number, 'algorithms': algorithms}),
+            folder=folder / own_name,
+            teachers=teachers,
+        )
+
+
+def _nth(name: str, number: int, repeat: int) -> str:
+    return name if repeat == 1 else f'{name}-s{number}'
+
+
+def _resolve_teachers(
+    config: RunConfig, name: str, number: int, repeats: dict[str, int], place: str, folder: Path
+) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """The algorithms with run directories in the place of the lineage's names, and the names that were meant."""
+    algorithms, names = {}, []
+    for algorithm, options in config.algorithms.items():
+        where = '.'.join(filter(None, [place, 'algorithms', algorithm]))
+        factory = ALGORITHMS.get(algorithm, where) if algorithm in ALGORITHMS else None
+        if factory is not None and issubclass(factory, Distillation):
+            teachers = options.get('teachers')
+            if not isinstance(teachers, list) or not teachers or not all(isinstance(one, str) for one in teachers):
+                raise UserError(f'{where}.teachers: expected a list of runs of the lineage or of run directories, got {teachers!r}')
+            resolved = []
+            for teacher in teachers:
+                run = _teacher_run(teacher, name, number, repeats, f'{where}.teachers')
+                names += [run] if run else []
+                resolved.append(str(folder / run) if run else teacher)
+            if len(set(resolved)) < len(resolved):
+                raise UserError(f'{where}.teachers: a teacher is there twice: {teachers}; use mix weights to count one more')
+            options = {**options, 'teachers': resolved}
+        algorithms[algorithm] = options
+    return algorithms, tuple(dict.fromkeys(names))
+
+
+def _teacher_run(teacher: str, name: str, number: int, repeats: dict[str, int], where: str) -> str | None:
+    """The run of the lineage that ``teacher`` means; ``None`` where it is a run directory from elsewhere."""
+    if teacher in repeats:
+        if repeats[teacher] == 1:
+            return teacher
+        if repeats[teacher] != repeats[name]:
+            raise UserError(
+                f'{where}: {teacher!r} is repeated {repeats[teacher]} times and this run {repeats[name]}; '
+                f'name one, as in {_nth(teacher, 0, 2)!r}, or repeat both alike (then seeds are paired)'
+            )
+        return _nth(teacher, number, repeats[teacher])
+    every = {_nth(other, n, count) for other, count in repeats.items() for n in range(count)}
+    if teacher in every:
+        return teacher
+    if (Path(teacher) / 'run.yaml').is_file():
+        return None
+    raise UserError(
+        f'{where}: {teacher!r} is neither a run of this file nor a run directory; {nearest(teacher, {*repeats, *every} - {name})}'
+    )
+
+
+def _in_order(runs: list[PlannedRun]) -> tuple[PlannedRun, ...]:
+    """Teachers before students, otherwise as in the file."""
+    by_name = {run.name: run for run in runs}
+    sorter = TopologicalSorter({run.name: run.teachers for run in runs})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        circle = ' -> '.join(reversed(error.args[1]))
+        raise UserError(f'lineage: {circle} is a circle: a run cannot wait for a teacher that waits for it') from None
+    position = {run.name: place for place, run in enumerate(runs)}
+    waiting = {run.name: set(run.teachers) for run in runs}
+    ordered: list[PlannedRun] = []
+    while waiting:
+        name = min((name for name, teachers in waiting.items() if not teachers), key=position.__getitem__)
+        ordered.append(by_name[name])
+        del waiting[name]
+        for teachers in waiting.values():
+            teachers.discard(name)
+    return tuple(ordered)

@@ -1,0 +1,221 @@
+"""When something acts, and how strongly: one small pure thing, used by every algorithm that has a schedule."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from composer_kd.errors import UserError
+
+__all__ = ['Progress', 'Schedule']
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands.
+
+    Args:
+        epoch: Finished epochs.
+        batch: Finished batches.
+        batch_in_epoch: Finished batches of the current epoch.
+        epoch_length: Batches in an epoch; ``None`` where the loader cannot tell.
+        epochs: The length of the whole training in epochs (a fraction where it is given in batches or samples);
+            ``None`` where it cannot be told (a duration in tokens or seconds).
+    """
+
+    epoch: int
+    batch: int
+    batch_in_epoch: int = 0
+    epoch_length: int | None = None
+    epochs: float | None = None
+
+    @classmethod
+    def of(cls, state: Any) -> Progress:
+        """Read the progress off a Composer ``State`` while it trains."""
+        length = None if state.dataloader_len is None else int(state.dataloader_len)
+        return cls(
+            epoch=int(state.timestamp.epoch),
+            batch=int(state.timestamp.batch),
+            batch_in_epoch=int(state.timestamp.batch_in_epoch),
+            epoch_length=length,
+            epochs=_epochs(state, length),
+        )
+
+    @property
+    def in_epochs(self) -> float:
+        """Epochs with the current one's finished part; whole epochs where the length of one is not known."""
+        return self.epoch + (self.batch_in_epoch / self.epoch_length if self.epoch_length else 0.0)
+
+    @property
+    def fraction(self) -> float:
+        """The finished part of the whole training: (epoch + batch in epoch / length) / epochs."""
+        if not self.epochs:
+            raise UserError("schedule: 'dur' needs a max_duration in epochs, batches or samples; use ep or ba instead")
+        return self.in_epochs / self.epochs
+
+
+def _epochs(state: Any, length: int | None) -> float | None:
+    duration = state.max_duration
+    if duration is None:
+        return None
+    unit, value = duration.unit.value, duration.value
+    if unit == 'ep':
+        return float(value)
+    if unit == 'ba' and length:
+        return value / length
+    samples = getattr(getattr(state.dataloader, 'dataset', None), '__len__', None)
+    if unit == 'sp' and samples is not None:
+        return value / samples()
+    return None
+
+
+_NUMBER = r'(\d+(?:\.\d+)?|\.\d+)'
+_MARK = rf'{_NUMBER}\s*(ep|ba|dur)'
+_DECAYS = ('linear', 'cosine', 'exponential')
+_GRAMMAR = (
+    "'always', 'every 10ep', 'first 20ep', 'first 0.3dur', 'from 10ep to 50ep' or 'until overtaken', "
+    "each with an optional ', linear decay', ', cosine decay' or ', exponential decay to 0.1' (units: ep, ba, dur)"
+)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    value: float
+    unit: str
+
+    def reached(self, progress: Progress) -> float:
+        """How far the training has come on this mark's scale, in the mark's unit."""
+        return {'ep': lambda: progress.in_epochs, 'ba': lambda: float(progress.batch), 'dur': lambda: progress.fraction}[
+            self.unit
+        ]()
+
+    def __str__(self) -> str:
+        return f'{self.value:g}{self.unit}'
+
+
+class Schedule:
+    """When, and how strongly, something acts during a training.
+
+    A schedule is a pure function of the progress: resuming, ranks and microbatches cannot disagree on it.
+
+    ==================== =================================================================
+    ``always``           in every step
+    ``every 10ep``       in epochs 0, 10, 20, ... (``every 100ba``: in those batches)
+    ``first 20ep``       at the beginning; also ``first 500ba``, ``first 0.3dur``
+    ``from 10ep to 50ep`` between two points, the second not included
+    ``until overtaken``  until the student is better than its teachers on the first evaluator
+    ==================== =================================================================
+
+    Each may be followed by a decay of its strength from 1 over the time that it spans, as in ``first 20ep, linear
+    decay`` or ``always, cosine decay to 0.1``; ``exponential`` ends at 0.01 unless told otherwise.
+
+    Args:
+        text: The schedule, as above.
+
+    Example:
+        >>> Schedule('first 20ep, linear decay').weight(Progress(epoch=5, batch=500))
+        0.75
+    """
+
+    def __init__(self, text: str = 'always'):
+        if not isinstance(text, str):
+            raise UserError(f'schedule: {text!r} is not a schedule; write {_GRAMMAR}')
+        self.text = text.strip()
+        when, _, decay = (part.strip() for part in self.text.partition(','))
+        self.start, self.stop, self.period = _Mark(0.0, 'dur'), _Mark(1.0, 'dur'), None
+        self.until_overtaken = when == 'until overtaken'
+        if when not in ('always', 'until overtaken'):
+            self._parse_when(when)
+        self.decay, self.floor = self._parse_decay(decay)
+        # The whole training is the span of a schedule without a window of its own; only a decay has to know it.
+        self._windowed = when.startswith(('first', 'from'))
+
+    @classmethod
+    def of(cls, schedule: Schedule | str) -> Schedule:
+        """``schedule`` itself, or the one that a string describes."""
+        return schedule if isinstance(schedule, Schedule) else cls(schedule)
+
+    def weight(self, progress: Progress, overtaken: bool = False) -> float:
+        """The strength at ``progress``: 0 where the schedule is off, 1 where it is on and has not decayed."""
+        if self.until_overtaken and overtaken:
+            return 0.0
+        if self.period is not None:
+            # Compared as whole numbers: every 10ep is on throughout epoch 10, not only in its first batch.
+            count = progress.epoch if self.period.unit == 'ep' else progress.batch
+            if count % int(self.period.value):
+                return 0.0
+        if self._windowed and not self.start.value <= self.start.reached(progress):
+            return 0.0
+        if self._windowed and not self.stop.reached(progress) < self.stop.value:
+            return 0.0
+        return self._decayed(progress) if self.decay else 1.0
+
+    def check(self, progress: Progress, where: str = 'schedule') -> None:
+        """Refuse, at the start of a training, what cannot work in it: an unknown length, or a window after its end."""
+        needs_length = 'dur' in (self.start.unit, self.stop.unit) and (self._windowed or self.decay is not None)
+        if needs_length and not progress.epochs:
+            raise UserError(
+                f'{where}: {self.text!r} needs to know how long the training is; give max_duration in ep, ba or sp'
+            )
+        if self._windowed and progress.epochs:
+            ends = {'ep': progress.epochs, 'dur': 1.0}
+            if progress.epoch_length:
+                ends['ba'] = progress.epochs * progress.epoch_length
+            end = ends.get(self.start.unit, math.inf)
+            if self.start.value >= end:
+                raise UserError(f'{where}: {self.text!r} begins after the training ends ({end:g}{self.start.unit})')
+
+    def _parse_when(self, when: str) -> None:
+        if match := re.fullmatch(rf'every {_MARK}', when):
+            period = _Mark(float(match[1]), match[2])
+            if period.unit == 'dur' or period.value < 1 or period.value != int(period.value):
+                raise UserError(f"schedule: {self.text!r}: 'every' takes a whole number of ep or ba, from 1 on")
+            self.period = period
+        elif match := re.fullmatch(rf'first {_MARK}', when):
+            self.start, self.stop = _Mark(0.0, match[2]), _Mark(float(match[1]), match[2])
+        elif match := re.fullmatch(rf'from {_MARK} to {_MARK}', when):
+            self.start, self.stop = _Mark(float(match[1]), match[2]), _Mark(float(match[3]), match[4])
+        else:
+            raise UserError(f'schedule: {self.text!r} is not a schedule; write {_GRAMMAR}')
+        if self.period is None:
+            self._check_window()
+
+    def _check_window(self) -> None:
+        if self.start.unit != self.stop.unit:
+            raise UserError(f'schedule: {self.text!r} mixes {self.start.unit} and {self.stop.unit}; use one unit')
+        if self.stop.value <= self.start.value:
+            raise UserError(f'schedule: {self.text!r} ends before it begins or is empty; the second point must be later')
+        if self.stop.unit == 'dur' and self.stop.value > 1:
+            raise UserError(f"schedule: {self.text!r}: 'dur' is a fraction of the training, from 0 to 1")
+
+    def _parse_decay(self, decay: str) -> tuple[str | None, float]:
+        if not decay and ',' not in self.text:
+            return None, 0.0
+        match = re.fullmatch(rf'({"|".join(_DECAYS)}) decay(?: to {_NUMBER})?', decay)
+        if not match:
+            raise UserError(f'schedule: {self.text!r}: {decay!r} is not a decay; write {_GRAMMAR}')
+        shape, floor = match[1], match[2]
+        if floor is None:
+            return shape, 0.01 if shape == 'exponential' else 0.0
+        if not 0 <= float(floor) < 1 or (shape == 'exponential' and float(floor) == 0):
+            raise UserError(f'schedule: {self.text!r}: a decay ends between 0 and 1 (an exponential one above 0)')
+        return shape, float(floor)
+
+    def _decayed(self, progress: Progress) -> float:
+        position = (self.start.reached(progress) - self.start.value) / (self.stop.value - self.start.value)
+        position = min(max(position, 0.0), 1.0)
+        if self.decay == 'exponential':
+            return self.floor**position
+        shape = 1 - position if self.decay == 'linear' else 0.5 * (1 + math.cos(math.pi * position))
+        return self.floor + (1 - self.floor) * shape
+
+    def __repr__(self) -> str:
+        return f'Schedule({self.text!r})'
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)

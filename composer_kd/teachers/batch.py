@@ -1,0 +1,63 @@
+"""What a batch, a model's outputs and its loss hold, for batches of our loaders and of a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composer_kd.errors import UserError
+
+__all__ = ['input_of', 'keys_of', 'labels_of', 'logits_of', 'total_of']
+
+
+def input_of(batch: Any) -> Tensor:
+    """The input of an ``(x, y)`` or ``(x, y, key)`` batch."""
+    if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Tensor):
+        return batch[0]
+    raise UserError(
+        f'the batch is a {type(batch).__name__}, so a plain module cannot be asked for its outputs; '
+        f'batches are (x, y) or (x, y, key), and a teacher that is a ComposerModel gets any batch whole'
+    )
+
+
+def labels_of(batch: Any) -> Tensor | None:
+    """The hard labels ``[B]`` of a batch, or ``None`` where it has none."""
+    if not isinstance(batch, list | tuple) or len(batch) < 2 or not isinstance(batch[1], Tensor):
+        return None
+    labels = batch[1]
+    return labels if labels.dim() == 1 and not labels.is_floating_point() else None
+
+
+def keys_of(batch: Any) -> Tensor | None:
+    """The keys ``[B, 2]`` (sample id, view) of a batch, or ``None`` for an ``(x, y)`` one."""
+    if not isinstance(batch, list | tuple) or len(batch) < 3 or not isinstance(batch[2], Tensor):
+        return None
+    keys = batch[2]
+    return keys if keys.dim() == 2 and keys.shape[1] == 2 and keys.dtype == torch.int64 else None
+
+
+def logits_of(outputs: Any, owner: str) -> Tensor:
+    """The logits ``[B, C]`` in a model's outputs: the tensor itself, or the entry or attribute called ``logits``."""
+    logits = outputs
+    if isinstance(outputs, Mapping):
+        logits = outputs.get('logits')
+    elif not isinstance(outputs, Tensor):
+        logits = getattr(outputs, 'logits', outputs)
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(outputs).__name__
+        raise UserError(f'{owner} gives {shape}; distillation needs logits of shape [batch, classes]')
+    return logits
+
+
+def total_of(loss: Any) -> Tensor:
+    """What Composer would backpropagate: ``total`` of a dict that has it, else the sum of all parts' averages."""
+    if isinstance(loss, Tensor):
+        return loss.mean()
+    if isinstance(loss, Mapping):
+        if 'total' in loss:
+            return loss['total']
+        loss = list(loss.values())
+    return torch.stack([part.mean() for part in loss]).sum()

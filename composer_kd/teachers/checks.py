@@ -1,0 +1,110 @@
+"""Explicit checks of what teachers give: before the first step, and while they teach."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from composer_kd.errors import UserError
+
+__all__ = ['OutputChecks', 'at_chance_level']
+
+ENOUGH_SAMPLES = 512
+
+
+def at_chance_level(correct: int, counted: int, classes: int) -> bool:
+    """Whether ``correct`` of ``counted`` right answers are what guessing would give: within three standard deviations."""
+    chance = 1 / classes
+    return correct / counted <= chance + 3 * math.sqrt(chance * (1 - chance) / counted)
+
+
+class OutputChecks:
+    """Watches the outputs of all teachers of one algorithm.
+
+    What can be told from shapes is refused at once. What has to look into the tensors is collected on the device, one
+    row a teacher, and judged once a step together with everything else that is read back then: no extra wait.
+
+    Args:
+        names: The teachers' names.
+    """
+
+    COLUMNS = ('not_finite', 'constant', 'correct', 'counted')
+
+    def __init__(self, names: Sequence[str]):
+        self.names = list(names)
+        self.classes = 0
+        self.correct = [0] * len(self.names)
+        self.counted = [0] * len(self.names)
+        self.judged = [False] * len(self.names)
+
+    def shapes(self, teacher: int, logits: Tensor, student: Tensor) -> None:
+        """Refuse logits that cannot be compared with the student's."""
+        self.classes = student.shape[1]
+        name = self.names[teacher]
+        if logits.shape[1] != student.shape[1]:
+            raise UserError(
+                f'teacher {name!r} gives {logits.shape[1]} classes, the student {student.shape[1]}; '
+                f'a teacher must have been trained on the same classes'
+            )
+        if logits.shape[0] != student.shape[0]:
+            raise UserError(f'teacher {name!r} gives {logits.shape[0]} rows for a batch of {student.shape[0]}')
+
+    def row(self, teacher: int, logits: Tensor, labels: Tensor | None) -> Tensor:
+        """What to look into, as one row of :attr:`COLUMNS`, float64 on the device."""
+        not_finite = (~torch.isfinite(logits)).any()
+        several = logits.shape[0] > 1
+        constant = (logits == logits[0]).all() & several & ~not_finite
+        row = logits.new_zeros(len(self.COLUMNS), dtype=torch.float64)
+        row[0], row[1] = not_finite, constant
+        if labels is not None and not self.judged[teacher]:
+            row[2], row[3] = (logits.argmax(dim=1) == labels).sum(), len(labels)
+        return row
+
+    def judge(self, rows: Sequence[Sequence[float]], more_to_come: bool) -> dict[str, float]:
+        """Refuse broken outputs, warn of teachers at chance level; the accuracies on the first batches, by metric name.
+
+        Args:
+            rows: A row a teacher, summed over microbatches and ranks.
+            more_to_come: Whether the teachers will be asked again in the next steps; if not, judge by what is there.
+        """
+        metrics = {}
+        for teacher, (not_finite, constant, correct, counted) in enumerate(rows):
+            name = self.names[teacher]
+            if not_finite:
+                raise UserError(
+                    f'teacher {name!r} gives NaN or infinite outputs; check its weights, and try precision: fp32'
+                )
+            if constant:
+                raise UserError(
+                    f'teacher {name!r} gives the same output for every sample of a batch; its weights are probably not '
+                    f'the trained ones'
+                )
+            if self.judged[teacher] or not counted:
+                continue
+            self.correct[teacher] += int(correct)
+            self.counted[teacher] += int(counted)
+            metrics[f'distill/teacher_accuracy/{name}'] = self.correct[teacher] / self.counted[teacher]
+            if self.counted[teacher] >= ENOUGH_SAMPLES or not more_to_come:
+                self._judge_accuracy(teacher)
+        return metrics
+
+    def _judge_accuracy(self, teacher: int) -> None:
+        self.judged[teacher] = True
+        correct, counted = self.correct[teacher], self.counted[teacher]
+        if at_chance_level(correct, counted, self.classes):
+            warnings.warn(
+                f'teacher {self.names[teacher]!r} is at chance level: {correct} of {counted} right, {self.classes} classes. '
+                f'Its classes may be in another order, or its inputs normalised otherwise, or its weights not trained.',
+                stacklevel=2,
+            )
+
+    def state_dict(self) -> dict[str, list]:
+        return {'correct': self.correct, 'counted': self.counted, 'judged': self.judged}
+
+    def load_state_dict(self, state: dict[str, list]) -> None:
+        if len(state['judged']) == len(self.names):
+            self.correct, self.counted, self.judged = (list(state[key]) for key in ('correct', 'counted', 'judged'))

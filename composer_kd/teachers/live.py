@@ -1,0 +1,115 @@
+"""A teacher that computes: a module, run without gradients on exactly what the student saw."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from composer.core.precision import get_precision_context
+from composer.models import ComposerModel
+from torch import Tensor
+
+from composer_kd.errors import UserError
+from composer_kd.models.classifier import Classifier
+from composer_kd.models.cost import multiply_adds
+from composer_kd.teachers.batch import input_of, logits_of
+from composer_kd.teachers.teacher import Teacher
+
+__all__ = ['LiveTeacher']
+
+Normalization = tuple[Sequence[float], Sequence[float]]
+
+
+class LiveTeacher(Teacher):
+    """A teacher that computes its outputs with a module; see :meth:`composer_kd.Teacher.live`."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        name: str | None = None,
+        normalization: Normalization | None = None,
+        data_normalization: Normalization | None = None,
+    ):
+        # Our classifier's autocast and layout follow the student's, so the plain net inside is what is kept.
+        self.module = module.module if isinstance(module, Classifier) else module
+        self.name = name or type(self.module).__name__
+        self.normalization = normalization
+        self.data_normalization = data_normalization
+        self._convert: tuple[Tensor, Tensor] | None = None
+        self._cpu_autocast = False
+        self._channels_last = False
+
+    def place(self, state: Any) -> None:
+        self._refuse_the_student(state)
+        self.module = state.device.module_to_device(self.module)
+        self.module.eval()
+        self.module.requires_grad_(False)
+        student = state.model.module if hasattr(state.model, 'module') and not isinstance(state.model, ComposerModel) else state.model
+        self._cpu_autocast = bool(getattr(student, 'cpu_autocast', False))
+        self._channels_last = bool(getattr(student, 'channels_last', False))
+        if self._channels_last:
+            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def read_normalization(self, dataset: Any, device: Any) -> None:
+        """Prepare the conversion of inputs, once the training data is known."""
+        if self.normalization is None:
+            return
+        data = self.data_normalization or getattr(dataset, 'normalization', None)
+        if data is None:
+            raise UserError(
+                f'teacher {self.name!r} has a normalization of its own, but the training data does not say which one it '
+                f'comes with; give data_normalization=(mean, std) too'
+            )
+        (mean, std), (own_mean, own_std) = (_channels(*pair, self.name) for pair in (data, self.normalization))
+        if torch.equal(mean, own_mean) and torch.equal(std, own_std):
+            self._convert = None
+            return
+        scale, shift = std / own_std, (mean - own_mean) / own_std
+        self._convert = (device.tensor_to_device(scale), device.tensor_to_device(shift))
+
+    def logits(self, batch: Any, state: Any) -> Tensor:
+        if self.module.training:
+            raise UserError(f'teacher {self.name!r} was put in train mode while it taught; leave it in eval mode')
+        with torch.no_grad(), self._precision(state):
+            return logits_of(self._forward(batch), f'teacher {self.name!r}').float()
+
+    def multiply_adds(self, shape: Sequence[int]) -> int:
+        return 0 if isinstance(self.module, ComposerModel) else multiply_adds(self.module, tuple(shape))
+
+    def _forward(self, batch: Any) -> Any:
+        if isinstance(self.module, ComposerModel) and self._convert is None:
+            return self.module(batch)
+        inputs = input_of(batch)
+        if self._convert is not None:
+            scale, shift = self._convert
+            inputs = inputs * scale + shift
+        if isinstance(self.module, ComposerModel):
+            return self.module((inputs, *batch[1:]))
+        if self._channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return self.module(inputs)
+
+    def _precision(self, state: Any) -> contextlib.AbstractContextManager[Any]:
+        if self._cpu_autocast:
+            return torch.autocast('cpu', dtype=torch.bfloat16)
+        return get_precision_context(state.precision, state.precision_config)
+
+    def _refuse_the_student(self, state: Any) -> None:
+        students = {id(parameter) for parameter in state.model.parameters()}
+        if any(id(parameter) in students for parameter in self.module.parameters()):
+            raise UserError(
+                f'teacher {self.name!r} shares weights with the student, so it would be trained along; '
+                f'load it from a file or deep-copy the module before the training'
+            )
+
+    def __repr__(self) -> str:
+        return f'Teacher.live({type(self.module).__name__}, name={self.name!r})'
+
+
+def _channels(mean: Sequence[float], std: Sequence[float], name: str) -> tuple[Tensor, Tensor]:
+    mean_t, std_t = torch.as_tensor(mean, dtype=torch.float32), torch.as_tensor(std, dtype=torch.float32)
+    if mean_t.shape != std_t.shape or mean_t.dim() > 1 or not bool((std_t > 0).all()):
+        raise UserError(f'teacher {name!r}: a normalization is (mean, std), a number a channel, std above 0')
+    return mean_t.view(-1, 1, 1), std_t.view(-1, 1, 1)

@@ -1,0 +1,160 @@
+"""How the outputs of several teachers become one target.
+
+A mix is a small frozen object: it says which teachers a step has to ask, and combines their logits. A new one is a
+class here and a row in :data:`MIXES`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composer_kd.errors import UserError
+from composer_kd.functional.counter import counter_hash
+from composer_kd.functional.mixing import dirichlet_weights, mix_outputs
+from composer_kd.registry import Registry
+
+__all__ = ['MIXES', 'Dirichlet', 'Mix', 'RandomOne', 'Step', 'Uniform', 'Weights', 'make_mix']
+
+MIXES: Registry[type['Mix']] = Registry('mixes')
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a mix may look at: where the training is, and which samples the outputs belong to.
+
+    Args:
+        seed: The run's seed.
+        batch: The number of the batch.
+        ids: One int64 id a sample: its sample id where the batch carries keys, else its place in the batch.
+        labels: The hard labels, where the batch has them.
+    """
+
+    seed: int
+    batch: int
+    ids: Tensor
+    labels: Tensor | None = None
+
+
+class Mix:
+    """How K teachers' logits become one target's."""
+
+    def check(self, teachers: int) -> None:
+        """Refuse, in one line, a number of teachers that the mix cannot serve."""
+
+    def asked(self, teachers: int, step: Step) -> Sequence[int]:
+        """The numbers of the teachers that this step needs; the others do not run."""
+        return range(teachers)
+
+    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+        """The target ``[B, C]`` of the logits ``[K, B, C]`` of the teachers that were asked."""
+        raise NotImplementedError
+
+    def expected(self, outputs: Tensor) -> Tensor:
+        """The target without chance, for evaluation: ``[B, C]`` of all teachers' logits ``[K, B, C]``."""
+        return outputs.mean(dim=0)
+
+
+@MIXES.register('uniform', "the average of all teachers' logits")
+@dataclass(frozen=True)
+class Uniform(Mix):
+    """The average of all teachers' logits."""
+
+    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+        return outputs.mean(dim=0)
+
+
+@MIXES.register('weights', 'a fixed linear combination; also written as a plain list of numbers')
+@dataclass(frozen=True)
+class Weights(Mix):
+    """A fixed linear combination of the teachers' logits.
+
+    Args:
+        weights: One number a teacher, not negative. They are used as they are: a sum other than 1 scales the target.
+    """
+
+    weights: Sequence[float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'weights', tuple(self.weights))
+        for weight in self.weights:
+            if not isinstance(weight, int | float) or isinstance(weight, bool) or not math.isfinite(weight) or weight < 0:
+                raise UserError(f'mix: weights are finite numbers from 0 on, got {weight!r} in {list(self.weights)}')
+        if not sum(self.weights) > 0:
+            raise UserError(f'mix: at least one weight must be above 0, got {list(self.weights)}')
+        if abs(sum(self.weights) - 1) > 1e-3:
+            warnings.warn(f'mix: the weights sum to {sum(self.weights):g}, so the target is scaled by that', stacklevel=3)
+
+    def check(self, teachers: int) -> None:
+        if len(self.weights) != teachers:
+            raise UserError(f'mix: {len(self.weights)} weights for {teachers} teachers; give one weight a teacher')
+
+    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+        return self.expected(outputs)
+
+    def expected(self, outputs: Tensor) -> Tensor:
+        return mix_outputs(outputs, torch.tensor(self.weights, device=outputs.device, dtype=outputs.dtype))
+
+
+@MIXES.register('dirichlet', "random weights from a symmetric Dirichlet distribution, per: 'batch' or 'sample'")
+@dataclass(frozen=True)
+class Dirichlet(Mix):
+    """A linear combination whose weights are drawn anew from a symmetric Dirichlet distribution.
+
+    Args:
+        alpha: The concentration: 1 is uniform over all mixes, small values prefer one teacher, large ones the average.
+        per: ``'batch'``, one draw for all samples of a batch, or ``'sample'``.
+    """
+
+    alpha: float = 1.0
+    per: str = 'batch'
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.alpha, int | float) or not math.isfinite(self.alpha) or self.alpha <= 0:
+            raise UserError(f"mix: dirichlet's alpha is a finite number above 0, got {self.alpha!r}")
+        if self.per not in ('batch', 'sample'):
+            raise UserError(f"mix: dirichlet's per is 'batch' or 'sample', got {self.per!r}")
+
+    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+        ids = step.ids if self.per == 'sample' else step.ids.new_zeros(1)
+        weights = dirichlet_weights(outputs.shape[0], self.alpha, step.seed, step.batch, ids)
+        return mix_outputs(outputs, weights if self.per == 'sample' else weights[:, 0])
+
+
+@MIXES.register('random_one', 'one teacher a step, drawn at random; only that one runs')
+@dataclass(frozen=True)
+class RandomOne(Mix):
+    """One teacher a step, drawn at random: K teachers for the price of one."""
+
+    def asked(self, teachers: int, step: Step) -> Sequence[int]:
+        return [int(counter_hash(step.seed, step.batch, _RANDOM_ONE).item()) % teachers]
+
+    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+        return outputs[0]
+
+
+# A number of its own, so that the choice of the teacher shares no draw with mixing weights of the same seed and batch.
+_RANDOM_ONE = 0x0E
+
+
+def make_mix(mix: Mix | str | Sequence[float] | dict[str, Any]) -> Mix:
+    """A mix from what a user writes: its name, a list of weights, ``{name: dirichlet, alpha: 0.5}`` or the object."""
+    if isinstance(mix, Mix):
+        return mix
+    if isinstance(mix, list | tuple):
+        return Weights(mix)
+    options = dict(mix) if isinstance(mix, dict) else {'name': mix}
+    name = options.pop('name', None)
+    if not isinstance(name, str):
+        raise UserError(f"mix: {mix!r} is not a mix; write a name ('uniform'), a list of weights, or name and options")
+    factory = MIXES.get(name, 'mix')
+    try:
+        return factory(**options)
+    except TypeError as error:
+        raise UserError(f'mix: {name}: {str(error).partition("__init__() ")[2] or error}') from None

@@ -1,0 +1,115 @@
+"""A teacher: a source of target outputs for a batch, behind one small interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composer_kd.errors import UserError
+
+__all__ = ['Teacher']
+
+
+class Teacher:
+    """A source of target logits for the very batch that the student saw.
+
+    Make one with :meth:`live`, :meth:`from_checkpoint` or :meth:`from_run`; wherever a teacher is expected, a module or
+    the path of a run directory will do as well.
+
+    A teacher is a plain attribute of its algorithm: Composer neither saves, nor moves, nor trains it.
+    """
+
+    name: str
+    """How lines and metrics call it."""
+
+    def place(self, state: Any) -> None:
+        """Get ready on the trainer's device, in its precision; called once at the trainer's INIT."""
+
+    def logits(self, batch: Any, state: Any) -> Tensor:
+        """Float32 logits ``[B, C]`` for a batch on the device, just as the student's forward received it."""
+        raise NotImplementedError
+
+    def multiply_adds(self, shape: Sequence[int]) -> int:
+        """The cost of one sample of that shape; 0 for a teacher that does not compute."""
+        return 0
+
+    @staticmethod
+    def live(
+        module: torch.nn.Module,
+        name: str | None = None,
+        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+        data_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> Teacher:
+        """A teacher that computes its outputs with a module.
+
+        Args:
+            module: A classifier: a plain module that maps images to logits, or a ComposerModel.
+            name: How lines and metrics call it.
+            normalization: Mean and standard deviation (a number a channel) that the module was trained with, if they
+                differ from the data's; inputs are converted before they reach it.
+            data_normalization: Mean and standard deviation that the batches come with; read off the training data set
+                where it carries them, as ours do.
+        """
+        from composer_kd.teachers.live import LiveTeacher
+
+        return LiveTeacher(module, name, normalization, data_normalization)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        model: Callable[[], torch.nn.Module],
+        name: str | None = None,
+        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+        data_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> Teacher:
+        """A live teacher from a checkpoint of Composer's, a plain state_dict or a safetensors file.
+
+        Args:
+            path: The file; it is read with ``weights_only``, so that nothing in it can run.
+            model: A function that makes the module which the weights belong to.
+            name: How lines and metrics call it; the file's name by default.
+            normalization: As in :meth:`live`.
+            data_normalization: As in :meth:`live`.
+        """
+        from composer_kd.models.weights import load_into
+
+        if isinstance(model, torch.nn.Module) or not callable(model):
+            raise UserError(f'Teacher.from_checkpoint({str(path)!r}): model is a function that makes the module')
+        module = model()
+        load_into(module, Path(path))
+        return cls.live(module, name or Path(path).stem, normalization, data_normalization)
+
+    @classmethod
+    def from_run(cls, path: str | Path, name: str | None = None) -> Teacher:
+        """A live teacher from a run directory: its model, its weights and the normalisation it was trained with.
+
+        Args:
+            path: The run directory.
+            name: How lines and metrics call it; the directory's name by default.
+        """
+        from composer_kd.teachers.from_run import teacher_from_run
+
+        return teacher_from_run(Path(path), name)
+
+    @classmethod
+    def of(cls, teacher: Teacher | torch.nn.Module | str | Path) -> Teacher:
+        """``teacher`` itself, a live one around a module, or the one of a run directory."""
+        if isinstance(teacher, Teacher):
+            return teacher
+        if isinstance(teacher, torch.nn.Module):
+            return cls.live(teacher)
+        if isinstance(teacher, str | Path):
+            if Path(teacher).is_file():
+                raise UserError(
+                    f'teachers: {str(teacher)!r} is a file; a checkpoint needs its model: '
+                    f'Teacher.from_checkpoint({str(teacher)!r}, model=...)'
+                )
+            return cls.from_run(teacher)
+        raise UserError(
+            f'teachers: {teacher!r} is not a teacher; give a module, the path of a run directory, or a Teacher'
+        )

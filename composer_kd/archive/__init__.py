@@ -1,1 +1,17 @@
 """What a run leaves for the next ones: written atomically, verified when read."""
+
+from composer_kd.archive.files import atomic_write, replacing, xxh3_of
+from composer_kd.archive.manifest import Manifest, file_records, read_manifest, verify, write_manifest
+from composer_kd.archive.run_dir import RunDir
+
+__all__ = [
+    'Manifest',
+    'RunDir',
+    'atomic_write',
+    'file_records',
+    'read_manifest',
+    'replacing',
+    'verify',
+    'write_manifest',
+    'xxh3_of',
+]

@@ -1,0 +1,174 @@
+"""``archive/manifest.json``: what a finished run left, with the size and hash of every file.
+
+It is written last, so a run directory with a manifest is a finished one. Schema 1 may gain keys; readers keep those
+they do not know. A change that an old reader would misread raises the schema's number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
+
+from composer_kd.archive.files import atomic_write, xxh3_of
+from composer_kd.errors import UserError
+from composer_kd.section import Section, parse_section
+
+__all__ = [
+    'SCHEMA',
+    'DataRecord',
+    'FileRecord',
+    'Manifest',
+    'Normalization',
+    'WeightsRecord',
+    'file_records',
+    'inside',
+    'manifest_file',
+    'read_manifest',
+    'verify',
+    'verify_file',
+    'write_manifest',
+]
+
+SCHEMA = 1
+
+
+class Record(Section):
+    """A part of the manifest; keys of later versions are kept, so that rewriting one loses nothing."""
+
+    model_config = ConfigDict(extra='allow')
+
+
+class FileRecord(Record):
+    """Size and 128-bit xxh3 of a file."""
+
+    bytes: NonNegativeInt
+    xxh3: str = Field(pattern='^[0-9a-f]{32}$')
+
+
+class Normalization(Record):
+    mean: list[float]
+    std: list[float]
+
+
+class DataRecord(Record):
+    """The data that the run was trained on."""
+
+    fingerprint: str
+    num_samples: PositiveInt
+    num_classes: PositiveInt
+    shape: list[PositiveInt]
+    normalization: Normalization
+
+
+class WeightsRecord(Record):
+    """``hash`` is :func:`composer_kd.models.weights_hash` of the trained net: of its tensors, not of the file."""
+
+    hash: str
+
+
+class Manifest(Record):
+    """Everything that later runs need to know about a finished one.
+
+    ``files`` names files relative to the run directory. ``augmentation`` is None for a run without one.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    # BaseModel.schema is taken, hence the alias.
+    schema_version: Literal[1] = Field(SCHEMA, alias='schema')
+    run: str
+    arm: str | None = None
+    seed: int
+    finished_epoch: NonNegativeInt
+    data: DataRecord
+    augmentation: dict[str, Any] | None = None
+    weights: WeightsRecord
+    precision: str
+    files: dict[str, FileRecord]
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    multiply_adds: NonNegativeInt
+    parameters: NonNegativeInt
+
+
+def manifest_file(run_dir: Path) -> Path:
+    return run_dir / 'archive' / 'manifest.json'
+
+
+def file_records(run_dir: Path, names: Iterable[str]) -> dict[str, FileRecord]:
+    """Size and hash of the named files as they are now, for a new manifest."""
+    records = {}
+    for name in sorted(names):
+        path = inside(run_dir, name, 'the manifest')
+        records[name] = FileRecord(bytes=path.stat().st_size, xxh3=xxh3_of(path))
+    return records
+
+
+def write_manifest(run_dir: Path, manifest: Manifest) -> None:
+    """Write the manifest, atomically; every file in it must have been written before."""
+    for name in manifest.files:
+        inside(run_dir, name, 'the manifest')
+    text = json.dumps(manifest.model_dump(mode='json', by_alias=True), indent=1, ensure_ascii=False)
+    atomic_write(manifest_file(run_dir), text + '\n')
+
+
+def read_manifest(run_dir: Path) -> Manifest:
+    """The manifest, checked: its schema, its types, and that its names stay in the run directory."""
+    path = manifest_file(run_dir)
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f'{path}: no such file: the run has not finished; run it to its end first') from None
+    except ValueError:
+        raise UserError(f'{path}: not JSON, the file is damaged; remove it and run again to write it anew') from None
+    schema = values.get('schema') if isinstance(values, dict) else None
+    if schema != SCHEMA:
+        raise UserError(
+            f'{path}: its schema is {schema!r}, this version of composer_kd reads {SCHEMA}; use the other one'
+        )
+    manifest = parse_section(Manifest, values, str(path))
+    for name in manifest.files:
+        inside(run_dir, name, str(path))
+    return manifest
+
+
+def verify(run_dir: Path) -> Manifest:
+    """Read every file that the manifest lists and compare size and hash; the first wrong one is named."""
+    manifest = read_manifest(run_dir)
+    for name in manifest.files:
+        verify_file(run_dir, manifest, name)
+    return manifest
+
+
+def verify_file(run_dir: Path, manifest: Manifest, name: str) -> None:
+    """Compare one file with the manifest; one that the manifest does not list is wrong too."""
+    path = inside(run_dir, name, str(manifest_file(run_dir)))
+    record = manifest.files.get(name)
+    if record is None:
+        raise UserError(f'{path}: not listed in {manifest_file(run_dir)}, so it cannot be verified; run it again')
+    if not path.is_file():
+        raise UserError(
+            f'{path}: this file of the run is missing; restore it, or remove the run directory and run again'
+        )
+    size = path.stat().st_size
+    if size != record.bytes:
+        wrong = f'it has {size:,} bytes, the manifest says {record.bytes:,}'
+    elif xxh3_of(path) != record.xxh3:
+        wrong = 'its content is not what was written (the xxh3 differs)'
+    else:
+        return
+    raise UserError(f'{path}: damaged: {wrong}; restore it, or remove the run directory and run again')
+
+
+def inside(run_dir: Path, name: str, where: str) -> Path:
+    """The path of ``name`` in the run directory; names that lead out of it, through links too, are refused."""
+    pure = PurePosixPath(name)
+    plain = bool(name) and not pure.is_absolute() and '..' not in pure.parts and '\\' not in name and '\0' not in name
+    path = run_dir / name
+    if not plain or not path.resolve().is_relative_to(run_dir.resolve()):
+        raise UserError(f'{where}: the file name {name!r} leads out of the run directory; nothing of it is used')
+    return path

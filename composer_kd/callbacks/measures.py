@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
+from composer.models import ComposerModel
 from composer.utils import dist
 from torch import Tensor
 
 from composer_kd.algorithms.distillation import Distillation
-from composer_kd.models.cost import multiply_adds
+from composer_kd.models import multiply_adds, plain
 from composer_kd.teachers.batch import input_of, labels_of, logits_of, total_of
 
 __all__ = ['Measures']
@@ -240,9 +241,9 @@ class Measures(Callback):
             if teacher is not None and algorithm is not None:
                 self._costs[teacher, shape] = algorithm.teachers[teacher].multiply_adds(shape)
             else:
-                student = getattr(state.model, 'module', state.model)
-                student = getattr(student, 'module', student)
-                self._costs[teacher, shape] = multiply_adds(student, shape) if shape else 0
+                student = plain(state.model)
+                countable = shape and not isinstance(student, ComposerModel)
+                self._costs[teacher, shape] = multiply_adds(student, shape) if countable else 0
         return self._costs[teacher, shape]
 
     # -- checkpoints ----------------------------------------------------------------------------------------------

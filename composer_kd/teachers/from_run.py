@@ -4,23 +4,45 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from composer_kd.archive.manifest import read_manifest
+from composer_kd.archive.manifest import manifest_file
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.errors import UserError
-from composer_kd.models.section import build_model
-from composer_kd.models.weights import load_into, weights_hash
+from composer_kd.models import build_model, load_into, weights_hash
 from composer_kd.teachers.live import LiveTeacher
 
 __all__ = ['RunTeacher', 'teacher_from_run']
 
 
 class RunTeacher(LiveTeacher):
-    """A live teacher that knows the run it comes from."""
+    """A live teacher that knows which run it comes from."""
 
-    def __init__(self, path: Path, module, name, normalization, accuracy: float | None):
-        super().__init__(module, name, normalization)
-        self.path = path
-        self.accuracy = accuracy
+    def __init__(self, run: RunDir, name: str | None = None):
+        manifest = _finished_manifest(run)
+        config = run.read_config()
+        if 'model' not in config:
+            raise UserError(f'{run.config_file}: there is no model in it; restore the file')
+        data = manifest.data
+        module = build_model(config['model'], data.num_classes, data.shape, where=f'{run.config_file}: model')
+        load_into(module, run.weights_file)
+        if weights_hash(module) != manifest.weights.hash:
+            raise UserError(
+                f'{run.weights_file}: damaged: these are not the weights that the run ended with; restore the file, or '
+                f'remove {run.path} and run again'
+            )
+        normalization = (data.normalization.mean, data.normalization.std)
+        super().__init__(module, name or run.path.name, normalization=normalization)
+        self.path = run.path
 
     def __repr__(self) -> str:
         return f'Teacher.from_run({str(self.path)!r})'
+
+
+def teacher_from_run(path: Path, name: str | None = None) -> RunTeacher:
+    """The teacher in a run directory; one line if the run is not there, not finished or damaged."""
+    return RunTeacher(RunDir(path), name)
+
+
+def _finished_manifest(run: RunDir):
+    if not manifest_file(run.path).is_file() or not run.weights_file.is_file():
+        run.load_weights()  # Says in one line what is missing: the directory, its configuration or its weights.
+    return run.manifest()

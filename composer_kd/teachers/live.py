@@ -12,8 +12,7 @@ from composer.models import ComposerModel
 from torch import Tensor
 
 from composer_kd.errors import UserError
-from composer_kd.models.classifier import Classifier
-from composer_kd.models.cost import multiply_adds
+from composer_kd.models import Classifier, multiply_adds
 from composer_kd.teachers.batch import input_of, logits_of
 from composer_kd.teachers.teacher import Teacher
 
@@ -46,7 +45,7 @@ class LiveTeacher(Teacher):
         self.module = state.device.module_to_device(self.module)
         self.module.eval()
         self.module.requires_grad_(False)
-        student = state.model.module if hasattr(state.model, 'module') and not isinstance(state.model, ComposerModel) else state.model
+        student = state.model  # At INIT it is not wrapped yet.
         self._cpu_autocast = bool(getattr(student, 'cpu_autocast', False))
         self._channels_last = bool(getattr(student, 'channels_last', False))
         if self._channels_last:

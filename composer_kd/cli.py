@@ -1,0 +1,181 @@
+"""The command ``composer-kd``: everything beside the training itself."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from composer_kd.errors import UserError
+
+__all__ = ['main', 'report_errors']
+
+INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console script."""
+    parser = argparse.ArgumentParser(prog='composer-kd', description='Retraining for a fraction of training.')
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    _add_run(commands)
+    _add_init(commands)
+    _add_convert(commands)
+    _add_report(commands)
+    _add_verify(commands)
+    _add_list(commands)
+    arguments = parser.parse_args(argv)
+    return report_errors(lambda: arguments.work(arguments), arguments.debug)
+
+
+def report_errors(work: Callable[[], int], debug: bool, hint: str = '') -> int:
+    """Do ``work``; what goes wrong is one line on standard error, from rank 0 alone, and a non-zero exit status.
+
+    Args:
+        work: Returns the exit status.
+        debug: Whether errors keep their traceback.
+        hint: Added to the line after Ctrl-C.
+    """
+    try:
+        return work()
+    except UserError as error:
+        if debug:
+            raise
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        return _fail(f'interrupted{hint}', INTERRUPTED)
+    except BrokenPipeError:
+        return 0  # The reader of our output, head or less, has seen enough.
+    except Exception as error:
+        if debug:
+            raise
+        cause: BaseException = error
+        while cause.__cause__ is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            return _fail(str(cause), 1)
+        if isinstance(cause, OSError) and cause.strerror:
+            place = f'{cause.filename}: ' if cause.filename else ''
+            return _fail(f'{place}{cause.strerror}; see to it and repeat the command', 1)
+        first = str(error).strip().splitlines()[0] if str(error).strip() else 'no message'
+        return _fail(f'{type(error).__name__}: {first} (--debug shows where)', 2)
+
+
+def _fail(line: str, status: int) -> int:
+    if os.environ.get('RANK', '0') == '0':
+        print(f'composer-kd: {" ".join(line.split())}', file=sys.stderr, flush=True)
+    return status
+
+
+def _add_run(commands) -> None:
+    from composer_kd.run import add_arguments, work
+
+    parser = commands.add_parser('run', help='train what a YAML file says (as `composer run FILE`, on one process)')
+    add_arguments(parser)
+    parser.set_defaults(work=work)
+
+
+def _add_init(commands) -> None:
+    parser = commands.add_parser('init', help='write `run` and yamls/ into a folder, to start from')
+    parser.add_argument('folder', nargs='?', default='.', type=Path)
+    parser.set_defaults(work=_init)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from composer_kd.archive import atomic_write
+    from composer_kd.runs.yaml_file import shipped_yamls
+
+    folder: Path = arguments.folder
+    script = (
+        '#!/usr/bin/env python3\n'
+        'from composer_kd.run import main\n'
+        'raise SystemExit(main())\n'
+    )  # fmt: skip
+    files = {'run': script} | {f'yamls/{name}': path.read_text(encoding='utf-8') for name, path in shipped_yamls().items()}
+    kept = 0
+    for name, text in files.items():
+        target = folder / name
+        if target.exists():
+            kept += target.read_text(encoding='utf-8') != text
+            continue
+        atomic_write(target, text)
+    (folder / 'run').chmod(0o755)
+    own = f' ({kept} of them were there and are yours: left as they are)' if kept else ''
+    print(f'{len(files)} files in {folder}{own}; next: cd {folder} && composer run yamls/kd.yaml')
+    return 0
+
+
+def _add_convert(commands) -> None:
+    parser = commands.add_parser('convert', help='turn a data set into MDS shards')
+    parser.add_argument('source', help='an .npz, an ImageFolder, or cifar10, cifar100, fashion_mnist, mnist (NAME:FOLDER)')
+    parser.add_argument('out', type=Path, help='the folder for the shards')
+    parser.add_argument('--encoding', choices=('png', 'raw'), default='png', help='how images are stored (default: png)')
+    parser.add_argument('--compression', default=None, help='compression of the shards, as zstd or zstd:7')
+    parser.set_defaults(work=_convert)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from composer_kd.data import convert
+
+    print(convert(arguments.source, arguments.out, encoding=arguments.encoding, compression=arguments.compression))
+    return 0
+
+
+def _add_report(commands) -> None:
+    from composer_kd.report.command import add_arguments, main
+
+    parser = commands.add_parser('report', help='compare runs: accuracies, epochs, seconds, multiply-adds')
+    add_arguments(parser)
+    parser.set_defaults(work=main)
+
+
+def _add_verify(commands) -> None:
+    parser = commands.add_parser('verify', help='check the files of finished runs against their manifests')
+    parser.add_argument('runs', nargs='+', type=Path)
+    parser.set_defaults(work=_verify)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from composer_kd.archive import RunDir, verify
+
+    for path in arguments.runs:
+        RunDir(path).read_config()  # One line for what is no run directory.
+        manifest = verify(path)
+        print(f'{path}: {len(manifest.files)} files are as they were written')
+    return 0
+
+
+def _add_list(commands) -> None:
+    parser = commands.add_parser('list', help='all names that a YAML file may use')
+    parser.add_argument('kind', nargs='?', help='one kind alone: algorithms, losses, mixes, models, ...')
+    parser.set_defaults(work=_list)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from composer_kd.errors import nearest
+    from composer_kd.functional import LOSSES
+    from composer_kd.models import MODELS
+    from composer_kd.runs.names import ALGORITHMS, CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
+    from composer_kd.teachers import MIXES
+
+    registries = {
+        registry.kind: registry
+        for registry in (ALGORITHMS, LOSSES, MIXES, MODELS, OPTIMIZERS, SCHEDULERS, CALLBACKS, LOGGERS)
+    }
+    if arguments.kind is not None and arguments.kind not in registries:
+        raise UserError(f'{arguments.kind!r} is not a kind of names; {nearest(arguments.kind, registries)}')
+    for kind, registry in registries.items():
+        if arguments.kind in (None, kind):
+            print(f'{kind}:')
+            for name, summary in registry.summaries():
+                print(f'  {name:<28} {summary}'.rstrip())
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

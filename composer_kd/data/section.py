@@ -1,0 +1,86 @@
+"""The ``data:`` section of a YAML file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from composer_kd.section import Section
+
+__all__ = ['DataSection', 'SyntheticSection']
+
+Count = Annotated[int, Field(ge=1)]
+Channels = Annotated[list[float], Field(min_length=1)]
+
+
+class SyntheticSection(Section):
+    """What is drawn when ``source`` is ``synthetic100``. The same values give the same images everywhere."""
+
+    train_size: Annotated[int, Field(ge=100)] = 5000
+    test_size: Annotated[int, Field(ge=100)] = 1000
+    difficulty: Annotated[float, Field(ge=0, le=2)] = 1.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class DataSection(Section):
+    """Where the images come from, how they are divided, and what happens to them on their way to the model.
+
+    Attributes:
+        source: ``'synthetic100'``, a folder of MDS shards (as ``composer-kd convert`` writes them, or one's own with
+            columns ``x``, ``y`` and perhaps ``i``), or a remote that Streaming knows (``s3://...``, ``file://...``).
+        synthetic: The parameters of ``synthetic100``; ignored for any other source.
+        val_fraction: The part of each class that is kept out of training, chosen by a hash of the content.
+        subset: Train on this many samples only, spread evenly over the classes; validation and test stay whole.
+        mode: ``'cache'`` decodes everything once into a memory-mapped file; ``'stream'`` decodes as it goes, for data
+            too large for that.
+        augment: Random crop and flip of the training images; without it every epoch sees the same one view.
+        padding: Width of the zero border that crops are taken from.
+        views: How many augmentations of an image there are; epoch e uses view e modulo this. ``None``: a fresh one
+            every epoch.
+        augment_seed: Names the family of views. Teachers' recordings fit only the family that they were made with.
+        augment_on: ``'device'`` sends uint8 and augments after the move; ``'host'`` lets the loader do it, for Composer
+            algorithms that expect ordinary float images.
+        mean: Of each channel on the scale of 0 to 1, or ``'data'``: counted over the training part.
+        std: Likewise.
+        image_size: Resize every image to this square, so that images of mixed sizes make one batch.
+        clean_subset: How many training images the clean training accuracy is counted on; ``None`` for all.
+        eval_batch_size: Over all ranks, as the training batch size is.
+        workers: Loader processes a rank, for ``mode: stream`` and ``augment_on: host``; the cache needs none.
+        cache_dir: Where caches, downloads and drawn data live; else ``$COMPOSER_KD_CACHE``, else
+            ``~/.cache/composer_kd``.
+    """
+
+    source: str = 'synthetic100'
+    synthetic: SyntheticSection = SyntheticSection()
+    val_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    subset: Count | None = None
+    mode: Literal['cache', 'stream'] = 'cache'
+    augment: bool = True
+    flip: bool = True
+    padding: Annotated[int, Field(ge=0, le=64)] = 4
+    views: Count | None = None
+    augment_seed: Annotated[int, Field(ge=0)] = 0
+    augment_on: Literal['device', 'host'] = 'device'
+    mean: Channels | Literal['data'] = 'data'
+    std: Channels | Literal['data'] = 'data'
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    clean_subset: Count | None = 2000
+    eval_batch_size: Count = 1000
+    workers: Annotated[int, Field(ge=0)] = 0
+    cache_dir: str | None = None
+
+    @field_validator('std')
+    @classmethod
+    def _positive(cls, std: list[float] | str) -> list[float] | str:
+        if not isinstance(std, str) and not all(0 < deviation < float('inf') for deviation in std):
+            raise ValueError('every standard deviation must be greater than 0')
+        return std
+
+    @property
+    def cache(self) -> Path:
+        """The cache folder that is meant, whether it exists or not."""
+        folder = self.cache_dir or os.environ.get('COMPOSER_KD_CACHE') or '~/.cache/composer_kd'
+        return Path(folder).expanduser().absolute()

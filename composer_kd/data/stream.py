@@ -1,0 +1,89 @@
+"""Straight from the shards: images decoded as they are asked for, through Streaming's StreamingDataset."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from composer.utils import dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from composer_kd.data.dataset import Facts, KeyedImages
+from composer_kd.data.pixels import as_image, resize
+from composer_kd.data.shards import Split
+from composer_kd.data.table import SampleTable
+from composer_kd.data.transform import Augmentation
+
+__all__ = ['StreamedImages', 'open_stream']
+
+
+class StreamedImages(KeyedImages):
+    """Images out of a StreamingDataset, used through its global sample positions and not through its own order.
+
+    The same rows, keys and pixels as :class:`~composer_kd.data.dataset.CachedImages` gives.
+
+    Args:
+        stream: The StreamingDataset of the whole split.
+        positions: Where in the split each of the part's samples is.
+        image_size: Resize to this square.
+    """
+
+    def __init__(
+        self,
+        part: str,
+        table: SampleTable,
+        facts: Facts,
+        augmentation: Augmentation,
+        views: int | None,
+        stream: Any,
+        positions: NDArray[np.int64],
+        image_size: int | None,
+    ) -> None:
+        super().__init__(part, table, facts, augmentation, views)
+        self._stream = stream
+        self._positions = positions
+        self._image_size = image_size
+
+    def images(self, rows: Tensor) -> Tensor:
+        images = [as_image(self._stream[int(position)]['x']) for position in self._positions[rows.numpy()]]
+        if self._image_size:
+            images = [resize(image, self._image_size) for image in images]
+        return torch.from_numpy(np.stack(images))
+
+
+def open_stream(split: Split, cache: Path) -> Any:
+    """The StreamingDataset of a split, whose shards are verified: those that lie here now, others as they arrive."""
+    local = split.unpacked_folder(cache)
+    ranks, rank = dist.get_local_world_size(), dist.get_local_rank()
+    for number in range(rank, split.shard_count, ranks):  # each rank its share: a damaged shard stops one, and so all
+        split.verify_unpacked(number, local)
+    return _open_once(split, local)
+
+
+@lru_cache(maxsize=None)
+def _open_once(split: Split, local: Path) -> Any:
+    """One StreamingDataset a folder and process: each keeps shared memory until the process ends."""
+    from streaming import Stream, StreamingDataset
+
+    class VerifiedStream(Stream):
+        """A stream that gets its missing shards from us. Streaming's own way would keep a damaged download."""
+
+        def prepare_shard(self, shard: Any) -> int:
+            number = next(n for n, entry in enumerate(split.index['shards']) if _raw_name(entry) == _raw_of(shard))
+            return split.unpack_shard(number, local)
+
+    # Without a remote Streaming neither downloads nor refuses a folder that another process streams from.
+    stream = VerifiedStream(local=str(local.parent), split=local.name)
+    return StreamingDataset(streams=[stream], batch_size=1)
+
+
+def _raw_name(entry: dict[str, Any]) -> str:
+    return entry['raw_data']['basename']
+
+
+def _raw_of(shard: Any) -> str:
+    return shard.raw_data.basename

@@ -1,0 +1,122 @@
+"""What a reader must know before believing a number: one sentence for each thing that spoils a comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from composer_kd.report.collect import Arm, Run
+from composer_kd.report.summary import Summary
+
+__all__ = ['PARTIAL', 'SHARED', 'UNFINISHED', 'caveats', 'mark_arm', 'progress']
+
+SHARED, UNFINISHED, PARTIAL = '†', '‡', '*'
+
+_SETTINGS = ('model', 'data', 'optimizer', 'scheduler', 'max_duration', 'algorithms')
+_ACROSS = ('model', 'data', 'optimizer', 'scheduler', 'max_duration')
+
+
+def mark_arm(arm: Arm) -> str:
+    """The arm's name, marked while none of its runs has finished."""
+    return arm.name if arm.finished else f'{arm.name} {UNFINISHED}'
+
+
+def caveats(summary: Summary) -> list[str]:
+    """Sentences in the order of weight; empty where all is well."""
+    return [
+        *_choice_of_baseline(summary),
+        *_seeds(summary),
+        *_unfinished(summary),
+        *_reached_by_some(summary),
+        *_machine(summary),
+        *_settings(summary),
+    ]
+
+
+def _choice_of_baseline(summary: Summary) -> Iterable[str]:
+    if summary.baseline.arm.distilled and summary.others:
+        yield f'The baseline {summary.baseline.name} was itself trained with teachers.'
+
+
+def _seeds(summary: Summary) -> Iterable[str]:
+    single = [arm.name for arm in summary.arms if arm.n == 1]
+    if single:
+        yield f'One seed only in {_names(single)}: differences may be chance.'
+
+
+def _unfinished(summary: Summary) -> Iterable[str]:
+    begun = [arm.name for arm in summary.arms if not arm.arm.finished]
+    if begun:
+        yield f'{UNFINISHED} No run of {_names(begun)} has gone its full length: its numbers are of the epochs so far.'
+    counted = {id(run) for arm in summary.arms for run in arm.arm.counted}
+    left_out = [f'{run.name} ({progress(run)})' for run in summary.runs if id(run) not in counted]
+    if left_out:
+        yield f'Not in the means, because unfinished: {_names(left_out)}.'
+
+
+def _reached_by_some(summary: Summary) -> Iterable[str]:
+    levels = [level for arm in summary.arms for group in arm.reach.values() for level in group]
+    if any(0 < level.reached < level.of for level in levels):
+        yield (
+            f'{PARTIAL} Not every seed reached the accuracy: the mean is over those that did (k/n), '
+            'which flatters the arm, and its speed-up is uncertain.'
+        )
+
+
+def _machine(summary: Summary) -> Iterable[str]:
+    shared = [arm.name for arm in summary.arms if arm.arm.shared]
+    if shared:
+        yield f'{SHARED} Other runs used the machine at the same time in {_names(shared)}: their seconds are not their own.'
+    counted = [run for arm in summary.arms for run in arm.arm.counted]
+    for what, values in (
+        ('devices', {str(_last(run, 'device')) for run in counted}),
+        ('numbers of ranks', {str(_last(run, 'world_size')) for run in counted}),
+        ('machines', {_canonical(run.manifest.get('hardware')) for run in counted if run.manifest.get('hardware')}),
+    ):
+        if len(values) > 1:
+            yield f'The runs used different {what}: their seconds cannot be compared.'
+
+
+def _settings(summary: Summary) -> Iterable[str]:
+    for arm in summary.arms:
+        differing = [key for key in _SETTINGS if len({_canonical(run.config.get(key)) for run in arm.arm.runs}) > 1]
+        if differing:
+            yield f'The runs of {arm.name} differ in more than their seed: {", ".join(differing)}.'
+    base = summary.baseline.arm.runs[0].config
+    for arm in summary.others:
+        config = arm.arm.runs[0].config
+        differing = [key for key in _ACROSS if _canonical(config.get(key)) != _canonical(base.get(key))]
+        if differing:
+            yield f'{arm.name} differs from the baseline {summary.baseline.name} in: {", ".join(differing)}.'
+
+
+def progress(run: Run) -> str:
+    """``'12 epochs'``, or ``'8 of 12 epochs'`` for a run that has not gone its full length."""
+    if run.finished or run.planned_epochs is None:
+        return f'{run.last_epoch} epochs'
+    return f'{run.last_epoch} of {run.planned_epochs} epochs'
+
+
+def _last(run: Run, key: str) -> Any:
+    return run.epochs[-1].get(key) if run.epochs else None
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(_without_seed(value), sort_keys=True, default=str)
+
+
+def _without_seed(value: Any) -> Any:
+    """The settings less what the seeds of an arm are meant to differ in: the seed, and whose outputs are the teachers'."""
+    if isinstance(value, Mapping):
+        kept = {str(key): _without_seed(inner) for key, inner in value.items() if key != 'seed'}
+        if isinstance(value.get('teachers'), list):
+            kept['teachers'] = len(value['teachers'])
+        return kept
+    if isinstance(value, list):
+        return [_without_seed(inner) for inner in value]
+    return value
+
+
+def _names(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f'{", ".join(names[:-1])} and {names[-1]}'

@@ -1,0 +1,225 @@
+"""Find run directories and read what they say about themselves: ``run.yaml``, ``metrics.jsonl`` and the manifest."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from composer_kd.errors import UserError
+
+__all__ = ['Arm', 'Run', 'collect', 'group_arms']
+
+_DEPTH = 2  # a folder of lineages, each a folder of runs
+_CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]')
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, as its run directory tells it.
+
+    Args:
+        path: The run directory.
+        config: ``run.yaml``, resolved.
+        epochs: One record for each finished epoch, in order; numbers that are not finite are ``None``.
+        manifest: ``archive/manifest.json``, or an empty mapping while there is none.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    epochs: tuple[Mapping[str, Any], ...]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return _text(self.config.get('name')) or self.path.name
+
+    @property
+    def arm(self) -> str:
+        """What the runs that differ only in their seed have in common."""
+        return _text(self.config.get('arm')) or self.name
+
+    @property
+    def seed(self) -> int | None:
+        seed = self.config.get('seed')
+        return seed if isinstance(seed, int) else None
+
+    @property
+    def lineage(self) -> str:
+        return _text(self.config.get('lineage'))
+
+    @property
+    def last_epoch(self) -> int:
+        return self.epochs[-1]['epoch'] if self.epochs else 0
+
+    @property
+    def planned_epochs(self) -> int | None:
+        """The length it was started for, where that was given in epochs."""
+        match = re.fullmatch(r'\s*(\d+)\s*ep\s*', str(self.config.get('max_duration', '')))
+        return int(match[1]) if match else None
+
+    @property
+    def finished(self) -> bool:
+        if self.planned_epochs is not None:
+            return self.last_epoch >= self.planned_epochs
+        return bool(self.epochs) and bool(self.manifest)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other runs used the machine meanwhile, so that its seconds are not its own."""
+        return any((record.get('runs_beside') or 1) > 1 for record in self.epochs)
+
+    @property
+    def distilled(self) -> bool:
+        """Whether an algorithm of the run has teachers, or a distillation term was logged."""
+        return _has_teachers(self.config.get('algorithms')) or any(
+            record.get('loss_distill') is not None for record in self.epochs
+        )
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of one kind: the same settings, different seeds."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def counted(self) -> tuple[Run, ...]:
+        """The runs that enter means: the finished ones, or all that have begun while none has finished."""
+        return tuple(run for run in self.runs if run.finished) or tuple(run for run in self.runs if run.epochs)
+
+    @property
+    def finished(self) -> bool:
+        return any(run.finished for run in self.runs)
+
+    @property
+    def shared(self) -> bool:
+        return any(run.shared for run in self.counted)
+
+    @property
+    def distilled(self) -> bool:
+        return any(run.distilled for run in self.runs)
+
+
+def collect(paths: str | Path | Iterable[str | Path]) -> list[Run]:
+    """Read the runs at ``paths``.
+
+    Args:
+        paths: Run directories, or folders that hold run directories up to two levels below.
+
+    Returns:
+        list[Run]: In the order given, by name inside a folder; a run named twice appears once.
+    """
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not given:
+        raise UserError('report: no run is named; give run directories or a folder that holds some')
+    runs: dict[Path, Run] = {}
+    for path in map(Path, given):
+        if not path.is_dir():
+            raise UserError(f'{path}: there is no such folder; give a run directory or a folder that holds some')
+        found = list(_run_directories(path, _DEPTH))
+        if not found:
+            raise UserError(f'{path}: no run in this folder (no run.yaml here or up to {_DEPTH} levels below)')
+        for directory in found:
+            key = directory.resolve()
+            if key not in runs:
+                runs[key] = _read_run(directory)
+    if not any(run.epochs for run in runs.values()):
+        raise UserError(f'{given[0]}: none of the {len(runs)} runs has finished an epoch yet; nothing to report')
+    return list(runs.values())
+
+
+def group_arms(runs: Iterable[Run]) -> list[Arm]:
+    """Arms in the order of their first run; an arm without a single finished epoch is left out."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.arm, []).append(run)
+    arms = [Arm(name, tuple(members)) for name, members in groups.items()]
+    return [arm for arm in arms if arm.counted]
+
+
+def _run_directories(folder: Path, depth: int) -> Iterator[Path]:
+    if (folder / 'run.yaml').is_file():
+        yield folder
+    elif depth > 0:
+        for child in sorted(folder.iterdir(), key=_natural):
+            if child.is_dir() and not child.name.startswith('.'):
+                yield from _run_directories(child, depth - 1)
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sorts ``gen10`` behind ``gen9``."""
+    parts = re.split(r'(\d+)', path.name)
+    return [(0, int(part), '') if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def _read_run(directory: Path) -> Run:
+    file = directory / 'run.yaml'
+    try:
+        config = yaml.safe_load(file.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'{file}: cannot be read as YAML ({reason}); mend it or leave this run out') from None
+    if not isinstance(config, dict):
+        raise UserError(f'{file}: expected the settings of a run, got {type(config).__name__}; leave this run out')
+    return Run(directory, config, _read_epochs(directory / 'metrics.jsonl'), _read_manifest(directory))
+
+
+def _read_epochs(file: Path) -> tuple[dict[str, Any], ...]:
+    if not file.is_file():
+        return ()
+    records: dict[int, dict[str, Any]] = {}
+    lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            epoch = record['epoch']
+            if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 1:
+                raise ValueError
+        except (ValueError, TypeError, KeyError, RecursionError):
+            if number == len(lines):
+                break  # a run that was killed, or one that is writing right now
+            raise UserError(
+                f'{file}: line {number} is not the record of an epoch; remove it or leave the run out'
+            ) from None
+        # An epoch that was repeated after a resume stands in the file twice; the later one led to the weights.
+        records[epoch] = {key: _finite(value) for key, value in record.items()}
+    return tuple(records[epoch] for epoch in sorted(records))
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    file = directory / 'archive' / 'manifest.json'
+    if not file.is_file():
+        return {}
+    try:
+        manifest = json.loads(file.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        raise UserError(f'{file}: cannot be read as JSON; restore it or leave this run out') from None
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _text(value: Any) -> str:
+    """A name fit for a terminal and a page: one line, without control characters."""
+    return '' if value is None else _CONTROL.sub('�', str(value)).strip()
+
+
+def _has_teachers(algorithms: Any) -> bool:
+    """Whether any mapping inside the ``algorithms`` section names teachers."""
+    if isinstance(algorithms, Mapping):
+        return bool(algorithms.get('teachers')) or any(_has_teachers(value) for value in algorithms.values())
+    if isinstance(algorithms, list):
+        return any(_has_teachers(value) for value in algorithms)
+    return False

@@ -1,0 +1,50 @@
+"""``composer-kd report RUNS...``: show the report in the terminal, and write its files where they are wanted."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from composer_kd.errors import UserError
+
+__all__ = ['add_arguments', 'main']
+
+N = TypeVar('N', int, float)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('runs', nargs='+', metavar='RUNS', help='run directories, or folders that hold some')
+    parser.add_argument('--baseline', metavar='ARM', help='compare with this arm (default: the first without teachers)')
+    parser.add_argument(
+        '--thresholds', metavar='0.3,0.4', help='accuracies to reach (default: chosen from the baseline)'
+    )
+    parser.add_argument('--epochs', metavar='5,10', help='where accuracies are compared (default: quarters of the run)')
+    parser.add_argument('--out', metavar='FOLDER', help='write report.html, report.md, report.json and pictures there')
+    parser.add_argument('--format', choices=('text', 'markdown', 'json'), default='text', help='what to print')
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the report; with ``--out`` write it too, and say where."""
+    from composer_kd.report.document import report
+
+    thresholds = _numbers('--thresholds', args.thresholds, float)
+    epochs = _numbers('--epochs', args.epochs, int)
+    made = report(args.runs, baseline=args.baseline, thresholds=thresholds, epochs=epochs)
+    print({'text': made.text, 'markdown': made.markdown, 'json': made.json}[args.format](), end='')
+    if args.out is not None:
+        files = made.write(args.out)
+        # On stderr, so that a pipe gets the report alone.
+        print(f'written: {files[0]} and {len(files) - 1} files beside it', file=sys.stderr)
+    return 0
+
+
+def _numbers(option: str, text: str | None, kind: Callable[[str], N]) -> list[N] | None:
+    if text is None:
+        return None
+    try:
+        return [kind(part) for part in text.split(',')]
+    except ValueError:
+        example = '5,10' if kind is int else '0.3,0.4'
+        raise UserError(f'{option}: {text!r} is not a list of numbers; give them as {example}') from None

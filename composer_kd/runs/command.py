@@ -1,0 +1,79 @@
+"""What ``composer run FILE`` does: read, plan, train, report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+import torch
+from composer.utils import dist, get_device
+
+from composer_kd.runs.execute import execute, on_rank_zero
+from composer_kd.runs.plan import Plan, make_plan
+from composer_kd.runs.progress import Progress
+from composer_kd.runs.side_by_side import devices_to_use, execute_side_by_side
+from composer_kd.runs.yaml_file import apply_overrides, find_yaml, read_yaml
+
+__all__ = ['run_file']
+
+
+def run_file(
+    file: str, changes: list[str], only: str | None = None, report: bool = True, bar: bool | None = None
+) -> None:
+    """Train what ``file`` with ``changes`` says, and report on it.
+
+    Args:
+        file: A YAML file, or the name of one that comes with the package.
+        changes: ``key=value`` texts.
+        only: The one run of the lineage to train.
+        report: Whether a table is printed and report.html written in the end.
+        bar: Whether Composer's bar is shown; ``None`` shows it on a terminal.
+    """
+    _quieten()
+    path = find_yaml(file)
+    plan = make_plan(apply_overrides(read_yaml(path), changes), where=str(path))
+    if only is not None:
+        plan = plan.only(only)
+    progress = Progress(bar)
+    devices = devices_to_use(plan)
+    if devices > 1 and only is None:
+        execute_side_by_side(plan, devices, file, changes, progress)
+    else:
+        _join_ranks(plan)
+        execute(plan, progress)
+    if report and only is None:
+        on_rank_zero(lambda: _report(plan, progress))
+
+
+def _join_ranks(plan: Plan) -> None:
+    """Let the ranks of a launch find each other before the first of them has something to tell the others."""
+    if int(os.environ.get('WORLD_SIZE', '1')) > 1 and not dist.is_initialized():
+        device = plan.runs[0].config.device
+        dist.initialize_dist(get_device(None if device == 'auto' else device))
+
+
+def _report(plan: Plan, progress: Progress) -> None:
+    from composer_kd.report import report
+
+    made = report([run.folder for run in plan.runs])
+    made.write(plan.folder)
+    progress.say('')
+    progress.say(made.text())
+    progress.say(f'report: {plan.folder / "report.html"}')
+
+
+def _quieten() -> None:
+    """Leave the screen to lines that tell the person something: libraries' advice to their developers is none."""
+    if not sys.warnoptions:
+        for module in ('torch', 'composer', 'torchmetrics', 'streaming', 'pydantic', 'torchvision'):
+            warnings.filterwarnings('ignore', module=rf'{module}(\..*)?$')
+    warnings.showwarning = _one_line_warning
+    logging.getLogger('composer').setLevel(logging.ERROR)
+    torch.set_warn_always(False)
+
+
+def _one_line_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    if dist.get_global_rank() == 0:
+        print(f'warning: {" ".join(str(message).split())}', file=file or sys.stderr, flush=True)

@@ -1,0 +1,196 @@
+"""Doing what a plan says: each run after its teachers, what is finished left alone, what was interrupted continued."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from composer.utils import dist
+
+from composer_kd.algorithms import Distillation
+from composer_kd.archive.manifest import SCHEMA, Manifest, file_records, write_manifest
+from composer_kd.archive.presence import Presence
+from composer_kd.archive.run_dir import RunDir
+from composer_kd.errors import UserError
+from composer_kd.models import multiply_adds, parameters, save_weights, weights_hash
+from composer_kd.runs.build import Built, build_trainer
+from composer_kd.runs.plan import Plan, PlannedRun
+from composer_kd.runs.progress import Progress
+from composer_kd.teachers.live import LiveTeacher
+
+__all__ = ['execute', 'on_rank_zero']
+
+T = TypeVar('T')
+
+# What may differ between the YAML that began a run and the one that continues it: it does not change the result.
+_FREE = ('callbacks', 'loggers', 'save_interval', 'keep_checkpoints', 'device', 'threads')
+
+
+def execute(plan: Plan, progress: Progress) -> None:
+    """Train every run of ``plan`` that is not finished, in its order, on all ranks of this launch."""
+    progress.start(plan)
+    for number, planned in enumerate(plan.runs):
+        _execute_one(planned, number, progress)
+
+
+def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
+    run = RunDir(planned.folder)
+    with ExitStack() as stack:
+
+        def enter() -> bool:
+            stack.enter_context(run.lock())
+            _refuse_changes(run, planned)
+            return run.finished
+
+        if on_rank_zero(enter):
+            progress.finished_before(number, run)
+            return
+        stack.enter_context(presence := Presence())
+        epochs_done = on_rank_zero(lambda: _begin(run, planned))
+        progress.begin_run(number, planned, epochs_done)
+        built = build_trainer(
+            planned.config,
+            run,
+            callbacks=[progress],
+            say=progress.say,
+            progress_bar=progress.bar,
+            count_runs=presence.count,
+        )
+        try:
+            built.trainer.fit()
+            on_rank_zero(lambda: _finish(run, planned, built))
+        finally:
+            built.trainer.close()
+        progress.end_run(number, run)
+
+
+def _begin(run: RunDir, planned: PlannedRun) -> int:
+    if not run.config_file.exists():
+        run.write_config(planned.resolved())
+    return len(run.metrics()) if run.checkpoint() is not None else 0
+
+
+def _refuse_changes(run: RunDir, planned: PlannedRun) -> None:
+    if not run.config_file.exists():
+        return
+    before, now = _flat(run.read_config()), _flat(planned.resolved())
+    changed = [
+        f'{key}: {before.get(key, "not set")} -> {now.get(key, "not set")}'
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and key.partition('.')[0] not in _FREE
+    ]
+    if changed:
+        shown = '; '.join(changed[:4]) + (f'; and {len(changed) - 4} more' if len(changed) > 4 else '')
+        raise UserError(
+            f'{run.path} was begun with other settings ({shown}); '
+            f'put them back, choose another save_folder, or delete {run.path} to begin anew'
+        )
+
+
+def _flat(values: Any, prefix: str = '') -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix: values}
+    if not values:
+        return {prefix: {}} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f'{prefix}.{key}' if prefix else str(key))
+    return flat
+
+
+def _finish(run: RunDir, planned: PlannedRun, built: Built) -> None:
+    """Leave what later runs need; the manifest comes last and says that all of it is there."""
+    save_weights(built.model, run.weights_file, {'run': planned.name})
+    state, data, config = built.trainer.state, built.data, planned.config
+    mean, std = data.normalization
+    augmentation = getattr(state.train_dataloader.dataset, 'augmentation', None)
+    live = [
+        teacher
+        for algorithm in built.algorithms
+        if isinstance(algorithm, Distillation)
+        for teacher in algorithm.teachers
+        if isinstance(teacher, LiveTeacher)
+    ]
+    manifest = {
+        'schema': SCHEMA,
+        'run': planned.name,
+        'arm': planned.arm,
+        'seed': config.seed,
+        'finished_epoch': int(state.timestamp.epoch),
+        'finished_at': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        'data': {
+            'fingerprint': data.fingerprint,
+            'num_samples': len(state.train_dataloader.dataset),
+            'num_classes': data.num_classes,
+            'shape': list(data.shape),
+            'normalization': {'mean': [float(m) for m in mean], 'std': [float(s) for s in std]},
+        },
+        'augmentation': None if augmentation is None else asdict(augmentation),
+        'weights': {'hash': weights_hash(built.model)},
+        'teachers': {teacher.name: weights_hash(teacher.module) for teacher in live},
+        'precision': config.precision,
+        'files': file_records(run.path, ['run.yaml', 'weights.safetensors', 'metrics.jsonl']),
+        'hardware': hardware(),
+        'versions': versions(),
+        'parameters': parameters(built.model),
+        'multiply_adds': multiply_adds(built.model, data.shape),
+    }
+    write_manifest(run.path, Manifest.model_validate(manifest))
+
+
+def hardware() -> dict[str, Any]:
+    """What the run ran on, as far as a reader of its figures has to know."""
+    facts: dict[str, Any] = {
+        'cpu': _cpu_name(),
+        'cores': os.cpu_count(),
+        'threads': torch.get_num_threads(),
+        'ranks': dist.get_world_size(),
+    }
+    if torch.cuda.is_available():
+        facts['gpu'] = torch.cuda.get_device_name()
+        facts['gpus'] = torch.cuda.device_count()
+    return facts
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    packages = ('composer_kd', 'mosaicml', 'mosaicml-streaming', 'torch', 'numpy')
+    found = {'python': platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def on_rank_zero(work: Callable[[], T]) -> T:
+    """Do ``work`` on rank 0 and give its result to all ranks; its :class:`UserError` is raised on all of them."""
+    if dist.get_world_size() == 1:
+        return work()
+    outcome: list[Any] = [None, None]
+    if dist.get_global_rank() == 0:
+        try:
+            outcome[0] = work()
+        except UserError as error:
+            outcome[1] = str(error)
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise UserError(outcome[1])
+    return outcome[0]

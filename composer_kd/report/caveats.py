@@ -67,7 +67,7 @@ def _reached_by_some(summary: Summary) -> Iterable[str]:
 def _machine(summary: Summary) -> Iterable[str]:
     shared = [arm.name for arm in summary.arms if arm.arm.shared]
     if shared:
-        yield f'{SHARED} Other runs used the machine at the same time in {_names(shared)}: their seconds are not their own.'
+        yield f'{SHARED} Other runs used the machine beside those of {_names(shared)}: their seconds are not their own.'
     counted = [run for arm in summary.arms for run in arm.arm.counted]
     for what, values in (
         ('devices', {str(_last(run, 'device')) for run in counted}),
@@ -107,7 +107,7 @@ def _canonical(value: Any) -> str:
 
 
 def _without_seed(value: Any) -> Any:
-    """The settings less what the seeds of an arm are meant to differ in: the seed, and whose outputs are the teachers'."""
+    """The settings less what the runs of an arm are meant to differ in: the seed, and which runs are the teachers."""
     if isinstance(value, Mapping):
         kept = {str(key): _without_seed(inner) for key, inner in value.items() if key != 'seed'}
         if isinstance(value.get('teachers'), list):

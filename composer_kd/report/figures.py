@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from composer_kd.report.caveats import SHARED, mark_arm
 from composer_kd.report.collect import Run
-from composer_kd.report.measures import Curve, Measure, Series, costs_at, curve, label_loss, series
+from composer_kd.report.measures import Curve, Measure, Reach, Series, costs_at, curve, label_loss, series
 from composer_kd.report.palette import GRID, INK, MUTED, PAPER, Style, style_of, with_variables
 from composer_kd.report.summary import ArmSummary, Summary
 from composer_kd.report.wording import percent, unit_for, with_spread
@@ -74,7 +74,7 @@ def figures(summary: Summary) -> list[Figure]:
     """For each accuracy its curve and its epochs to reach; then accuracy against cost, and the loss."""
     import matplotlib as mpl
 
-    # Validation is as a rule a second picture of the same thing: it is drawn where there is no test, and tabulated always.
+    # Validation mostly repeats the picture of test: it is drawn where there is no test, and tabulated always.
     drawn = [measure for measure in summary.measures if measure.name != 'val' or measure is summary.primary]
     with mpl.rc_context({**mpl.rcParamsDefault, **_FONT, 'backend': mpl.rcParams['backend']}):
         found = [figure for measure in drawn for figure in (_curves(summary, measure), _bars(summary, measure))]
@@ -160,9 +160,9 @@ def _plot(
 
     bands = any(line.n > 1 for _, line in present)
     reading = 'Line: mean over the seeds; band: one standard deviation.' if bands else 'One seed an arm, so no band.'
+    form = '{:.1f} %' if as_percent else '{:.3f}'
     ends = '; '.join(
-        f'{arm.name} {scale * line.mean[-1]:.{1 if as_percent else 3}f}{" %" if as_percent else ""} at epoch {line.epochs[-1]}'
-        for arm, line in present
+        f'{arm.name} {form.format(scale * line.mean[-1])} at epoch {line.epochs[-1]}' for arm, line in present
     )
     alt = f'{title} by {x_label}, line chart. Ends: {ends}.'
     legend = [arm for arm, _ in present]
@@ -176,7 +176,6 @@ def _bars(summary: Summary, measure: Measure) -> Figure | None:
     longest = max((level.epochs.mean for arm in arms for level in arm.reach[measure.name] if level.epochs), default=0.0)
     if not levels or not arms or not longest:
         return None
-    unit = unit_for('epochs', ())
 
     def draw(axes: Axes) -> None:
         step = len(arms) + 0.8
@@ -186,8 +185,7 @@ def _bars(summary: Summary, measure: Measure) -> Figure | None:
                 y = index * step + place
                 mean = level.epochs.mean if level.epochs else 0.0
                 axes.barh(y, mean, 0.78, facecolor=color if level.complete else 'none', edgecolor=color, linewidth=0.8)
-                label = with_spread(level.epochs, unit, level.of) if level.reached else 'not reached'
-                axes.text(mean + 0.015 * longest, y, label, va='center', fontsize=7.4, color=INK.light)
+                axes.text(mean + 0.015 * longest, y, _bar_label(level), va='center', fontsize=7.4, color=INK.light)
         axes.set_yticks(
             [index * step + (len(arms) - 1) / 2 for index in range(len(levels))], [percent(x) for x in levels]
         )
@@ -203,17 +201,18 @@ def _bars(summary: Summary, measure: Measure) -> Figure | None:
     if partial:
         caption += ' Hollow: only k of n seeds (k/n) reached it.'
     title = f'Epochs to reach {measure.title}'
-    alt = f'{title}, bar chart. ' + ' '.join(
-        f'{arm.name}: '
-        + ', '.join(
-            f'{percent(level.threshold)} {with_spread(level.epochs, unit, level.of) if level.reached else "not reached"}'
-            for level in arm.reach[measure.name]
-        )
-        + '.'
-        for arm in arms
-    )
+    bars = (f'{arm.name}: {", ".join(map(_bar_in_words, arm.reach[measure.name]))}.' for arm in arms)
+    alt = f'{title}, bar chart. {" ".join(bars)}'
     height = max(1.2, 0.165 * len(levels) * (len(arms) + 0.8))
     return _figure(summary, f'epochs_to_{measure.name}_accuracy', title, caption, alt, arms, height, draw, bars=True)
+
+
+def _bar_label(level: Reach) -> str:
+    return with_spread(level.epochs, unit_for('epochs', ()), level.of) if level.reached else 'not reached'
+
+
+def _bar_in_words(level: Reach) -> str:
+    return f'{percent(level.threshold)} {_bar_label(level)}'
 
 
 def _figure(

@@ -38,7 +38,7 @@ _TOLERANCE = 1e-9  # 0.3 counted as 3 / 10 must reach the threshold 0.3 written 
 
 @dataclass(frozen=True)
 class Measure:
-    """An accuracy that is reported. The two training accuracies are different measures and never stand in for each other."""
+    """An accuracy that is reported. The two training accuracies are different measures; neither stands in for the other."""
 
     name: str
     key: str
@@ -158,7 +158,7 @@ def cumulative(epochs: Epochs, total: str, per_epoch: str | None = None) -> Seri
 def costs_at(epochs: Epochs) -> dict[str, Series]:
     """What a run had spent by the end of each epoch: for every cost, and its parts that teachers caused.
 
-    Seconds are those of training, with the teachers inside and evaluation apart; multiply-adds are student's plus teachers'.
+    Seconds are those of training, teachers inside and evaluation apart; multiply-adds are student's plus teachers'.
     """
     student = cumulative(epochs, 'multiply_adds_student_total')
     teacher = cumulative(epochs, 'multiply_adds_teacher_total')

@@ -28,6 +28,7 @@ METHOD = (
     'Training time and multiply-adds have the teachers inside. What it once cost to train the teachers is not counted: '
     'they are earlier versions that exist already.',
 )
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def page(
@@ -51,7 +52,7 @@ def page(
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         # The page needs nothing from anywhere, and says so: what a name might smuggle in would be refused.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'; img-src data:">',
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         '<meta name="color-scheme" content="light dark">',
         '<link rel="icon" href="data:,">',
         f'<title>{escape(title)}</title><style>{STYLE}</style></head><body>',

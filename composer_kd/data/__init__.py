@@ -6,13 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from composer_kd.data.convert import convert
     from composer_kd.data.dataset import KeyedImages
     from composer_kd.data.loaders import Data, open_data
     from composer_kd.data.section import DataSection
     from composer_kd.data.transform import Augmentation
 
-__all__ = ['Augmentation', 'Data', 'DataSection', 'KeyedImages', 'convert', 'open_data']
+__all__ = ['Augmentation', 'Data', 'DataSection', 'KeyedImages', 'open_data']
 
 # Looked up when first asked for: checking a YAML needs the section alone, not Composer's loaders.
 _HOMES = {
@@ -20,7 +19,6 @@ _HOMES = {
     'Data': 'composer_kd.data.loaders',
     'DataSection': 'composer_kd.data.section',
     'KeyedImages': 'composer_kd.data.dataset',
-    'convert': 'composer_kd.data.convert',
     'open_data': 'composer_kd.data.loaders',
 }
 

@@ -61,9 +61,9 @@ def open_table(folder: ShardFolder, split: Split, cache: Path) -> SampleTable:
     if table is not None:
         return table
     name = f'table-{_LAYOUT}-{folder.fingerprint}-{split.name}'
-    return SampleTable.load(kept(cache, name, lambda target: split.scan().save(target / 'table.safetensors')) / (
-        'table.safetensors'
-    ))
+    return SampleTable.load(
+        kept(cache, name, lambda target: split.scan().save(target / 'table.safetensors')) / ('table.safetensors')
+    )
 
 
 def _decode(split: Split, target: Path, image_size: int | None) -> tuple[int, ...]:

@@ -19,7 +19,6 @@ from composer_kd.data.sampler import EvalSampler, TrainSampler
 from composer_kd.data.section import DataSection
 from composer_kd.data.shards import ShardFolder, open_shards
 from composer_kd.data.split import check_classes, choose_stratified, choose_validation
-from composer_kd.data.stream import StreamedImages, open_stream
 from composer_kd.data.synthetic import SYNTHETIC, synthetic_folder
 from composer_kd.data.table import SampleTable, mean_and_std
 from composer_kd.data.transform import Augmentation, Prepare
@@ -131,6 +130,8 @@ class _Part:
         table = _hashes_as_seen(self.table, self.split.image_size)
         if self.split.cached is not None:
             return CachedImages(name, table, facts, augmentation, views, self.split.cached, self.positions)
+        from composer_kd.data.stream import StreamedImages
+
         return StreamedImages(
             name, table, facts, augmentation, views, self.split.stream, self.positions, self.split.image_size
         )
@@ -153,6 +154,8 @@ def _open_splits(folder: ShardFolder, section: DataSection) -> dict[str, _OpenSp
             for role, split in zip(('train', 'test'), cached, strict=True)
         }
     else:
+        from composer_kd.data.stream import open_stream  # imports streaming, which the cache need not wait for
+
         splits = {}
         for role, split in (('train', folder.train), ('test', folder.test)):
             table = open_table(folder, split, section.cache)
@@ -215,9 +218,7 @@ def _divide(
     return parts
 
 
-def _facts(
-    folder: ShardFolder, splits: dict[str, _OpenSplit], train: _Part, section: DataSection, where: str
-) -> Facts:
+def _facts(folder: ShardFolder, splits: dict[str, _OpenSplit], train: _Part, section: DataSection, where: str) -> Facts:
     channels, height, width = splits['train'].shape
     mean, std = mean_and_std(train.table)
     # An all-black channel: dividing by 1 leaves it at 0.
@@ -284,9 +285,10 @@ def _spec(
         # Else every pass over any loader draws a number from the global generator, and evaluating changes training.
         generator=torch.Generator(),
     )
+    samples = sampler.total_size if drop_last else len(dataset)
     if on_host:
-        return DataSpec(loader, num_samples=sampler.total_size)
-    return DataSpec(loader, num_samples=sampler.total_size, microbatch_transforms=prepare)
+        return DataSpec(loader, num_samples=samples)
+    return DataSpec(loader, num_samples=samples, microbatch_transforms=prepare)
 
 
 def _as_it_is(batch: Any) -> Any:

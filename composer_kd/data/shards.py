@@ -137,8 +137,9 @@ class Split:
         else:
             self._read(raw)
 
-    def unpack_shard(self, number: int, folder: Path) -> int:
-        """Put the verified uncompressed shard into ``folder``; returns its size."""
+    def unpack_shard(self, name: str, folder: Path) -> int:
+        """Put the verified uncompressed shard of this file name into ``folder``; returns its size."""
+        number = next(number for number, entry in enumerate(self._entries) if entry[0].name == name)
         raw = self._entries[number][0]
         data = self.read_shard(number)  # leaves the file itself in place where nothing is compressed
         if not (folder / raw.name).exists():

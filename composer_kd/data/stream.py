@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from composer.utils import dist
 from numpy.typing import NDArray
+from streaming import Stream, StreamingDataset
 from torch import Tensor
 
 from composer_kd.data.dataset import Facts, KeyedImages
@@ -39,7 +40,7 @@ class StreamedImages(KeyedImages):
         facts: Facts,
         augmentation: Augmentation,
         views: int | None,
-        stream: Any,
+        stream: StreamingDataset,
         positions: NDArray[np.int64],
         image_size: int | None,
     ) -> None:
@@ -55,35 +56,30 @@ class StreamedImages(KeyedImages):
         return torch.from_numpy(np.stack(images))
 
 
-def open_stream(split: Split, cache: Path) -> Any:
+def open_stream(split: Split, cache: Path) -> StreamingDataset:
     """The StreamingDataset of a split, whose shards are verified: those that lie here now, others as they arrive."""
     local = split.unpacked_folder(cache)
     ranks, rank = dist.get_local_world_size(), dist.get_local_rank()
     for number in range(rank, split.shard_count, ranks):  # each rank its share: a damaged shard stops one, and so all
         split.verify_unpacked(number, local)
-    return _open_once(split, local)
+    name = (local, json.dumps(split.identity()))
+    if name not in _OPENED:
+        _OPENED[name] = StreamingDataset(streams=[VerifiedStream(split, local)], batch_size=1)
+    return _OPENED[name]
 
 
-@lru_cache(maxsize=None)
-def _open_once(split: Split, local: Path) -> Any:
-    """One StreamingDataset a folder and process: each keeps shared memory until the process ends."""
-    from streaming import Stream, StreamingDataset
+class VerifiedStream(Stream):
+    """A stream that gets its missing shards from a :class:`Split`: Streaming's own way would keep a damaged download."""
 
-    class VerifiedStream(Stream):
-        """A stream that gets its missing shards from us. Streaming's own way would keep a damaged download."""
+    def __init__(self, shards: Split, folder: Path):
+        # Without a remote, Streaming neither downloads nor refuses a folder that another process streams from.
+        super().__init__(local=str(folder.parent), split=folder.name)
+        self._shards = shards
+        self._folder = folder
 
-        def prepare_shard(self, shard: Any) -> int:
-            number = next(n for n, entry in enumerate(split.index['shards']) if _raw_name(entry) == _raw_of(shard))
-            return split.unpack_shard(number, local)
-
-    # Without a remote Streaming neither downloads nor refuses a folder that another process streams from.
-    stream = VerifiedStream(local=str(local.parent), split=local.name)
-    return StreamingDataset(streams=[stream], batch_size=1)
+    def prepare_shard(self, shard: Any) -> int:
+        return self._shards.unpack_shard(shard.raw_data.basename, self._folder)
 
 
-def _raw_name(entry: dict[str, Any]) -> str:
-    return entry['raw_data']['basename']
-
-
-def _raw_of(shard: Any) -> str:
-    return shard.raw_data.basename
+# One a folder: each StreamingDataset keeps shared memory until the process ends, and a lineage opens its data often.
+_OPENED: dict[tuple[Path, str], StreamingDataset] = {}

@@ -54,7 +54,7 @@ def write_run(
     return folder
 
 
-def test_accuracies(values: list[float | None], **extra: Any) -> list[dict[str, Any]]:
+def accuracies(values: list[float | None], **extra: Any) -> list[dict[str, Any]]:
     return [{'test_accuracy': value, **extra} for value in values]
 
 

@@ -1,0 +1,95 @@
+"""A tiny task, tiny nets and a trainer, for tests that need a real training but no real data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from composer import Trainer
+from composer.core import Algorithm
+from composer.loggers import InMemoryLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from composer_kd.models import classifier
+
+CLASSES = 10
+SAMPLES = 192
+BATCH = 32
+
+
+def images_and_labels(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Noise around one prototype a class: learnable in a few steps."""
+    generator = torch.Generator().manual_seed(seed)
+    prototypes = torch.randn(CLASSES, 3, 8, 8, generator=torch.Generator().manual_seed(99))
+    labels = torch.randint(0, CLASSES, (SAMPLES,), generator=generator)
+    return prototypes[labels] + 0.7 * torch.randn(SAMPLES, 3, 8, 8, generator=generator), labels
+
+
+def loader(seed: int = 0, shuffle: bool = True) -> DataLoader:
+    """A loader whose order depends on the epoch alone: a plain ``shuffle=True`` does not resume inside an epoch."""
+    data = TensorDataset(*images_and_labels(seed))
+    sampler = DistributedSampler(data, num_replicas=1, rank=0, shuffle=shuffle, seed=3)
+    return DataLoader(data, batch_size=BATCH, sampler=sampler, drop_last=True)
+
+
+def net(seed: int, batch_norm: bool = True, classes: int = CLASSES) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8) if batch_norm else nn.Identity(),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(128, classes),
+    )
+
+
+def trained_net(seed: int) -> nn.Module:
+    """A net that knows the task: teachers should be worth listening to."""
+    module = net(seed)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    images, labels = images_and_labels()
+    for _ in range(25):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(module(images), labels).backward()
+        optimizer.step()
+    module.zero_grad()
+    return module.eval()
+
+
+def make_trainer(
+    algorithms: list[Algorithm],
+    student: nn.Module | None = None,
+    epochs: str = '2ep',
+    folder: Path | None = None,
+    load: Path | None = None,
+    evaluate: bool = False,
+    save_interval: str = '1ep',
+    **options,
+) -> tuple[Trainer, InMemoryLogger]:
+    """A trainer on the tiny task, seeded, with its log in memory; keyword arguments go to Composer's Trainer."""
+    student = student if student is not None else net(1)
+    log = InMemoryLogger()
+    trainer = Trainer(
+        model=options.pop('model', None) or classifier(student, CLASSES),
+        train_dataloader=options.pop('train_dataloader', None) or loader(),
+        eval_dataloader=options.pop('eval_dataloader', None) or (loader(seed=1, shuffle=False) if evaluate else None),
+        max_duration=epochs,
+        optimizers=options.pop('optimizers', None) or torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9),
+        algorithms=algorithms,
+        loggers=[log],
+        progress_bar=False,
+        save_folder=str(folder) if folder else None,
+        save_interval=save_interval,
+        save_overwrite=True,
+        load_path=str(load) if load else None,
+        device='cpu',
+        seed=7,
+        **options,
+    )
+    return trainer, log
+
+
+def logged(log: InMemoryLogger, name: str) -> list[float]:
+    return [float(value) for _, value in log.data.get(name, [])]

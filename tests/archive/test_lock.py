@@ -1,0 +1,105 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from composer_kd.archive import RunDir
+from composer_kd.errors import UserError
+
+HOLDER = """
+    import os, sys, time
+    from composer_kd.archive import RunDir
+    with RunDir(sys.argv[1]).lock():
+        if sys.argv[2] == 'fork' and os.fork() == 0:
+            print('child', os.getpid(), flush=True)
+            time.sleep(60)
+        print('held', flush=True)
+        time.sleep(60)
+    """
+
+
+def hold(path, mode='alone'):
+    return subprocess.Popen(
+        [sys.executable, '-c', textwrap.dedent(HOLDER), str(path), mode], stdout=subprocess.PIPE, text=True
+    )
+
+
+def lines_until_held(process):
+    lines = [process.stdout.readline() for _ in range(1)]
+    while 'held' not in lines[-1]:
+        assert lines[-1], 'the holder ended early'
+        lines.append(process.stdout.readline())
+    return lines
+
+
+def test_the_second_process_is_told_who_is_first(tmp_path):
+    run = RunDir(tmp_path / 'gen0')
+    process = hold(run.path)
+    try:
+        lines_until_held(process)
+        with pytest.raises(UserError) as refusal, run.lock():
+            pass
+        who = rf'{re.escape(str(run.path))} is in use by process {process.pid} on {os.uname().nodename} since 20\d\d-'
+        assert re.match(who, str(refusal.value))
+        assert '\n' not in str(refusal.value)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=10)
+        with run.lock():
+            pass
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_forked_worker_does_not_keep_it(tmp_path):
+    run = RunDir(tmp_path / 'gen0')
+    process = hold(run.path, 'fork')
+    child = 0
+    try:
+        told = lines_until_held(process)
+        while not child:
+            child = next((int(line.split()[1]) for line in told if line.startswith('child')), 0)
+            told = [] if child else [process.stdout.readline()]
+        process.kill()
+        process.wait(timeout=10)
+        os.kill(child, 0)  # the orphan lives on
+        with run.lock():
+            pass
+    finally:
+        process.kill()
+        process.wait()
+        if child:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_the_same_process_twice(tmp_path):
+    run = RunDir(tmp_path / 'gen0')
+    with run.lock():
+        with pytest.raises(UserError, match=f'by process {os.getpid()} on'), RunDir(run.path).lock():
+            pass
+        with pytest.raises(UserError, match='is in use'), run.lock():
+            pass
+    with run.lock(), RunDir(tmp_path / 'gen1').lock():
+        pass
+
+
+def test_an_error_inside_releases_it(tmp_path):
+    run = RunDir(tmp_path / 'gen0')
+    with pytest.raises(KeyboardInterrupt), run.lock():
+        raise KeyboardInterrupt
+    with run.lock():
+        pass
+    assert (run.path / '.lock').read_bytes() == b''
+
+
+def test_a_holder_that_says_nothing(tmp_path):
+    run = RunDir(tmp_path / 'gen0')
+    for content in (b'', b'\xff', b'pid: [', b'- 3'):
+        with run.lock():
+            (run.path / '.lock').write_bytes(content)
+            with pytest.raises(UserError, match='gen0 is in use; wait'), run.lock():
+                pass

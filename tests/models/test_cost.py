@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch import nn
+
+from composer_kd.models import classifier, multiply_adds, parameters, weights_hash
+
+torch.set_num_threads(1)
+
+
+def small_net():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 5)
+    )
+
+
+def test_counts_by_hand():
+    # A 3x3 convolution over 4x4 positions from 3 to 4 channels, then 64 x 5; BatchNorm and bias are free.
+    assert multiply_adds(small_net(), (3, 4, 4)) == 3 * 4 * 9 * 16 + 64 * 5
+    assert parameters(small_net()) == (3 * 4 * 9 + 4) + 8 + (64 * 5 + 5)
+
+
+def test_grouped_and_strided_convolutions():
+    assert multiply_adds(nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8), (8, 8, 8)) == 8 * 9 * 16
+
+
+def test_a_shared_parameter_counts_once():
+    first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+    second.weight = first.weight
+    assert parameters(nn.Sequential(first, second)) == 16
+
+
+def test_nothing_changes():
+    net = small_net()
+    net[1].eval()  # frozen by its owner, inside a net in training mode
+    before, modes, rng = weights_hash(net), [m.training for m in net.modules()], torch.get_rng_state()
+    multiply_adds(net, (3, 4, 4))
+    assert weights_hash(net) == before
+    assert [m.training for m in net.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_modes_come_back_after_an_error():
+    net = small_net()
+    with pytest.raises(RuntimeError):
+        multiply_adds(net, (2, 4, 4))
+    assert net.training
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_other_dtypes(dtype):
+    assert multiply_adds(small_net().to(dtype), (3, 4, 4)) == 2048
+
+
+def test_wrapped_nets_cost_the_same():
+    assert multiply_adds(classifier(small_net()), (3, 4, 4)) == 2048
+    assert multiply_adds(torch.compile(small_net()), (3, 4, 4)) == 2048
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+def test_on_the_device():
+    assert multiply_adds(small_net().cuda(), (3, 4, 4)) == 2048

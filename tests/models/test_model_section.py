@@ -1,0 +1,71 @@
+import pytest
+import yaml
+
+from composer_kd.errors import UserError
+from composer_kd.models import MODELS, CifarResNet, ModelSection, build_model, parameters
+from composer_kd.section import Section, parse_section
+
+SHAPE = (3, 8, 8)
+
+
+class Run(Section):
+    model: ModelSection
+
+
+def test_builds_from_the_data_and_the_options():
+    net = build_model({'name': 'mlp', 'hidden': [7]}, num_classes=5, shape=(1, 2, 3))
+    assert parameters(net) == (6 * 7 + 7) + (7 * 5 + 5)
+    net = build_model({'name': 'resnet20'}, num_classes=5, shape=(1, 8, 8))
+    assert isinstance(net, CifarResNet)
+    assert (net.conv1.in_channels, net.fc.out_features) == (1, 5)
+
+
+def test_survives_a_run_yaml():
+    section = parse_section(Run, {'model': {'name': 'mlp', 'hidden': [4, 3]}}, '')
+    written = yaml.safe_load(yaml.safe_dump(section.model_dump()))
+    assert written == {'model': {'name': 'mlp', 'hidden': [4, 3]}}
+    assert str(build_model(written['model'], 2, SHAPE)) == str(build_model(section.model, 2, SHAPE))
+
+
+MISTAKES = [
+    ({'name': 'mlp', 'hiden': [3]}, "model.hiden: unknown key; did you mean 'hidden'?"),
+    ({'name': 'mlp', 'num_classes': 3}, 'model.num_classes: unknown key'),
+    ({'name': 'resnet20', 'hidden': [3]}, 'model.hidden: unknown key'),
+    ({'name': 'mlp', 'hidden': '3'}, 'model.hidden: should be a valid list'),
+    ({'name': 'mlp', 'hidden': [3, 0]}, 'model.hidden.1: should be greater than 0, got 0'),
+    ({'name': 'mlp', 'hidden': [3.5]}, 'model.hidden.0: should be a valid integer'),
+    ({'name': 'resnet65'}, "model.name: 'resnet65' is not one of .*did you mean 'resnet56'"),
+    ({'name': 20}, 'model.name: should be a valid string'),
+    ({'nmae': 'mlp'}, 'model.name: this key is required'),
+]
+
+
+@pytest.mark.parametrize(('values', 'line'), MISTAKES)
+def test_mistakes_name_the_key(values, line):
+    with pytest.raises(UserError, match=line) as alone:
+        build_model(values, 10, SHAPE)
+    with pytest.raises(UserError, match=line) as within:
+        parse_section(Run, {'model': values}, '')
+    assert str(alone.value) == str(within.value)
+    assert '\n' not in str(alone.value)
+
+
+def test_the_place_in_a_larger_file():
+    with pytest.raises(UserError, match=r'^lineage\.gen1\.model\.hiden: unknown key'):
+        build_model({'name': 'mlp', 'hiden': [3]}, 10, SHAPE, where='lineage.gen1.model')
+    with pytest.raises(UserError, match=r'^model: expected a mapping'):
+        build_model('mlp', 10, SHAPE)  # type: ignore[arg-type]
+
+
+def test_a_factory_of_ones_own(monkeypatch):
+    def narrow(num_classes: int, in_channels: int, depth: int, width: float = 1.0):
+        return CifarResNet(depth, (4, 4, 8, 8), num_classes, in_channels)
+
+    monkeypatch.setitem(MODELS._entries, 'narrow', (narrow, ''))
+    assert build_model({'name': 'narrow', 'depth': 8}, 3, SHAPE)
+    with pytest.raises(UserError, match='model.depth: this key is required'):
+        build_model({'name': 'narrow'}, 3, SHAPE)
+    with pytest.raises(UserError, match='model: depth must be 6 n'):
+        build_model({'name': 'narrow', 'depth': 9}, 3, SHAPE)
+    with pytest.raises(UserError, match='model.width: should be a valid number'):
+        build_model({'name': 'narrow', 'depth': 8, 'width': 'x'}, 3, SHAPE)

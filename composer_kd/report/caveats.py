@@ -70,11 +70,11 @@ def _machine(summary: Summary) -> Iterable[str]:
         yield f'{SHARED} Other runs used the machine beside those of {_names(shared)}: their seconds are not their own.'
     counted = [run for arm in summary.arms for run in arm.arm.counted]
     for what, values in (
-        ('devices', {str(_last(run, 'device')) for run in counted}),
-        ('numbers of ranks', {str(_last(run, 'world_size')) for run in counted}),
-        ('machines', {_canonical(run.manifest.get('hardware')) for run in counted if run.manifest.get('hardware')}),
+        ('devices', [_last(run, 'device') for run in counted]),
+        ('numbers of ranks', [_last(run, 'world_size') for run in counted]),
+        ('machines', [run.manifest.get('hardware') for run in counted]),
     ):
-        if len(values) > 1:
+        if len({_canonical(value) for value in values if value is not None}) > 1:
             yield f'The runs used different {what}: their seconds cannot be compared.'
 
 

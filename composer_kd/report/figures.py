@@ -27,8 +27,9 @@ __all__ = ['Figure', 'figures']
 _WIDTH, _PLOT_HEIGHT = 3.6, 2.05  # inches
 _LEFT, _RIGHT, _BOTTOM, _TITLE, _ROW = 0.46, 0.14, 0.42, 0.30, 0.185
 _LONGEST = 40
-_FONT = {
-    'font.size': 8.2,
+_STEPS = [1, 2, 2.5, 5, 10]
+_LOOK = {
+    'font.size': 8.6,
     'axes.edgecolor': MUTED.light,
     'axes.facecolor': 'none',
     'axes.labelcolor': MUTED.light,
@@ -76,7 +77,10 @@ def figures(summary: Summary) -> list[Figure]:
 
     # Validation mostly repeats the picture of test: it is drawn where there is no test, and tabulated always.
     drawn = [measure for measure in summary.measures if measure.name != 'val' or measure is summary.primary]
-    with mpl.rc_context({**mpl.rcParamsDefault, **_FONT, 'backend': mpl.rcParams['backend']}):
+    # Whatever the user's own settings are, a report looks the same; the backend is not touched.
+    settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_LOOK}
+    settings.pop('backend')
+    with mpl.rc_context(settings):
         found = [figure for measure in drawn for figure in (_curves(summary, measure), _bars(summary, measure))]
         found += [_against(summary, 'seconds'), _against(summary, 'multiply_adds'), _losses(summary)]
     return [figure for figure in found if figure]
@@ -85,7 +89,9 @@ def figures(summary: Summary) -> list[Figure]:
 def _curves(summary: Summary, measure: Measure) -> Figure | None:
     lines = [(arm, curve([series(run.epochs, measure.key) for run in arm.arm.counted])) for arm in summary.arms]
     title = f'{measure.title[0].upper()}{measure.title[1:]}'
-    return _plot(summary, f'{measure.name}_accuracy', title, 'epoch', lines, as_percent=True)
+    # As high as the bars that stand beside it on a wide page.
+    height = min(max(_PLOT_HEIGHT, _bars_height(summary, measure)), 1.5 * _PLOT_HEIGHT)
+    return _plot(summary, f'{measure.name}_accuracy', title, 'epoch', lines, as_percent=True, height=height)
 
 
 def _losses(summary: Summary) -> Figure | None:
@@ -133,6 +139,7 @@ def _plot(
     lines: Sequence[tuple[ArmSummary, Curve | None]],
     as_percent: bool,
     note: str = '',
+    height: float = _PLOT_HEIGHT,
 ) -> Figure | None:
     """Mean curves with a band of one standard deviation over the seeds."""
     present = [(arm, line) for arm, line in lines if line]
@@ -153,8 +160,8 @@ def _plot(
                 axes.fill_between(line.x, low, high, color=style.color, alpha=0.16, linewidth=0, zorder=2)
         axes.grid(True)
         axes.set_xlabel(x_label)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=x_label == 'epoch'))
-        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, integer=x_label == 'epoch'))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
         if as_percent:
             axes.yaxis.set_major_formatter(lambda value, _: f'{value:g} %')
 
@@ -166,7 +173,7 @@ def _plot(
     )
     alt = f'{title} by {x_label}, line chart. Ends: {ends}.'
     legend = [arm for arm, _ in present]
-    return _figure(summary, name, title, f'{reading} {note}'.strip(), alt, legend, _PLOT_HEIGHT, draw)
+    return _figure(summary, name, title, f'{reading} {note}'.strip(), alt, legend, height, draw)
 
 
 def _bars(summary: Summary, measure: Measure) -> Figure | None:
@@ -185,7 +192,7 @@ def _bars(summary: Summary, measure: Measure) -> Figure | None:
                 y = index * step + place
                 mean = level.epochs.mean if level.epochs else 0.0
                 axes.barh(y, mean, 0.78, facecolor=color if level.complete else 'none', edgecolor=color, linewidth=0.8)
-                axes.text(mean + 0.015 * longest, y, _bar_label(level), va='center', fontsize=7.4, color=INK.light)
+                axes.text(mean + 0.015 * longest, y, _bar_label(level), va='center', fontsize=8.0, color=INK.light)
         axes.set_yticks(
             [index * step + (len(arms) - 1) / 2 for index in range(len(levels))], [percent(x) for x in levels]
         )
@@ -203,8 +210,13 @@ def _bars(summary: Summary, measure: Measure) -> Figure | None:
     title = f'Epochs to reach {measure.title}'
     bars = (f'{arm.name}: {", ".join(map(_bar_in_words, arm.reach[measure.name]))}.' for arm in arms)
     alt = f'{title}, bar chart. {" ".join(bars)}'
-    height = max(1.2, 0.165 * len(levels) * (len(arms) + 0.8))
+    height = _bars_height(summary, measure)
     return _figure(summary, f'epochs_to_{measure.name}_accuracy', title, caption, alt, arms, height, draw, bars=True)
+
+
+def _bars_height(summary: Summary, measure: Measure) -> float:
+    arms = sum(arm.accuracy[measure.name].last is not None for arm in summary.arms)
+    return max(1.2, 0.152 * len(summary.thresholds[measure.name]) * (arms + 0.8))
 
 
 def _bar_label(level: Reach) -> str:
@@ -230,7 +242,8 @@ def _figure(
     from matplotlib.figure import Figure as Canvas
 
     names = [_shortened(mark_arm(arm.arm)) for arm in legend]
-    columns = 2 if len(names) > 1 and max(map(len, names)) <= 18 else 1
+    # DejaVu Sans, the widest face it may be set in: 0.078 inches a letter, beside 0.45 for the sample.
+    columns = max(1, min(len(names), int(3.5 / (0.45 + 0.078 * max(map(len, names))))))
     rows = -(-len(names) // columns)
     height = _TITLE + rows * _ROW + 0.06 + plot_height + _BOTTOM
     canvas = Canvas(figsize=(_WIDTH, height))
@@ -238,6 +251,9 @@ def _figure(
     draw(axes)
     canvas.text(0.06 / _WIDTH, 1 - 0.04 / height, title, va='top', fontsize=9.2, fontweight='bold')
     styles = [_style(summary, arm) for arm in legend]
+    # matplotlib fills a legend by columns; people read it by rows.
+    order = [index for column in range(columns) for index in range(column, len(names), columns)]
+    names, styles = [names[index] for index in order], [styles[index] for index in order]
     _legend(canvas, names, styles, columns, 1 - _TITLE / height, bars)
     return Figure(name, title, caption, alt, _svg(canvas, name), _png(canvas))
 
@@ -282,8 +298,9 @@ def _svg(canvas: Canvas, name: str) -> str:
     svg = svg[svg.index('<svg') :]
     svg = re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
     svg = re.sub(r'<!--.*?-->', '', svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r'\1', svg)
-    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r'\1', svg, count=1)
+    # The page decides how large it is; the view box keeps the proportions.
+    for side in ('width', 'height'):
+        svg = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r'\1', svg, count=1)
     # Groups are named alike in every picture, and nothing refers to them.
     svg = re.sub(r'<g id="[^"]*"', '<g', svg)
     svg = re.sub(r'\n\s*', '\n', svg)

@@ -11,6 +11,7 @@ from composer_kd.report.wording import PERCENT, percent, seeds, unit_for, with_s
 __all__ = ['Headline', 'headline']
 
 _NEGLIGIBLE = 0.005  # half a percent either way is "the same"
+_INSTEAD = 'instead of'
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def _compare(summary: Summary, index: int, able: list[ArmSummary]) -> Headline:
     short = _verdict(decisive, found[decisive])
     among = f' (the cheapest of {len(summary.others)} arms)' if len(summary.others) > 1 else ''
     order = sorted(found, key=lambda cost: cost != decisive)
-    figures = ', '.join(_figure(cost, found[cost]) for cost in order)
+    instead = [f'where {summary.baseline.name} took', *[_INSTEAD] * (len(order) - 1)]
+    figures = ', '.join(_figure(cost, found[cost], words) for cost, words in zip(order, instead, strict=True))
     reached = f'to reach {percent(threshold)} {summary.primary.title}, {best.name}{among} took {figures}'
     counts = {best.n, summary.baseline.n}
     over = f'mean of {seeds(best.n)} each' if len(counts) == 1 else f'means of {best.n} and {seeds(summary.baseline.n)}'
@@ -94,22 +96,28 @@ def _verdict(cost: str, found: Comparison) -> str:
     saved = 1 - 1 / found.ratio
     less, more = ('fewer', 'more') if cost != 'seconds' else ('less', 'more')
     if abs(saved) < _NEGLIGIBLE:
-        return f'Retraining cost the same {noun}'
+        return f'Retraining took {"as many" if cost != "seconds" else "as much"} {noun}'
     if found.beyond_chance is False:
-        leaning = f'{abs(saved):.0%} {less if saved > 0 else more}'.replace('%', ' %')
+        leaning = f'{_share(saved)} {less if saved > 0 else more}'
         return f'Retraining was not clearly cheaper in {noun} ({leaning}, within the spread of the seeds)'
     if saved > 0:
-        return f'Retraining took {saved:.0%} {less} {noun}'.replace('%', ' %')
-    return f'Retraining was not cheaper: it took {-saved:.0%} {more} {noun}'.replace('%', ' %')
+        return f'Retraining took {_share(saved)} {less} {noun}'
+    return f'Retraining was not cheaper: it took {_share(saved)} {more} {noun}'
 
 
-def _figure(cost: str, found: Comparison) -> str:
+def _share(saved: float) -> str:
+    return f'{abs(saved):.0%}'.replace('%', '\u00a0%')
+
+
+def _figure(cost: str, found: Comparison, instead: str) -> str:
     unit = unit_for(cost, (found.arm.mean, found.baseline.mean))
-    own, base = unit.quantity(found.arm.mean), unit.quantity(found.baseline.mean).removesuffix(unit.name).rstrip()
+    own, base = unit.quantity(found.arm.mean), unit.quantity(found.baseline.mean)
+    if instead == _INSTEAD:
+        base = base.removesuffix(unit.name).rstrip()
     what = {'epochs': '', 'seconds': ' of training (teachers inside)', 'multiply_adds': ' multiply-adds'}[cost]
     if found.shared:
         what += ' on a shared machine'
-    return f'{own}{what} instead of {base}'
+    return f'{own}{what} {instead} {base}'
 
 
 def _ended(summary: Summary, arm: ArmSummary) -> str:

@@ -38,7 +38,7 @@ _TOLERANCE = 1e-9  # 0.3 counted as 3 / 10 must reach the threshold 0.3 written 
 
 @dataclass(frozen=True)
 class Measure:
-    """An accuracy that is reported. The two training accuracies are different measures; neither stands in for the other."""
+    """An accuracy that is reported. The two training accuracies differ; neither ever stands in for the other."""
 
     name: str
     key: str

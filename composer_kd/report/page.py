@@ -84,7 +84,7 @@ def page(
 def _eyebrow(summary: Summary, lineages: Sequence[str]) -> str:
     arms = f'{len(summary.arms)} arm{"s" if len(summary.arms) > 1 else ""}'
     runs = f'{len(summary.runs)} run{"s" if len(summary.runs) > 1 else ""}'
-    return escape(' · '.join([*lineages, f'{runs} in {arms}', 'How much cheaper was retraining?']))
+    return escape(' · '.join([*lineages, f'{runs} in {arms}']))
 
 
 def _ratios(answer: Headline) -> str:
@@ -96,14 +96,14 @@ def _ratios(answer: Headline) -> str:
         if found is None:
             continue
         unit = unit_for(cost.name, (found.arm.mean, found.baseline.mean))
-        way = f'{unit.text(found.baseline.mean)} → {unit.text(found.arm.mean)} {unit.name}'
+        way = f'{unit.text(found.baseline.mean)} → {unit.text(found.arm.mean)}\u00a0{unit.name}'
         mark = f' {SHARED}' if found.shared else ''
         cells.append(
             f'<div><dt>{escape(cost.title.capitalize())}{mark}</dt><dd class="ratio">{times(found.ratio)}</dd>'
             f'<dd class="from">{escape(way)}</dd></div>'
         )
     label = f'Speed-up to {percent(answer.threshold)}, by cost'
-    return f'<dl class="figures3" aria-label="{escape(label)}">{"".join(cells)}</dl>'
+    return f'<dl class="ratios" aria-label="{escape(label)}">{"".join(cells)}</dl>'
 
 
 def _list(kind: str, lines: Sequence[str]) -> str:
@@ -162,7 +162,7 @@ def _facts(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, 
 def _plain(value: Any) -> str:
     """A setting as one readable line or a few: ``key: value`` pairs, nested ones in brackets."""
     if isinstance(value, Mapping):
-        return '\n'.join(f'{key}: {_inline(inner)}' for key, inner in value.items()) or '–'
+        return '\n'.join(f'{key}: {_inline(inner)}' for key, inner in value.items()) or 'none'
     return _inline(value)
 
 
@@ -171,7 +171,9 @@ def _inline(value: Any) -> str:
         return '{' + ', '.join(f'{key}: {_inline(inner)}' for key, inner in value.items()) + '}'
     if isinstance(value, list):
         return '[' + ', '.join(map(_inline, value)) + ']'
-    if isinstance(value, bool) or value is None:
+    if value is None:
+        return 'none'
+    if isinstance(value, bool):
         return json.dumps(value)
     return f'{value:,}' if isinstance(value, int) and abs(value) >= 10_000 else str(value)
 

@@ -34,20 +34,20 @@ h2 { margin: 3.25rem 0 .35rem; font-size: 1.3rem; line-height: 1.25; letter-spac
 h2 + p { margin: 0 0 1.25rem; max-width: 46rem; color: var(--muted); }
 h3 { margin: 2.25rem 0 .5rem; font-size: 1rem; line-height: 1.35; }
 
-.figures3 {
+.ratios {
   display: grid; grid-template-columns: repeat(3, 1fr); margin: 1.75rem 0 0;
   padding: 0; border-top: 1px solid var(--grid);
   border-bottom: 1px solid var(--grid);
 }
-.figures3 div { padding: .9rem .6rem .8rem 0; }
-.figures3 div + div { padding-left: .9rem; border-left: 1px solid var(--grid); }
-.figures3 dt { color: var(--muted); font-size: .8125rem; line-height: 1.3; }
-.figures3 dd { margin: .1rem 0 0; }
-.figures3 .ratio {
+.ratios div { padding: .9rem .6rem .8rem 0; }
+.ratios div + div { padding-left: .9rem; border-left: 1px solid var(--grid); }
+.ratios dt { color: var(--muted); font-size: .8125rem; line-height: 1.3; }
+.ratios dd { margin: .1rem 0 0; }
+.ratios .ratio {
   font-size: clamp(1.35rem, 1rem + 1.8vw, 2rem); font-weight: 650;
   line-height: 1.25; font-variant-numeric: tabular-nums; letter-spacing: -.01em;
 }
-.figures3 .from { color: var(--muted); font-size: .8125rem; line-height: 1.35; }
+.ratios .from { color: var(--muted); font-size: .8125rem; line-height: 1.35; }
 
 .caveats {
   margin: 1.5rem 0 0; padding: .1rem 0 .1rem 1rem;
@@ -71,7 +71,7 @@ figcaption {
 }
 
 .scroll { overflow-x: auto; margin: 0; -webkit-overflow-scrolling: touch; }
-.scroll:focus-visible, summary:focus-visible {
+.scroll:focus-visible {
   outline: 2px solid var(--arm-1); outline-offset: 2px;
 }
 table {
@@ -95,9 +95,6 @@ th.label:first-child {
   display: inline-block; width: .6rem; height: .6rem; margin-right: .45rem;
   border-radius: 2px;
 }
-
-details { margin: 1rem 0 0; border-top: 1px solid var(--grid); padding-top: .75rem; }
-summary { cursor: pointer; font-weight: 600; }
 dl.facts {
   display: grid; grid-template-columns: minmax(0, 1fr); gap: 0;
   margin: .5rem 0 0; font-size: .875rem;
@@ -115,19 +112,21 @@ footer {
 
 @media print {
   @page { margin: 14mm 13mm; }
-  body { font-size: 9.5pt; }
+  html { font-size: 9.5pt; }
+  body { font-size: 1rem; }
   main, header, footer { max-width: none; padding: 0; }
   header { padding-top: 0; }
   h1 { font-size: 20pt; }
   h2 { margin-top: 1.6rem; break-after: avoid; }
   h3 { margin-top: 1.2rem; break-after: avoid; }
   .plots { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.1rem 1.5rem; }
-  figure, tr, .figures3 { break-inside: avoid; }
+  figure, table, tr, .ratios { break-inside: avoid; }
   .scroll { overflow: visible; }
   table { font-size: 7.5pt; max-width: 100%; }
   th, td { padding: .25rem .4rem; white-space: normal; }
+  .label { overflow-wrap: anywhere; }
   th.label:first-child { position: static; }
-  summary { list-style: none; }
+  .swatch { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 }
 """
 )

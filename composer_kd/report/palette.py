@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ['ACCENTS', 'GRID', 'INK', 'MUTED', 'PAPER', 'Shade', 'Style', 'css_variables', 'style_of', 'with_variables']
 
@@ -21,7 +22,7 @@ class Style:
     """How an arm is drawn: colour, line and marker each differ, so that colour is never the only sign."""
 
     color: str
-    line: str | tuple[float, tuple[float, ...]]
+    line: Any
     marker: str
 
 
@@ -48,7 +49,7 @@ _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 def style_of(index: int) -> Style:
     """The style of the ``index``-th arm; 0 is the baseline, in grey and solid. After 28 arms it repeats."""
     lap, place = divmod(index, len(ACCENTS))
-    return Style(ACCENTS[place].light, _LINES[(index + lap) % len(_LINES)], _MARKERS[place])
+    return Style(ACCENTS[place].light, _LINES[(place + lap) % len(_LINES)], _MARKERS[place])
 
 
 def css_variables(dark: bool) -> str:

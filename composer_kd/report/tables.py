@@ -167,9 +167,10 @@ def _runs(summary: Summary) -> Table:
                 *(_first(first_epoch_at(values, level)) for level in levels),
             )
         )
-    heads = [f'epochs to {percent(level)}' for level in levels]
+    heads = [f'to {percent(level)}' for level in levels]
     columns = ('run', 'arm', 'seed', 'length', 'last, %', 'best, %', *heads)
-    return Table(f'The runs one by one, {measure.title}', columns, tuple(rows), section='runs')
+    title = f'The runs one by one: {measure.title}, and epochs to reach it'
+    return Table(title, columns, tuple(rows), labels=2, section='runs')
 
 
 def _known(summary: Summary, measure: Measure, cost: Cost) -> bool:

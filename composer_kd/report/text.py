@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 import unicodedata
 
 from composer_kd.report.tables import Table
@@ -49,7 +48,22 @@ def markdown_escape(text: str) -> str:
 
 
 def wrapped(text: str, width: int = WIDTH, indent: str = '') -> str:
-    return textwrap.fill(text, width, subsequent_indent=indent)
+    """Lines of at most ``width`` columns, broken at plain spaces, and inside words too long for any."""
+    lines, line = [], ''
+    for word in text.split(' '):
+        joined = f'{line} {word}' if line.strip() else line + word
+        if _columns(joined) <= width:
+            line = joined
+            continue
+        if line.strip():
+            lines.append(line)
+        line = indent
+        for char in word:
+            if _columns(line + char) > width:
+                lines.append(line)
+                line = indent
+            line += char
+    return '\n'.join([*lines, line])
 
 
 def _chunks(widths: list[int], room: int) -> list[tuple[int, int]]:
@@ -75,7 +89,11 @@ def _columns(text: str) -> int:
 
 
 def _shortened(text: str) -> str:
-    return text if _columns(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + '…'
+    if _columns(text) <= _LONGEST_LABEL:
+        return text
+    while _columns(text) >= _LONGEST_LABEL:
+        text = text[:-1]
+    return text + '…'
 
 
 def _left(text: str, width: int) -> str:

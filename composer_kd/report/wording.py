@@ -27,7 +27,7 @@ class Unit:
         """Number and unit, for a sentence: whole numbers bare, others with about three figures."""
         scaled = value / self.size
         decimals = 0 if scaled == round(scaled) or scaled >= 100 else 1 if scaled >= 10 or self.size == 1 else 2
-        return f'{scaled:,.{decimals}f} {self.name}'.rstrip()
+        return f'{scaled:,.{decimals}f}\u00a0{self.name}'.rstrip()
 
 
 PERCENT = Unit('%', 0.01, 2)
@@ -60,8 +60,8 @@ def with_spread(spread: Spread | None, unit: Unit, of: int | None = None) -> str
 
 
 def percent(value: float) -> str:
-    """A threshold: ``'40 %'``, ``'62.5 %'``."""
-    return f'{100 * value:.4g} %'
+    """A threshold: ``'40 %'``, ``'62.5 %'``; the space does not break."""
+    return f'{100 * value:.4g}\u00a0%'
 
 
 def times(ratio: float) -> str:

@@ -99,9 +99,10 @@ def test_names_are_text(browser, awkward):
 
 
 @with_browser
-def test_on_paper_it_is_light_and_nothing_is_cut_off(browser, page):
+@pytest.mark.parametrize('which', ['page', 'awkward'])
+def test_on_paper_it_is_light_and_nothing_is_cut_off(browser, request, which):
     browser.look(700, dark=True, paper=True)
-    browser.open(page)
+    browser.open(request.getfixturevalue(which))
     assert sum(map(int, _channels(browser.ask('getComputedStyle(document.body).backgroundColor')))) > 700
     assert browser.ask(
         '[...document.querySelectorAll(".scroll")].every(s => s.scrollWidth <= document.documentElement.clientWidth)'

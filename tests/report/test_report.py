@@ -226,3 +226,21 @@ def test_bad_options_are_one_line(tmp_path, option, value):
     write_run(tmp_path / 'a', accuracies(SLOW))
     with pytest.raises(UserError, match=option.removeprefix('--')):
         command(tmp_path / 'a', option, value)
+
+
+def test_headline_the_same(tmp_path):
+    made = report(two_arms(tmp_path, [SLOW] * 2, [SLOW] * 2, beside=2), thresholds=[0.1], baseline='scratch')
+    assert 'it took 35\u00a0% more multiply-adds' in made.headline.short
+    for run in tmp_path.iterdir():
+        lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+        kept = [{key: line[key] for key in ('epoch', 'test_accuracy')} for line in lines]
+        (run / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in kept))
+    assert report(tmp_path, thresholds=[0.1]).headline.short == 'Retraining took as many epochs'
+
+
+def test_different_machines_are_pointed_out(tmp_path):
+    two_arms(tmp_path, [SLOW], [FAST])
+    assert not any('different' in line for line in report(tmp_path).caveats)
+    manifest = tmp_path / 'kd0' / 'archive' / 'manifest.json'
+    manifest.write_text(json.dumps({'hardware': {'processor': 'another one'}}))
+    assert 'The runs used different machines: their seconds cannot be compared.' in report(tmp_path).caveats

@@ -113,7 +113,7 @@ def _figure(cost: str, found: Comparison, instead: str) -> str:
     unit = unit_for(cost, (found.arm.mean, found.baseline.mean))
     own, base = unit.quantity(found.arm.mean), unit.quantity(found.baseline.mean)
     if instead == _INSTEAD:
-        base = base.removesuffix(unit.name).rstrip()
+        base = base.partition('\u00a0')[0]
     what = {'epochs': '', 'seconds': ' of training (teachers inside)', 'multiply_adds': ' multiply-adds'}[cost]
     if found.shared:
         what += ' on a shared machine'

@@ -33,7 +33,9 @@ __all__ = [
 Epochs = Sequence[Mapping[str, Any]]
 Series = dict[int, float]
 
-_TOLERANCE = 1e-9  # 0.3 counted as 3 / 10 must reach the threshold 0.3 written as 30 * 0.01
+# Accuracies come out of float32 counters (0.01 as 0.00999999978) and must reach the threshold they are equal to;
+# a single sample more or less in a million still counts.
+_TOLERANCE = 5e-7
 
 
 @dataclass(frozen=True)
@@ -266,5 +268,5 @@ def default_thresholds(baseline: Sequence[Epochs], key: str, count: int = 5) -> 
     steps = [step for step in (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001) if step >= finest]
     fitting = (step for step in steps if (count - 1) * step <= lowest / 2 and step <= (1 - lowest) / 2)
     step = next(fitting, steps[-1])
-    top = math.floor(lowest / step + _TOLERANCE)
+    top = math.floor((lowest + _TOLERANCE) / step)
     return [round(step * k, 6) for k in range(max(top - count + 1, 1), top + 1)]

@@ -27,7 +27,8 @@ class Unit:
         """Number and unit, for a sentence: whole numbers bare, others with about three figures."""
         scaled = value / self.size
         decimals = 0 if scaled == round(scaled) or scaled >= 100 else 1 if scaled >= 10 or self.size == 1 else 2
-        return f'{scaled:,.{decimals}f}\u00a0{self.name}'.rstrip()
+        name = 'epoch' if self.name == 'epochs' and scaled == 1 else self.name
+        return f'{scaled:,.{decimals}f}\u00a0{name}'.rstrip()
 
 
 PERCENT = Unit('%', 0.01, 2)

@@ -43,6 +43,12 @@ def test_a_threshold_is_met_by_the_fraction_that_equals_it():
     # 0.1 + 0.2 is above 0.3 in binary, 29 * 0.01 below 0.29: neither may decide.
     assert first_epoch_at({1: 0.3}, 0.1 + 0.2) == 1
     assert first_epoch_at({1: 29 * 0.01}, 0.29) == 1
+    # As float32 counters give them.
+    assert first_epoch_at({1: 0.009999999776482582}, 0.01) == 1
+    assert first_epoch_at({1: 0.699999988079071}, 0.7) == 1
+    assert default_thresholds([run([0.699999988079071])], 'test_accuracy')[-1] == 0.7
+    # One sample of 100,000 short is short.
+    assert first_epoch_at({1: 0.69999}, 0.7) is None
 
 
 def test_epochs_without_an_evaluation_are_no_epochs_of_the_series():

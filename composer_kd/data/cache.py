@@ -51,8 +51,7 @@ def open_cache(folder: ShardFolder, image_size: int | None, cache: Path) -> tupl
         check_same_shape(folder.location, *shapes)
 
     built = kept(cache, name, build)
-    train, test = (_open(built, split) for split in ('train', 'test'))
-    return train, test
+    return _open(built, 'train'), _open(built, 'test')
 
 
 def open_table(folder: ShardFolder, split: Split, cache: Path) -> SampleTable:
@@ -70,7 +69,7 @@ def _decode(split: Split, target: Path, image_size: int | None) -> tuple[int, ..
     """Write the images and the table of a split; returns the images' shape."""
     role = 'test' if split.name != 'train' else 'train'
     builder = TableBuilder()
-    shape: tuple[int, ...] | None = None
+    shape: tuple[int, ...] = ()
     with open(target / f'{role}.u8', 'wb') as file:
         for sample_id, label, image in progress(split.samples(), f'decoding {split.name}', len(split)):
             builder.add(sample_id, label, image)
@@ -80,7 +79,6 @@ def _decode(split: Split, target: Path, image_size: int | None) -> tuple[int, ..
                 raise _mixed(split.folder, shape, sample_id, pixels.shape)
             file.write(pixels.tobytes())
     builder.finish().save(target / f'{role}.safetensors')
-    assert shape is not None, 'an empty split was refused before'
     (target / f'{role}.json').write_text(json.dumps(shape))
     return shape
 
@@ -110,7 +108,8 @@ def check_same_shape(location: str, train: tuple[int, ...], test: tuple[int, ...
     """Refuse a test split whose images are unlike those of the training split."""
     if train != test:
         raise UserError(
-            f'{location}: images of mixed sizes: train has {_times(train)} and test {_times(test)}; {_remedy(train, test)}'
+            f'{location}: images of mixed sizes: train has {_times(train)} and test {_times(test)}; '
+            f'{_remedy(train, test)}'
         )
 
 

@@ -1,4 +1,4 @@
-"""Folders that are derived from the data once and kept: built by one process, whole or not there, verified when opened."""
+"""Folders derived from the data once and kept: built by one process, whole or not there, verified when opened."""
 
 from __future__ import annotations
 

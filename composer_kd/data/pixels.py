@@ -30,7 +30,7 @@ def as_image(value: Any) -> NDArray[np.uint8]:
 
 
 def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Bilinear, with the area of reduction taken into account, to ``size`` x ``size``; an image of that size is kept."""
+    """Bilinear, averaging the area where it shrinks, to ``size`` x ``size``; an image of that size is kept."""
     if image.shape[1:] == (size, size):
         return image
     from PIL import Image

@@ -12,20 +12,9 @@ from torch.utils.data import DistributedSampler
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.functional.counter import counter_hash
 
-__all__ = ['EvalSampler', 'TrainSampler', 'pack', 'unpack']
+__all__ = ['EvalSampler', 'TrainSampler']
 
 _ORDER_VERSION = 1
-
-
-def pack(rows: NDArray[np.int64], view: int, length: int) -> NDArray[np.int64]:
-    """One integer for a row and its view; negative for view -1."""
-    return rows + length * view
-
-
-def unpack(packed: NDArray[np.int64], length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and views out of packed integers; flooring division gives view -1 back."""
-    views, rows = np.divmod(packed, length)
-    return rows, views
 
 
 class TrainSampler(DistributedSampler):
@@ -44,6 +33,7 @@ class TrainSampler(DistributedSampler):
 
     def __init__(self, dataset: KeyedImages, batch_size: int, seed: int, num_replicas: int, rank: int):
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed, drop_last=True)
+        self.samples = dataset
         self.total_size = len(dataset) // batch_size * batch_size
         self.num_samples = self.total_size // num_replicas
 
@@ -52,16 +42,16 @@ class TrainSampler(DistributedSampler):
 
         Sorted by a hash of (seed, epoch, id): when samples leave the data, the others keep their order.
         """
-        ids = torch.from_numpy(self.dataset.ids)
+        ids = torch.from_numpy(self.samples.ids)
         return counter_hash(_ORDER_VERSION, self.seed, epoch, ids).argsort().numpy()
 
     def view(self, epoch: int) -> int:
-        views = self.dataset.views
+        views = self.samples.views
         return epoch if views is None else epoch % views
 
     def __iter__(self) -> Iterator[int]:
         mine = self.order(self.epoch)[: self.total_size][self.rank :: self.num_replicas]
-        return iter(pack(mine, self.view(self.epoch), len(self.dataset)).tolist())
+        return iter((mine + len(self.samples) * self.view(self.epoch)).tolist())
 
 
 class EvalSampler(DistributedSampler):
@@ -73,8 +63,9 @@ class EvalSampler(DistributedSampler):
 
     def __init__(self, dataset: KeyedImages, num_replicas: int, rank: int):
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False, drop_last=False)
+        self.samples = dataset
 
     def __iter__(self) -> Iterator[int]:
-        length = len(self.dataset)
-        rows = np.arange(self.total_size) % length
-        return iter(pack(rows[self.rank :: self.num_replicas], -1, length).tolist())
+        length = len(self.samples)
+        rows = np.arange(self.rank, self.total_size, self.num_replicas) % length
+        return iter((rows - length).tolist())  # view -1

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from composer_kd.section import Section
 
-__all__ = ['DataSection', 'SyntheticSection']
+__all__ = ['DataSection', 'SyntheticSection', 'default_cache']
 
 Count = Annotated[int, Field(ge=1)]
 Channels = Annotated[list[float], Field(min_length=1)]
@@ -82,5 +82,9 @@ class DataSection(Section):
     @property
     def cache(self) -> Path:
         """The cache folder that is meant, whether it exists or not."""
-        folder = self.cache_dir or os.environ.get('COMPOSER_KD_CACHE') or '~/.cache/composer_kd'
-        return Path(folder).expanduser().absolute()
+        return Path(self.cache_dir).expanduser().absolute() if self.cache_dir else default_cache()
+
+
+def default_cache() -> Path:
+    """``$COMPOSER_KD_CACHE``, else ``~/.cache/composer_kd``."""
+    return Path(os.environ.get('COMPOSER_KD_CACHE') or '~/.cache/composer_kd').expanduser().absolute()

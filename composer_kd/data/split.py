@@ -36,7 +36,7 @@ def choose_validation(hashes: NDArray[np.uint64], labels: NDArray[np.int64], fra
 
 
 def choose_stratified(hashes: NDArray[np.uint64], labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """The positions, ascending, of ``count`` samples spread over the classes in proportion: the lowest hashes of each."""
+    """The ascending positions of ``count`` samples: the lowest hashes of each class, in proportion to its size."""
     classes, sizes = np.unique(labels, return_counts=True)
     chosen = []
     for label, quota in zip(classes, quotas(sizes, count), strict=True):

@@ -69,7 +69,7 @@ def open_stream(split: Split, cache: Path) -> StreamingDataset:
 
 
 class VerifiedStream(Stream):
-    """A stream that gets its missing shards from a :class:`Split`: Streaming's own way would keep a damaged download."""
+    """A stream that gets missing shards from a :class:`Split`: Streaming's own way would keep a damaged download."""
 
     def __init__(self, shards: Split, folder: Path):
         # Without a remote, Streaming neither downloads nor refuses a folder that another process streams from.

@@ -1,13 +1,13 @@
 """``synthetic100``: procedurally drawn 32x32 colour images, 100 fine classes in 20 superclasses.
 
 A superclass is an outline (disc, square, triangle, cross, ring) filled with a pattern (plain, stripes, checks, spots)
-in its own range of colours. Its five fine classes share all that and differ in details: on which side a mark sits, the
-outline's proportions, and how fine the pattern is. So a model that has learned the data knows which classes resemble
-each other, and has something to pass on.
+in its own range of colours. Its five fine classes share all that and differ in details: how high a mark sits, the
+outline's proportions, and how fine the pattern is; none of them changes when the image is mirrored. So a model that has
+learned the data knows which classes resemble each other, and has something to pass on.
 
-Position, size, rotation, colours, background, clutter, occlusion and noise vary from image to image, the more the higher
-the difficulty. Everything is computed with operations that IEEE 754 rounds exactly (no sine, no power), out of PCG64's
-stream, so that the same parameters draw the same images on every machine.
+Position, size, rotation, colours, background, clutter, occlusion and noise vary from image to image, the more the
+higher the difficulty. Everything is computed in float32 with operations that IEEE 754 rounds exactly (no sine, no
+power), out of PCG64's stream, so that the same parameters draw the same images on every machine.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _samples(count: int, split: int, section: SyntheticSection) -> Iterator[Labe
 
 def _draw_block(block: int, split: int, section: SyntheticSection) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     rng = np.random.Generator(np.random.PCG64([_VERSION, section.seed, split, block]))
-    hard = np.float32(section.difficulty)
+    hard = section.difficulty
     classes = len(FINE_CLASSES)
     labels = np.concatenate([rng.random(classes).argsort(kind='stable') for _ in range(_BLOCK // classes)])
     coarse, detail = np.divmod(labels, _DETAILS)
@@ -98,8 +98,8 @@ def _draw_block(block: int, split: int, section: SyntheticSection) -> tuple[NDAr
     pitch = 2.6 + level * 0.28 + _spread(rng)[:, 0] * (0.45 * hard)
     shade = _pattern(u, v, pattern, pitch, _spread(rng, 2))
 
-    hue = (coarse * np.float32(0.35) + _spread(rng)[:, 0] * (0.14 * hard)).astype(np.float32)
-    body, second = _colour(hue, rng, hard), _colour(hue + np.float32(0.3), rng, hard)
+    hue = (coarse * 0.35 + _spread(rng)[:, 0] * (0.14 * hard)).astype(np.float32)
+    body, second = _colour(hue, rng, hard), _colour(hue + 0.3, rng, hard)
     fill = body[:, None, None] * shade[..., None] + second[:, None, None] * (1 - shade[..., None])
     canvas += inside[..., None] * (fill - canvas)
 
@@ -108,23 +108,23 @@ def _draw_block(block: int, split: int, section: SyntheticSection) -> tuple[NDAr
     light = 1 + _spread(rng)[:, :, None, None] * (0.25 * hard)
     canvas *= light
     canvas += (rng.random(canvas.shape, np.float32) + rng.random(canvas.shape, np.float32) - 1) * (0.14 * hard)
-    return np.rint(np.clip(canvas, 0, 1) * np.float32(255)).astype(np.uint8), labels
+    return np.rint(np.clip(canvas, 0, 1) * 255).astype(np.uint8), labels
 
 
-def _background(rng: np.random.Generator, hard: np.float32) -> Array:
+def _background(rng: np.random.Generator, hard: float) -> Array:
     """A gradient between two dull colours."""
-    rows, columns = np.mgrid[:_SIDE, :_SIDE].astype(np.float32) / np.float32(_SIDE - 1)
+    rows, columns = np.mgrid[:_SIDE, :_SIDE].astype(np.float32) / (_SIDE - 1)
     towards = rng.random((_BLOCK, 2), np.float32)
     along = towards[:, 0, None, None] * rows + (1 - towards[:, 0, None, None]) * columns
-    first = np.float32(0.5) + _spread(rng, 3) * (0.35 * hard)
-    last = np.float32(0.5) + _spread(rng, 3) * (0.35 * hard)
+    first = 0.5 + _spread(rng, 3) * (0.35 * hard)
+    last = 0.5 + _spread(rng, 3) * (0.35 * hard)
     return first[:, None, None] + along[..., None] * (last - first)[:, None, None]
 
 
-def _clutter(canvas: Array, rng: np.random.Generator, hard: np.float32) -> None:
+def _clutter(canvas: Array, rng: np.random.Generator, hard: float) -> None:
     """Smaller outlines of any colour behind the object, one to three."""
     for number in range(3):
-        shown = (rng.random(_BLOCK, np.float32) < 0.9 * min(1.0, float(hard)) - 0.25 * number).astype(np.float32)
+        shown = (rng.random(_BLOCK, np.float32) < 0.9 * min(1.0, hard) - 0.25 * number).astype(np.float32)
         centre = rng.random((_BLOCK, 2), np.float32) * _SIDE
         radius = 2.5 + rng.random(_BLOCK, np.float32) * 3
         u, v = _rotated(centre, _spread(rng)[:, 0])
@@ -141,20 +141,20 @@ def _mark(
     radius: Array,
     detail: NDArray[np.int64],
     rng: np.random.Generator,
-    hard: np.float32,
+    hard: float,
 ) -> None:
-    """A light or dark spot on one of five sides of the object."""
-    sides = np.array([[0.0, -0.55], [0.52, -0.17], [0.32, 0.45], [-0.32, 0.45], [-0.52, -0.17]], np.float32)
-    at = sides[detail] + _spread(rng, 2) * (0.20 * hard)
+    """A light or dark spot at one of five heights of the object."""
+    at = _spread(rng, 2) * (np.array([0.45, 0.18], np.float32) * hard)
+    at[:, 1] += (detail - 2).astype(np.float32) * 0.33
     size = 0.26 + _spread(rng)[:, 0] * (0.07 * hard)
     du, dv = u - at[:, 0, None, None], v - at[:, 1, None, None]
     inside = _soft(np.sqrt(du * du + dv * dv) - size[:, None, None], radius)
-    strength = np.float32(0.9) - rng.random(_BLOCK, np.float32) * (0.5 * hard)
+    strength = 0.9 - rng.random(_BLOCK, np.float32) * (0.5 * hard)
     light = (rng.random(_BLOCK) < 0.5).astype(np.float32)
     canvas += (inside * strength[:, None, None])[..., None] * (light[:, None, None, None] - canvas)
 
 
-def _occlude(canvas: Array, rng: np.random.Generator, hard: np.float32) -> None:
+def _occlude(canvas: Array, rng: np.random.Generator, hard: float) -> None:
     """A box of one colour over a part of some images."""
     rows, columns = np.mgrid[:_SIDE, :_SIDE].astype(np.float32)
     centre = rng.random((_BLOCK, 2), np.float32) * _SIDE
@@ -177,14 +177,14 @@ def _distance(u: Array, v: Array, outline: NDArray[np.int64]) -> Array:
         if name == 'disc':
             distance[rows] = np.sqrt(x * x + y * y) - 1
         elif name == 'square':
-            distance[rows] = np.maximum(a, b) - np.float32(0.86)
+            distance[rows] = np.maximum(a, b) - 0.86
         elif name == 'triangle':
-            distance[rows] = np.maximum(np.float32(0.87) * a + np.float32(0.5) * y, -y) - np.float32(0.62)
+            distance[rows] = np.maximum(0.87 * a + 0.5 * y, -y) - 0.62
         elif name == 'cross':
-            thin = np.float32(0.42)
+            thin = 0.42
             distance[rows] = np.minimum(np.maximum(a - 1, b - thin), np.maximum(a - thin, b - 1))
         else:
-            distance[rows] = np.abs(np.sqrt(x * x + y * y) - np.float32(0.75)) - np.float32(0.28)
+            distance[rows] = np.abs(np.sqrt(x * x + y * y) - 0.75) - 0.28
     return distance
 
 
@@ -197,28 +197,28 @@ def _pattern(u: Array, v: Array, pattern: NDArray[np.int64], pitch: Array, phase
         rows = pattern == number
         across, down = _wave(x[rows]), _wave(y[rows])
         if name == 'plain':
-            shade[rows] = np.clip(np.float32(0.75) - np.float32(0.1) * y[rows], 0, 1)
+            shade[rows] = np.clip(0.75 - 0.1 * y[rows], 0, 1)
         elif name == 'striped':
             shade[rows] = _step(across)
         elif name == 'checked':
             shade[rows] = _step(across * down * 2)
         else:
-            shade[rows] = _step(np.float32(0.1) + across + down)
+            shade[rows] = _step(0.1 + across + down)
     return shade
 
 
 def _wave(x: Array) -> Array:
     """A triangle wave of period 1 between -1 and 1."""
-    return np.abs((x - np.floor(x)) * 4 - 2) - 1
+    return np.abs((x - np.floor(x)) * 4.0 - 2.0) - 1.0
 
 
 def _step(x: Array) -> Array:
-    return np.clip(x * 2 + np.float32(0.5), 0, 1)
+    return np.clip(x * 2 + 0.5, 0, 1)
 
 
 def _soft(distance: Array, radius: Array) -> Array:
     """Coverage of a pixel, with an edge one pixel wide."""
-    return np.clip(np.float32(0.5) - distance * radius[:, None, None], 0, 1)
+    return np.clip(0.5 - distance * radius[:, None, None], 0, 1)
 
 
 def _rotated(centre: Array, turn: Array) -> tuple[Array, Array]:
@@ -232,14 +232,14 @@ def _rotated(centre: Array, turn: Array) -> tuple[Array, Array]:
     return cosine * x + sine * y, cosine * y - sine * x
 
 
-def _colour(hue: Array, rng: np.random.Generator, hard: np.float32) -> Array:
+def _colour(hue: Array, rng: np.random.Generator, hard: float) -> Array:
     """RGB of a hue (period 1), with jittered saturation and brightness."""
     offsets = np.array([0, 4, 2], np.float32)
     turned = hue[:, None] * 6 + offsets
     turned -= np.floor(turned / 6) * 6
     pure = np.clip(np.abs(turned - 3) - 1, 0, 1)
-    saturation = np.float32(0.65) + _spread(rng) * (0.3 * hard)
-    brightness = np.float32(0.75) + _spread(rng) * (0.25 * hard)
+    saturation = 0.65 + _spread(rng) * (0.3 * hard)
+    brightness = 0.75 + _spread(rng) * (0.25 * hard)
     return (1 - saturation * (1 - pure)) * brightness
 
 

@@ -46,7 +46,7 @@ class Augmentation:
 class Prepare:
     """Batch in, batch out: ``(uint8 images, labels, keys)`` to ``(normalised float images, labels, keys)``.
 
-    Stands in ``DataSpec.microbatch_transforms``, after the move to the device, or in the loader as its collate function.
+    Stands in ``DataSpec.microbatch_transforms``, after the move to the device, or in the loader as its collate.
     """
 
     def __init__(self, augmentation: Augmentation, mean: Sequence[float], std: Sequence[float]):

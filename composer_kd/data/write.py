@@ -43,7 +43,7 @@ def write_dataset(
     coarse: Sequence[int] | None = None,
     encoding: Encoding = 'png',
     compression: str | None = None,
-) -> Path:
+) -> Description:
     """Write all splits to ``out``, which must not exist or be empty.
 
     Everything is written to a folder beside it that takes its name at the end, so a killed conversion leaves nothing
@@ -55,7 +55,7 @@ def write_dataset(
     make_folder(out.parent)
     building = out.parent / f'.{out.name}.{os.getpid()}-{token_hex(4)}.converting'
     try:
-        write_shards(building, splits, source, classes, superclasses, coarse, encoding, compression)
+        description = write_shards(building, splits, source, classes, superclasses, coarse, encoding, compression)
         with writing_to(out.parent):
             if out.exists():
                 out.rmdir()
@@ -64,7 +64,7 @@ def write_dataset(
     finally:
         with suppress(OSError):
             shutil.rmtree(building)
-    return out
+    return description
 
 
 def write_shards(
@@ -76,7 +76,7 @@ def write_shards(
     coarse: Sequence[int] | None = None,
     encoding: Encoding = 'png',
     compression: str | None = None,
-) -> None:
+) -> Description:
     """:func:`write_dataset` into a folder whose name and completeness are the caller's matter."""
     tables = {}
     for name, images in splits.items():
@@ -87,7 +87,7 @@ def write_shards(
             raise UserError(f'{source}: the {name} split is empty; both train and test need samples')
     shapes = np.unique(np.concatenate([table.shapes for table in tables.values()]), axis=0)
     mean, std = mean_and_std(tables['train'])
-    Description(
+    description = Description(
         source=source,
         classes=list(classes),
         superclasses=list(superclasses) if superclasses is not None else None,
@@ -103,7 +103,9 @@ def write_shards(
             }
             for name, table in tables.items()
         },
-    ).write(folder)
+    )
+    description.write(folder)
+    return description
 
 
 def _write_split(

@@ -149,6 +149,9 @@ def test_means_over_some_seeds_show_how_many(tmp_path):
     text = made.text()
     assert '2 (1/2)' in text
     assert 'not reached (0/2)' in text
+    assert '2.00× *' in text  # the speed-up rests on the one seed that reached, and says so
+    kd = next(arm for arm in json.loads(made.json())['arms'] if arm['name'] == 'kd')
+    assert kd['to_reach']['test'][0]['speed_up']['epochs']['complete'] is False
     assert any(line.startswith('*') for line in made.caveats)
 
 

@@ -27,7 +27,7 @@ class Style:
 
 
 # Light values are also what the PNGs show. No two roles may share one: the figures are recoloured by value.
-PAPER = Shade('--paper', '#fefefe', '#15181d')
+PAPER = Shade('--paper', '#ffffff', '#15181d')
 INK = Shade('--ink', '#1d2329', '#e7eaee')
 MUTED = Shade('--muted', '#5d6772', '#a3adb8')
 GRID = Shade('--grid', '#dfe3e8', '#313842')

@@ -71,6 +71,9 @@ def _epochs(state: Any, length: int | None) -> float | None:
     return None
 
 
+# Batch 3 of 30 is at 0.1dur, although (0 + 3 / 10) / 3 comes out as the float below 0.1. No step is as short as this.
+_ROUNDING = 1e-9
+
 _NUMBER = r'(\d+(?:\.\d+)?|\.\d+)'
 _MARK = rf'{_NUMBER}\s*(ep|ba|dur)'
 _DECAYS = ('linear', 'cosine', 'exponential')
@@ -146,9 +149,7 @@ class Schedule:
             count = progress.epoch if self.period.unit == 'ep' else progress.batch
             if count % int(self.period.value):
                 return 0.0
-        if self._windowed and not self.start.value <= self.start.reached(progress):
-            return 0.0
-        if self._windowed and not self.stop.reached(progress) < self.stop.value:
+        if self._windowed and not self.start.value <= self.start.reached(progress) + _ROUNDING < self.stop.value:
             return 0.0
         return self._decayed(progress) if self.decay else 1.0
 

@@ -14,6 +14,7 @@ from composer_kd.errors import UserError
 __all__ = ['main', 'report_errors']
 
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,7 +51,9 @@ def report_errors(work: Callable[[], int], debug: bool, hint: str = '') -> int:
             raise
         return _fail(f'interrupted{hint}', INTERRUPTED)
     except BrokenPipeError:
-        return 0  # The reader of our output, head or less, has seen enough.
+        # The reader of our output, head or less, has seen enough. Not 0: other ranks must not wait for this one.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except Exception as error:
         if debug:
             raise

@@ -40,24 +40,24 @@ def locked(file: str | os.PathLike[str], what: str) -> Iterator[None]:
         file: The lock file; it is created where it does not exist, its folder must.
         what: What is locked, for the error line: the path of the run directory.
     """
+    owner = os.getpid()
     with writing_to(Path(file).parent):
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    _held.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f'{what} is in use{_holder(descriptor)}; wait for it to end, or choose another folder'
-            ) from None
-        _held.add(descriptor)
+            raise UserError(f'{what} is in use{_holder(descriptor)}; wait for it to end, or choose another folder') from None
         _describe(descriptor)
-        try:
-            yield
-        finally:
-            _held.discard(descriptor)
+        yield
+        if os.getpid() == owner:
             os.ftruncate(descriptor, 0)
     finally:
-        os.close(descriptor)
+        # A forked child that leaves the block has no descriptor any more; the number may mean another file there.
+        if os.getpid() == owner:
+            _held.discard(descriptor)
+            os.close(descriptor)
 
 
 def _describe(descriptor: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,10 +111,8 @@ def _load_pickle(path: Path) -> Any:
             return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         # torch explains at length, and ends by advising weights_only=False.
-        what = str(error).partition('Unsupported global: GLOBAL ')[2].partition(' ')[0]
-        reason = (
-            f'it wants to run {what}, which a file of weights need not' if what else 'it is no plain file of weights'
-        )
+        what = re.search(r'GLOBAL (\S+)', str(error))
+        reason = f'it asks for {what[1]}, which no file of weights needs' if what else 'it is no plain file of weights'
         raise UserError(f'{path}: refused: {reason}; save the weights alone, best as .safetensors') from error
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -175,7 +174,7 @@ def _fitting_names(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dic
 def _misfit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
     """What keeps ``weights`` from fitting a net with the tensors ``own``; None if they fit."""
     missing = [name for name in own if name not in weights]
-    unexpected = [name for name in weights if name not in own]
+    unexpected = sorted(name for name in weights if name not in own)
     if missing or unexpected:
         parts = [
             f'{what} {_first(names)}' for what, names in (('lacks', missing), ('has unexpected', unexpected)) if names

@@ -49,9 +49,14 @@ def run_file(
 
 def _join_ranks(plan: Plan) -> None:
     """Let the ranks of a launch find each other before the first of them has something to tell the others."""
-    if int(os.environ.get('WORLD_SIZE', '1')) > 1 and not dist.is_initialized():
-        device = plan.runs[0].config.device
-        dist.initialize_dist(get_device(None if device == 'auto' else device))
+    if int(os.environ.get('WORLD_SIZE', '1')) == 1 or dist.is_initialized():
+        return
+    wanted = plan.runs[0].config.device
+    device = get_device(None if wanted == 'auto' else wanted)
+    if device.name == 'cpu' and 'OMP_NUM_THREADS' not in os.environ:
+        # Each rank would take every core for itself, and they would spend their time waiting for each other.
+        torch.set_num_threads(max(torch.get_num_threads() // dist.get_local_world_size(), 1))
+    dist.initialize_dist(device)
 
 
 def _report(plan: Plan, progress: Progress) -> None:

@@ -65,11 +65,24 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
             count_runs=presence.count,
         )
         try:
-            built.trainer.fit()
+            _fit(built, run)
             on_rank_zero(lambda: _finish(run, planned, built))
         finally:
             built.trainer.close()
         progress.end_run(number, run)
+
+
+def _fit(built: Built, run: RunDir) -> None:
+    try:
+        built.trainer.fit()
+    except RuntimeError as error:
+        # What torch.save says where other writers raise an OSError.
+        if 'PytorchStreamWriter' not in str(error) and 'file write failed' not in str(error):
+            raise
+        raise UserError(
+            f'{run.checkpoints}: the checkpoint cannot be written: the disk is full or out of quota; the one before is '
+            f'kept: free some space and repeat the command to continue'
+        ) from error
 
 
 def _begin(run: RunDir, planned: PlannedRun) -> int:

@@ -126,14 +126,13 @@ def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """``base`` with what a run says for itself put over it, mapping by mapping.
 
     A section that names another thing (``model: {name: mlp}``) replaces the base's whole: its options belong to the
-    other. ``algorithms``, ``callbacks`` and ``loggers`` are merged by name; ``null`` takes one away.
+    other. ``algorithms``, ``callbacks`` and ``loggers`` are merged by name; ``null`` takes away what the base has.
     """
     merged = dict(base)
     for key, value in own.items():
         below = merged.get(key)
         if key in ('algorithms', 'callbacks', 'loggers') and value is not None:
-            below, value = _as_mapping(below, key), _as_mapping(value, key)
-            merged[key] = {name: options for name, options in merge(below, value).items() if options is not None}
+            merged[key] = _merge_named(_as_mapping(below, key), _as_mapping(value, key))
         elif isinstance(below, dict) and isinstance(value, dict) and value.get('name', below.get('name')) == below.get('name'):
             merged[key] = merge(below, value)
         else:
@@ -141,10 +140,20 @@ def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _merge_named(below: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    merged = {name: options or {} for name, options in below.items()}
+    for name, options in own.items():
+        if options is None and name in merged:
+            del merged[name]
+        else:
+            merged[name] = merge(merged.get(name, {}), options or {})
+    return merged
+
+
 def _as_mapping(value: Any, key: str) -> dict[str, Any]:
-    """Names to options; ``null`` options stay, where they mean 'without'."""
-    if isinstance(value, dict):
-        return value
+    """Names to options; ``null`` options stay, they may mean 'without'."""
+    if value is None or isinstance(value, dict):
+        return value or {}
     try:
         return dict(named_mapping(value))
     except ValueError as error:

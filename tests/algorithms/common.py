@@ -93,3 +93,22 @@ def make_trainer(
 
 def logged(log: InMemoryLogger, name: str) -> list[float]:
     return [float(value) for _, value in log.data.get(name, [])]
+
+
+class Spy(nn.Module):
+    """A net that notes what it is asked: every input, and whether it was in train mode."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+        self.inputs: list[Tensor] = []
+        self.modes: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.inputs.append(x.detach().clone())
+        self.modes.append(self.training)
+        return self.module(x)
+
+    @property
+    def calls(self) -> int:
+        return len(self.inputs)

@@ -1,0 +1,148 @@
+"""Mixes: what they combine, which teachers they ask, and what they refuse."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from composer_kd import UserError
+from composer_kd.functional import dirichlet_weights
+from composer_kd.teachers import MIXES, Mix, make_mix
+from composer_kd.teachers.mix import Dirichlet, RandomOne, Step, Uniform, Weights
+
+OUTPUTS = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+
+
+def step(batch: int = 0, seed: int = 1, ids: list[int] | None = None) -> Step:
+    return Step(seed=seed, batch=batch, ids=torch.tensor(ids or [0, 1, 2, 3]))
+
+
+def test_uniform_is_the_average() -> None:
+    expected = (OUTPUTS[0] + OUTPUTS[1] + OUTPUTS[2]) / 3
+    torch.testing.assert_close(make_mix('uniform')(OUTPUTS, step()), expected)
+    torch.testing.assert_close(make_mix('uniform').expected(OUTPUTS), expected)
+
+
+def test_weights_are_used_as_they_are() -> None:
+    expected = 0.2 * OUTPUTS[0] + 0.5 * OUTPUTS[1] + 0.3 * OUTPUTS[2]
+    torch.testing.assert_close(make_mix([0.2, 0.5, 0.3])(OUTPUTS, step()), expected)
+    torch.testing.assert_close(make_mix({'name': 'weights', 'weights': [0.2, 0.5, 0.3]}).expected(OUTPUTS), expected)
+    with pytest.warns(UserWarning, match='sum to 2, so the target is scaled'):
+        doubled = make_mix([0, 2, 0])
+    torch.testing.assert_close(doubled(OUTPUTS, step()), 2 * OUTPUTS[1])
+
+
+def test_dirichlet_per_batch_mixes_all_samples_alike_and_anew_each_batch() -> None:
+    mix = make_mix({'name': 'dirichlet', 'alpha': 0.5})
+    one, other = mix(OUTPUTS, step(batch=3)), mix(OUTPUTS, step(batch=4))
+    weights = dirichlet_weights(3, 0.5, seed=1, step=3, ids=torch.zeros(1, dtype=torch.int64)).float()[:, 0]
+    torch.testing.assert_close(one, torch.einsum('k,kbc->bc', weights, OUTPUTS))
+    assert not torch.allclose(one, other)
+    # Whatever the samples are: the ranks of one step mix alike.
+    assert torch.equal(one, mix(OUTPUTS, step(batch=3, ids=[9, 8, 7, 6])))
+
+
+def test_dirichlet_per_sample_knows_samples_by_their_ids() -> None:
+    mix = make_mix({'name': 'dirichlet', 'alpha': 0.5, 'per': 'sample'})
+    whole = mix(OUTPUTS, step(ids=[5, 6, 7, 8]))
+    order = [2, 0, 3, 1]
+    permuted = mix(OUTPUTS[:, order], step(ids=[7, 5, 8, 6]))
+    torch.testing.assert_close(permuted, whole[order])
+    parts = [mix(OUTPUTS[:, :2], step(ids=[5, 6])), mix(OUTPUTS[:, 2:], step(ids=[7, 8]))]
+    torch.testing.assert_close(torch.cat(parts), whole)
+    same = torch.ones(3, 4, 1) * torch.arange(3.0)[:, None, None]
+    assert len(set(mix(same, step()).flatten().tolist())) == 4
+
+
+def test_a_dirichlet_target_is_the_average_in_expectation() -> None:
+    mix = make_mix('dirichlet')
+    mean = torch.stack([mix(OUTPUTS, step(batch=batch)) for batch in range(3000)]).mean(dim=0)
+    assert (mean - mix.expected(OUTPUTS)).abs().max() < 0.05
+
+
+def test_random_one_asks_the_same_teacher_for_the_same_seed_and_batch() -> None:
+    mix = make_mix('random_one')
+    asked = [mix.asked(3, step(batch=batch)) for batch in range(6000)]
+    assert asked == [mix.asked(3, step(batch=batch, ids=[9])) for batch in range(6000)]
+    assert asked != [mix.asked(3, step(batch=batch, seed=2)) for batch in range(6000)]
+    assert all(len(teachers) == 1 for teachers in asked)
+    counts = np.bincount([teachers[0] for teachers in asked], minlength=3)
+    # Chi-squared with two degrees of freedom: 13.8 is its 0.1 % point.
+    assert ((counts - 2000) ** 2 / 2000).sum() < 13.8
+    pairs = np.bincount([3 * a[0] + b[0] for a, b in zip(asked, asked[1:], strict=False)], minlength=9)
+    assert ((pairs - 5999 / 9) ** 2 / (5999 / 9)).sum() < 26.1, 'one step tells of the next'
+    assert torch.equal(mix(OUTPUTS[1:2], step()), OUTPUTS[1])
+
+
+@pytest.mark.parametrize('mix', ['uniform', 'dirichlet', [0.2, 0.5, 0.3]])
+def test_the_others_ask_all(mix) -> None:
+    assert list(make_mix(mix).asked(3, step())) == [0, 1, 2]
+
+
+def test_makes_what_is_meant() -> None:
+    assert make_mix('uniform') == Uniform()
+    assert make_mix('random_one') == RandomOne()
+    assert make_mix((0.5, 0.5)) == make_mix([0.5, 0.5]) == Weights([0.5, 0.5])
+    assert make_mix({'name': 'dirichlet', 'alpha': 2, 'per': 'sample'}) == Dirichlet(2, 'sample')
+    assert make_mix(mix := Dirichlet(0.3)) is mix
+    assert set(MIXES.names()) >= {'uniform', 'weights', 'dirichlet', 'random_one'}
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        make_mix([1 / 3, 1 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize(
+    ('mix', 'line'),
+    [
+        ([0.5, -0.5], r'finite numbers from 0 on, got -0\.5'),
+        ([0.5, float('nan')], 'got nan'),
+        ([0.5, float('inf')], 'got inf'),
+        ([0.5, '0.5'], "got '0.5'"),
+        ([0.5, True], 'got True'),
+        ([0.5, None], 'got None'),
+        ([0, 0], 'at least one weight must be above 0'),
+        ([], 'at least one weight must be above 0'),
+        ('unifrom', "did you mean 'uniform'"),
+        ('', 'is not one of the mixes'),
+        (None, 'is not a mix; write'),
+        (3, 'is not a mix; write'),
+        ({'alpha': 1.0}, 'is not a mix; write'),
+        ({'name': ['dirichlet']}, 'is not a mix; write'),
+        ({'name': 'dirichlet', 'alpha': 0}, 'above 0, got 0'),
+        ({'name': 'dirichlet', 'alpha': -1.0}, r'above 0, got -1\.0'),
+        ({'name': 'dirichlet', 'alpha': float('nan')}, 'above 0, got nan'),
+        ({'name': 'dirichlet', 'alpha': '1'}, "above 0, got '1'"),
+        ({'name': 'dirichlet', 'alpha': True}, 'above 0, got True'),
+        ({'name': 'dirichlet', 'per': 'epoch'}, "'batch' or 'sample', got 'epoch'"),
+        ({'name': 'dirichlet', 'alfa': 1}, "unexpected keyword argument 'alfa'"),
+        ({'name': 'uniform', 'alpha': 1}, "unexpected keyword argument 'alpha'"),
+        ({'name': 'weights'}, "missing 1 required positional argument: 'weights'"),
+        ({'name': 'weights', 'weights': 0.5}, 'mix: weights: '),
+    ],
+)
+def test_refuses_in_one_line(mix, line: str) -> None:
+    with pytest.raises(UserError, match=line) as refused:
+        make_mix(mix)
+    assert str(refused.value).startswith('mix: ')
+    assert '\n' not in str(refused.value)
+
+
+@pytest.mark.parametrize('count', [1, 3])
+def test_refuses_the_wrong_count_of_weights(count: int) -> None:
+    with pytest.raises(UserError, match=f'mix: 2 weights for {count} teachers'):
+        make_mix([0.5, 0.5]).check(count)
+    make_mix([0.5, 0.5]).check(2)
+
+
+def test_a_mix_of_ones_own_needs_a_call_alone() -> None:
+    class First(Mix):
+        def __call__(self, outputs, step):
+            return outputs[0]
+
+    mix = make_mix(First())
+    mix.check(3)
+    assert list(mix.asked(3, step())) == [0, 1, 2]
+    assert torch.equal(mix(OUTPUTS, step()), OUTPUTS[0])

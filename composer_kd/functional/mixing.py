@@ -11,8 +11,8 @@ from composer_kd.functional.counter import uniform
 
 __all__ = ['dirichlet_weights', 'mix_outputs']
 
-# Every round accepts at least 95 % of the draws, so 24 rounds leave out fewer than one in 10^31.
-_ROUNDS = 24
+# Every round accepts at least 95 % of the draws, so 12 rounds leave out fewer than one in 10^15.
+_ROUNDS = 12
 
 
 def mix_outputs(outputs: Tensor, weights: Tensor) -> Tensor:
@@ -49,18 +49,17 @@ def dirichlet_weights(teachers: int, alpha: float, seed: int, step: int, ids: Te
     shape = alpha + 1 if alpha < 1 else alpha
     d = shape - 1 / 3
     c = 1 / math.sqrt(9 * d)
+    # All rounds at once, on tensors [rounds, teachers, ids]: round by round is ten times slower for few ids.
     component = torch.arange(teachers, dtype=torch.int64, device=ids.device)[:, None]
-    ids = ids[None, :]
-    log_gamma = torch.full((teachers, ids.shape[1]), math.nan, dtype=torch.float64, device=ids.device)
-    for attempt in range(_ROUNDS):
-        u1, u2, u3 = (uniform(seed, step, ids, component, attempt, part) for part in range(3))
-        normal = torch.sqrt(-2 * torch.log(u1)) * torch.cos(2 * math.pi * u2)
-        v = (1 + c * normal) ** 3
-        accepted = (v > 0) & (torch.log(u3) < 0.5 * normal**2 + d - d * v + d * torch.log(v.clamp_min(1e-300)))
-        draw = math.log(d) + torch.log(v.clamp_min(1e-300))
-        log_gamma = torch.where(log_gamma.isnan() & accepted, draw, log_gamma)
-    # What no round accepted takes the distribution's mode; it is expected once in 10^31 draws.
-    log_gamma = torch.nan_to_num(log_gamma, nan=math.log(d))
+    attempt = torch.arange(_ROUNDS, dtype=torch.int64, device=ids.device)[:, None, None]
+    u1, u2, u3 = (uniform(seed, step, ids, component, attempt, part) for part in range(3))
+    normal = torch.sqrt(-2 * torch.log(u1)) * torch.cos(2 * math.pi * u2)
+    v = (1 + c * normal) ** 3
+    log_v = torch.log(v.clamp_min(1e-300))
+    accepted = (v > 0) & (torch.log(u3) < 0.5 * normal**2 + d - d * v + d * log_v)
+    first = accepted.to(torch.uint8).argmax(dim=0, keepdim=True)
+    # What no round accepted takes the distribution's mode.
+    log_gamma = math.log(d) + torch.where(accepted.any(dim=0), log_v.gather(0, first)[0], 0.0)
     if alpha < 1:
         log_gamma = log_gamma + torch.log(uniform(seed, step, ids, component, _ROUNDS, 0)) / alpha
     return torch.softmax(log_gamma, dim=0)

@@ -116,7 +116,8 @@ class Dirichlet(Mix):
     per: str = 'batch'
 
     def __post_init__(self) -> None:
-        if not isinstance(self.alpha, int | float) or not math.isfinite(self.alpha) or self.alpha <= 0:
+        number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
+        if not number or not math.isfinite(self.alpha) or self.alpha <= 0:
             raise UserError(f"mix: dirichlet's alpha is a finite number above 0, got {self.alpha!r}")
         if self.per not in ('batch', 'sample'):
             raise UserError(f"mix: dirichlet's per is 'batch' or 'sample', got {self.per!r}")

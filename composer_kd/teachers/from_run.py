@@ -8,7 +8,7 @@ from composer_kd.archive.manifest import manifest_file
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.errors import UserError
 from composer_kd.models import build_model, load_into, weights_hash
-from composer_kd.teachers.live import LiveTeacher
+from composer_kd.teachers.live import LiveTeacher, Normalization
 
 __all__ = ['RunTeacher', 'teacher_from_run']
 
@@ -16,7 +16,7 @@ __all__ = ['RunTeacher', 'teacher_from_run']
 class RunTeacher(LiveTeacher):
     """A live teacher that knows which run it comes from."""
 
-    def __init__(self, run: RunDir, name: str | None = None):
+    def __init__(self, run: RunDir, name: str | None = None, data_normalization: Normalization | None = None):
         manifest = _finished_manifest(run)
         config = run.read_config()
         if 'model' not in config:
@@ -30,16 +30,18 @@ class RunTeacher(LiveTeacher):
                 f'remove {run.path} and run again'
             )
         normalization = (data.normalization.mean, data.normalization.std)
-        super().__init__(module, name or run.path.name, normalization=normalization)
+        super().__init__(module, name or run.path.name, normalization, data_normalization)
         self.path = run.path
 
     def __repr__(self) -> str:
         return f'Teacher.from_run({str(self.path)!r})'
 
 
-def teacher_from_run(path: Path, name: str | None = None) -> RunTeacher:
+def teacher_from_run(
+    path: Path, name: str | None = None, data_normalization: Normalization | None = None
+) -> RunTeacher:
     """The teacher in a run directory; one line if the run is not there, not finished or damaged."""
-    return RunTeacher(RunDir(path), name)
+    return RunTeacher(RunDir(path), name, data_normalization)
 
 
 def _finished_manifest(run: RunDir):

@@ -37,6 +37,7 @@ class LiveTeacher(Teacher):
         self.normalization = normalization
         self.data_normalization = data_normalization
         self._convert: tuple[Tensor, Tensor] | None = None
+        self._parts: list[torch.nn.Module] = []
         self._cpu_autocast = False
         self._channels_last = False
 
@@ -44,6 +45,7 @@ class LiveTeacher(Teacher):
         self._refuse_the_student(state)
         self.module = state.device.module_to_device(self.module)
         self.module.eval()
+        self._parts = list(self.module.modules())
         self.module.requires_grad_(False)
         student = state.model  # At INIT it is not wrapped yet.
         self._cpu_autocast = bool(getattr(student, 'cpu_autocast', False))
@@ -59,7 +61,7 @@ class LiveTeacher(Teacher):
         if data is None:
             raise UserError(
                 f'teacher {self.name!r} has a normalization of its own, but the training data does not say which one it '
-                f'comes with; give data_normalization=(mean, std) too'
+                f'comes with; make it with Teacher.live, .from_checkpoint or .from_run(..., data_normalization=(mean, std))'
             )
         (mean, std), (own_mean, own_std) = (_channels(*pair, self.name) for pair in (data, self.normalization))
         if torch.equal(mean, own_mean) and torch.equal(std, own_std):
@@ -69,7 +71,8 @@ class LiveTeacher(Teacher):
         self._convert = (device.tensor_to_device(scale), device.tensor_to_device(shift))
 
     def logits(self, batch: Any, state: Any) -> Tensor:
-        if self.module.training:
+        # Part by part: a BatchNorm in train mode under a root in eval mode would learn along just the same.
+        if any(part.training for part in self._parts):
             raise UserError(f'teacher {self.name!r} was put in train mode while it taught; leave it in eval mode')
         with torch.no_grad(), self._precision(state):
             return logits_of(self._forward(batch), f'teacher {self.name!r}').float()

@@ -84,12 +84,19 @@ class Weights(Mix):
     def __post_init__(self) -> None:
         object.__setattr__(self, 'weights', tuple(self.weights))
         for weight in self.weights:
-            if not isinstance(weight, int | float) or isinstance(weight, bool) or not math.isfinite(weight) or weight < 0:
+            if (
+                not isinstance(weight, int | float)
+                or isinstance(weight, bool)
+                or not math.isfinite(weight)
+                or weight < 0
+            ):
                 raise UserError(f'mix: weights are finite numbers from 0 on, got {weight!r} in {list(self.weights)}')
         if not sum(self.weights) > 0:
             raise UserError(f'mix: at least one weight must be above 0, got {list(self.weights)}')
         if abs(sum(self.weights) - 1) > 1e-3:
-            warnings.warn(f'mix: the weights sum to {sum(self.weights):g}, so the target is scaled by that', stacklevel=3)
+            warnings.warn(
+                f'mix: the weights sum to {sum(self.weights):g}, so the target is scaled by that', stacklevel=3
+            )
 
     def check(self, teachers: int) -> None:
         if len(self.weights) != teachers:

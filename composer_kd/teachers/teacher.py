@@ -85,16 +85,22 @@ class Teacher:
         return cls.live(module, name or Path(path).stem, normalization, data_normalization)
 
     @classmethod
-    def from_run(cls, path: str | Path, name: str | None = None) -> Teacher:
+    def from_run(
+        cls,
+        path: str | Path,
+        name: str | None = None,
+        data_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> Teacher:
         """A live teacher from a run directory: its model, its weights and the normalisation it was trained with.
 
         Args:
             path: The run directory.
             name: How lines and metrics call it; the directory's name by default.
+            data_normalization: As in :meth:`live`; a loader of your own has to be told here what its batches come with.
         """
         from composer_kd.teachers.from_run import teacher_from_run
 
-        return teacher_from_run(Path(path), name)
+        return teacher_from_run(Path(path), name, data_normalization)
 
     @classmethod
     def of(cls, teacher: Teacher | torch.nn.Module | str | Path) -> Teacher:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +15,7 @@ import xxhash
 
 from composer_kd.errors import UserError
 
-__all__ = ['atomic_write', 'make_folder', 'replacing', 'sync_folder', 'writing_to', 'xxh3_of']
+__all__ = ['atomic_write', 'is_whole_zip', 'make_folder', 'replacing', 'sync_folder', 'writing_to', 'xxh3_of']
 
 _REASONS = {
     errno.ENOSPC: 'the disk is full; free some space there or choose another folder',
@@ -95,3 +97,13 @@ def xxh3_of(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def is_whole_zip(path: str | os.PathLike[str]) -> bool:
+    """Whether every record of a ZIP archive, which is what ``torch.save`` writes, has the checksum written with it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    # zipfile meets damage to its headers with any of these.
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, NotImplementedError):
+        return False

@@ -48,8 +48,11 @@ def locked(file: str | os.PathLike[str], what: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f'{what} is in use{_holder(descriptor)}; wait for it to end, or choose another folder') from None
-        _describe(descriptor)
+            raise UserError(
+                f'{what} is in use{_holder(descriptor)}; wait for it to end, or choose another folder'
+            ) from None
+        with writing_to(Path(file).parent):
+            _describe(descriptor)
         yield
         if os.getpid() == owner:
             os.ftruncate(descriptor, 0)

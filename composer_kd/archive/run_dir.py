@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from composer_kd.archive.files import atomic_write, make_folder
+from composer_kd.archive.files import atomic_write, is_whole_zip, make_folder
 from composer_kd.archive.jsonl import append_line, read_lines, rewrite_lines
 from composer_kd.archive.lock import locked
 from composer_kd.archive.manifest import Manifest, manifest_file, read_manifest, verify, verify_file
@@ -117,7 +115,7 @@ class RunDir:
     def checkpoint(self) -> Path | None:
         """The checkpoint to resume from, or None: the one that Composer calls the latest, else the newest whole one."""
         for path in self._checkpoints():
-            if _is_whole(path):
+            if is_whole_zip(path):
                 return path
             log.warning('%s: the checkpoint is damaged or was cut off; looking for an earlier one', path)
         return None
@@ -161,16 +159,6 @@ def _batch(checkpoint: Path) -> tuple[int, float]:
     """What orders checkpoints: the batch in Composer's ``ep{epoch}-ba{batch}-rank{rank}.pt``, else the time."""
     named = re.search(r'-ba(\d+)-', checkpoint.name)
     return int(named[1]) if named else -1, checkpoint.stat().st_mtime
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether every record of the file (torch writes a ZIP archive) has the checksum that was written with it."""
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            return archive.testzip() is None
-    # zipfile meets damage to its headers with any of these.
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, NotImplementedError):
-        return False
 
 
 def _size(path: Path) -> int | None:

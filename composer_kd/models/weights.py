@@ -6,6 +6,7 @@ import datetime
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.serialization import safe_globals
 from torch.torch_version import TorchVersion
 
-from composer_kd.archive.files import atomic_write
+from composer_kd.archive.files import atomic_write, is_whole_zip
 from composer_kd.errors import UserError
 from composer_kd.models.classifier import plain
 
@@ -60,13 +61,12 @@ def load_weights(path: PathLike) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f'{path}: no such file; give a .safetensors file or a checkpoint')
     try:
-        if path.suffix == '.safetensors':
-            return safetensors.torch.load_file(path)
-        found = _load_pickle(path)
-    except safetensors.SafetensorError as error:
-        raise UserError(f'{path}: not a whole safetensors file ({error}); copy or write it again') from error
+        path.open('rb').close()
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
+    if path.suffix == '.safetensors':
+        return _load_safetensors(path)
+    found = _load_pickle(path)
     weights = _weights_within(found)
     if weights is None:
         raise UserError(f'{path}: no weights in it; expected names and tensors, or a checkpoint that holds them')
@@ -84,7 +84,8 @@ def load_into(module: nn.Module, path: PathLike) -> None:
     weights = _fitting_names(load_weights(path), own)
     if problem := _misfit(own, weights):
         raise UserError(f'{os.fspath(path)}: {problem}')
-    plain(module).load_state_dict(weights)
+    # Every tensor is accounted for; strict would ask for modules' extra state too, which safetensors cannot hold.
+    plain(module).load_state_dict(weights, strict=False)
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -105,7 +106,18 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in plain(module).state_dict().items() if isinstance(value, Tensor)}
 
 
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f'{path}: not a whole safetensors file ({error}); copy or write it again') from error
+
+
 def _load_pickle(path: Path) -> Any:
+    damaged = f'{path}: not a whole checkpoint; it may be cut off or damaged, copy or write it again'
+    # torch itself does not look at the checksums.
+    if zipfile.is_zipfile(path) and not is_whole_zip(path):
+        raise UserError(damaged)
     try:
         with safe_globals(_harmless()):
             return torch.load(path, map_location='cpu', weights_only=True)
@@ -114,10 +126,8 @@ def _load_pickle(path: Path) -> Any:
         what = re.search(r'GLOBAL (\S+)', str(error))
         reason = f'it asks for {what[1]}, which no file of weights needs' if what else 'it is no plain file of weights'
         raise UserError(f'{path}: refused: {reason}; save the weights alone, best as .safetensors') from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f'{path}: not a whole checkpoint; it may be cut off or damaged, copy or write it again'
-        ) from error
+    except Exception as error:  # a damaged pickle fails in whatever way its bytes happen to spell
+        raise UserError(damaged) from error
 
 
 def _harmless() -> list[Any]:

@@ -14,33 +14,26 @@ HOLDER = """
     import os, sys, time
     from composer_kd.archive import RunDir
     with RunDir(sys.argv[1]).lock():
-        if sys.argv[2] == 'fork' and os.fork() == 0:
-            print('child', os.getpid(), flush=True)
-            time.sleep(60)
-        print('held', flush=True)
+        child = os.fork() if sys.argv[2] == 'fork' else -1
+        if child:
+            print(child, flush=True)
         time.sleep(60)
     """
 
 
 def hold(path, mode='alone'):
-    return subprocess.Popen(
+    """A process that holds the lock, and its forked child's id, or -1."""
+    process = subprocess.Popen(
         [sys.executable, '-c', textwrap.dedent(HOLDER), str(path), mode], stdout=subprocess.PIPE, text=True
     )
-
-
-def lines_until_held(process):
-    lines = [process.stdout.readline() for _ in range(1)]
-    while 'held' not in lines[-1]:
-        assert lines[-1], 'the holder ended early'
-        lines.append(process.stdout.readline())
-    return lines
+    assert process.stdout
+    return process, int(process.stdout.readline())
 
 
 def test_the_second_process_is_told_who_is_first(tmp_path):
     run = RunDir(tmp_path / 'gen0')
-    process = hold(run.path)
+    process, _ = hold(run.path)
     try:
-        lines_until_held(process)
         with pytest.raises(UserError) as refusal, run.lock():
             pass
         who = rf'{re.escape(str(run.path))} is in use by process {process.pid} on {os.uname().nodename} since 20\d\d-'
@@ -57,13 +50,8 @@ def test_the_second_process_is_told_who_is_first(tmp_path):
 
 def test_a_forked_worker_does_not_keep_it(tmp_path):
     run = RunDir(tmp_path / 'gen0')
-    process = hold(run.path, 'fork')
-    child = 0
+    process, child = hold(run.path, 'fork')
     try:
-        told = lines_until_held(process)
-        while not child:
-            child = next((int(line.split()[1]) for line in told if line.startswith('child')), 0)
-            told = [] if child else [process.stdout.readline()]
         process.kill()
         process.wait(timeout=10)
         os.kill(child, 0)  # the orphan lives on
@@ -72,8 +60,7 @@ def test_a_forked_worker_does_not_keep_it(tmp_path):
     finally:
         process.kill()
         process.wait()
-        if child:
-            os.kill(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
 
 
 def test_the_same_process_twice(tmp_path):
@@ -103,3 +90,25 @@ def test_a_holder_that_says_nothing(tmp_path):
             (run.path / '.lock').write_bytes(content)
             with pytest.raises(UserError, match='gen0 is in use; wait'), run.lock():
                 pass
+
+
+def test_a_forked_child_that_leaves_the_block_does_no_harm(tmp_path):
+    run = RunDir(tmp_path / 'gen0')
+    held = run.lock()
+    held.__enter__()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            other = os.open(tmp_path, os.O_RDONLY)  # takes the number that the lock's descriptor had
+            held.__exit__(None, None, None)
+            os.fstat(other)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    with pytest.raises(UserError, match=f'by process {os.getpid()}'), run.lock():
+        pass
+    held.__exit__(None, None, None)
+    with run.lock():
+        pass

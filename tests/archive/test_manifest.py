@@ -3,41 +3,13 @@ import os
 
 import pytest
 
-from composer_kd.archive import Manifest, atomic_write, file_records, read_manifest, verify, write_manifest
+from composer_kd.archive import atomic_write, file_records, read_manifest, verify, write_manifest
 from composer_kd.archive.manifest import FileRecord, manifest_file
 from composer_kd.errors import UserError
 
-DATA = {
-    'fingerprint': 'f00d',
-    'num_samples': 100,
-    'num_classes': 5,
-    'shape': [3, 8, 8],
-    'normalization': {'mean': [0.5, 0.5, 0], 'std': [0.25, 0.25, 1]},
-}
-
-
-def manifest(files, **more):
-    values = {
-        'run': 'gen0',
-        'arm': 'scratch',
-        'seed': 17,
-        'finished_epoch': 3,
-        'data': DATA,
-        'augmentation': {'name': 'crop-flip', 'version': 1, 'seed': 0, 'padding': 4, 'flip': True},
-        'weights': {'hash': 'abc'},
-        'precision': 'fp32',
-        'files': files,
-        'hardware': {'cpu': 'a', 'cores': 2},
-        'versions': {'torch': '2.7.0'},
-        'multiply_adds': 125_000_000,
-        'parameters': 861_620,
-        **more,
-    }
-    return Manifest.model_validate(values)
-
 
 @pytest.fixture
-def run_dir(tmp_path):
+def run_dir(tmp_path, manifest):
     atomic_write(tmp_path / 'weights.safetensors', b'weights')
     atomic_write(tmp_path / 'archive' / 'loss' / 'ep0001.safetensors', bytes(300))
     names = ['weights.safetensors', 'archive/loss/ep0001.safetensors']
@@ -55,7 +27,7 @@ def test_what_is_written(run_dir):
     values = json.loads(manifest_file(run_dir).read_text())
     assert values['schema'] == 1
     assert values['files']['weights.safetensors']['bytes'] == 7
-    assert values['data'] == DATA
+    assert values['data']['normalization'] == {'mean': [0.5, 0.5, 0], 'std': [0.25, 0.25, 1]}
     assert 'schema_version' not in values
     assert read_manifest(run_dir) == verify(run_dir)
     assert read_manifest(run_dir).data.num_samples == 100
@@ -79,7 +51,9 @@ def test_every_flipped_byte_is_found(run_dir, name):
         with pytest.raises(UserError, match=f'{name}: damaged: its content'):
             verify(run_dir)
     path.write_bytes(whole[:-1])
-    with pytest.raises(UserError, match=f'{name}: damaged: it has {len(whole) - 1} bytes, the manifest says {len(whole)}'):
+    with pytest.raises(
+        UserError, match=f'{name}: damaged: it has {len(whole) - 1} bytes, the manifest says {len(whole)}'
+    ):
         verify(run_dir)
     path.unlink()
     with pytest.raises(UserError, match=f'{name}: this file of the run is missing'):
@@ -90,7 +64,7 @@ OUTSIDE = ['../secret', '/etc/passwd', 'archive/../../secret', '..', '', 'a\\..\
 
 
 @pytest.mark.parametrize('name', OUTSIDE)
-def test_names_that_lead_outside_are_refused(run_dir, name):
+def test_names_that_lead_outside_are_refused(run_dir, manifest, name):
     (run_dir.parent / 'secret').write_bytes(b'weights')
     os.symlink(run_dir.parent, run_dir / 'link')
     record = {'bytes': 7, 'xxh3': '0' * 32}

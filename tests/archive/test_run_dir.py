@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from composer_kd.archive import RunDir, file_records, write_manifest
 from composer_kd.errors import UserError
 from composer_kd.models import classifier, save_weights
-from test_manifest import manifest
 
 torch.set_num_threads(1)
 
@@ -23,9 +22,13 @@ def run(tmp_path):
     return run
 
 
-def finish(run):
-    save_weights(nn.Linear(2, 3), run.weights_file)
-    write_manifest(run.path, manifest(file_records(run.path, ['run.yaml', 'weights.safetensors'])))
+@pytest.fixture
+def finish(manifest):
+    def finish(run):
+        save_weights(nn.Linear(2, 3), run.weights_file)
+        write_manifest(run.path, manifest(file_records(run.path, ['run.yaml', 'weights.safetensors'])))
+
+    return finish
 
 
 def test_config_comes_back(run):
@@ -45,7 +48,9 @@ def test_config_comes_back(run):
     assert list(run.read_config()) == list(config)
 
 
-@pytest.mark.parametrize('content', [b'a: [', b'- 3', b'', b'\xff', b'!!python/object/apply:os.system ["touch harmed"]'])
+@pytest.mark.parametrize(
+    'content', [b'a: [', b'- 3', b'', b'\xff', b'!!python/object/apply:os.system ["touch harmed"]']
+)
 def test_a_config_that_is_none(run, monkeypatch, content):
     monkeypatch.chdir(run.path)
     run.config_file.write_bytes(content)
@@ -70,7 +75,7 @@ def test_metrics_are_cut_back_to_an_epoch(run):
     assert run.metrics() == []
 
 
-def test_finished(run):
+def test_finished(run, finish):
     assert not run.finished
     finish(run)
     assert run.finished
@@ -85,7 +90,7 @@ def test_finished(run):
     assert not run.finished
 
 
-def test_weights(run):
+def test_weights(run, finish):
     net = nn.Linear(2, 3)
     save_weights(net, run.weights_file)
     assert torch.equal(run.load_weights()['weight'], net.weight)

@@ -87,7 +87,9 @@ def test_metrics_over_unequal_batches():
     ranks = [sorted(row.tolist(), reverse=True).index(row[label]) for row, label in zip(logits, labels, strict=True)]
     assert metrics['MulticlassAccuracy'].compute() == pytest.approx(sum(r < 1 for r in ranks) / 11)
     assert metrics['MulticlassTop5Accuracy'].compute() == pytest.approx(sum(r < 5 for r in ranks) / 11)
-    assert metrics['CrossEntropy'].compute().item() == pytest.approx(softmax_loss(logits, labels).mean().item(), rel=1e-5)
+    assert metrics['CrossEntropy'].compute().item() == pytest.approx(
+        softmax_loss(logits, labels).mean().item(), rel=1e-5
+    )
 
 
 def test_metrics_with_few_classes_and_soft_labels():
@@ -182,7 +184,7 @@ def test_number_of_classes():
     assert classifier(net(9)).num_classes == 9
     assert classifier(build_model({'name': 'resnet20'}, 12, (3, 8, 8))).num_classes == 12
     assert classifier(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten()), num_classes=64).num_classes == 64
-    with pytest.raises(UserError, match='number of classes cannot be told from Sequential.*pass num_classes'):
+    with pytest.raises(UserError, match=r'number of classes cannot be told from Sequential.*pass num_classes'):
         classifier(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten()))
     with pytest.raises(UserError, match='num_classes is 10, but CifarResNet was built for 12'):
         classifier(build_model({'name': 'resnet20'}, 12, (3, 8, 8)), num_classes=10)

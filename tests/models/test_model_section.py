@@ -63,9 +63,9 @@ def test_a_factory_of_ones_own(monkeypatch):
 
     monkeypatch.setitem(MODELS._entries, 'narrow', (narrow, ''))
     assert build_model({'name': 'narrow', 'depth': 8}, 3, SHAPE)
-    with pytest.raises(UserError, match='model.depth: this key is required'):
+    with pytest.raises(UserError, match=r'model\.depth: this key is required'):
         build_model({'name': 'narrow'}, 3, SHAPE)
     with pytest.raises(UserError, match='model: depth must be 6 n'):
         build_model({'name': 'narrow', 'depth': 9}, 3, SHAPE)
-    with pytest.raises(UserError, match='model.width: should be a valid number'):
+    with pytest.raises(UserError, match=r'model\.width: should be a valid number'):
         build_model({'name': 'narrow', 'depth': 8, 'width': 'x'}, 3, SHAPE)

@@ -80,8 +80,11 @@ def test_composer_checkpoint(checkpoint):
 
 
 def test_nothing_stays_allowed_afterwards(checkpoint):
+    before = torch.serialization.get_safe_globals()
     load_weights(checkpoint[0])
-    assert torch.serialization.get_safe_globals() == []
+    assert torch.serialization.get_safe_globals() == before
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(checkpoint[0], weights_only=True)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,9 @@ def test_a_net_that_keeps_extra_state(tmp_path):
     source = WithExtra(2, 2)
     torch.save(source.state_dict(), tmp_path / 'w.pt')
     assert set(load_weights(tmp_path / 'w.pt')) == {'weight', 'bias'}
-    assert weights_hash(source)
+    target = WithExtra(2, 2)
+    load_into(target, tmp_path / 'w.pt')
+    assert weights_hash(source) == weights_hash(target)
 
 
 class Malicious:
@@ -181,6 +186,15 @@ def test_cut_off_files(tmp_path, checkpoint):
             assert '\n' not in str(refusal.value)
 
 
+def test_a_flipped_byte_in_a_checkpoint(tmp_path, checkpoint):
+    path, expected = checkpoint
+    content = bytearray(path.read_bytes())
+    content[content.index(expected['module.fc.weight'].numpy().tobytes()) + 5] ^= 1
+    (tmp_path / 'w.pt').write_bytes(content)
+    with pytest.raises(UserError, match=r'w\.pt: not a whole checkpoint'):
+        load_weights(tmp_path / 'w.pt')
+
+
 @pytest.mark.parametrize('content', [3, [torch.zeros(2)], {}, {'epoch': 3}, {'model': {'lr': 0.1}}])
 def test_files_without_weights(tmp_path, content):
     torch.save(content, tmp_path / 'w.pt')
@@ -217,7 +231,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     line = refusal_of(net(), CifarResNet(14, (4, 4, 4, 8), 5), path)
     assert 'has unexpected stages.0.1.bn1.bias (and' in line
     line = refusal_of(nn.Linear(2, 3), nn.Sequential(nn.Linear(2, 3)), path)
-    assert 'lacks weight (and 1 more) and has unexpected 0.weight (and 1 more)' in line
+    assert 'lacks weight (and 1 more) and has unexpected 0.bias (and 1 more)' in line
 
 
 def test_hash_sees_every_change():

@@ -14,21 +14,27 @@ from composer_kd.errors import UserError
 __all__ = ['main', 'report_errors']
 
 INTERRUPTED = 130
+TERMINATED = 143
 BROKEN_PIPE = 141
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ['run']:
+        from composer_kd.run import main as run
+
+        return run(words[1:], prog='composer-kd run')
     parser = argparse.ArgumentParser(prog='composer-kd', description='Retraining for a fraction of training.')
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    _add_run(commands)
+    commands.add_parser('run', help='train what a YAML file says, in one process (`composer run FILE` launches several)')
     _add_init(commands)
     _add_convert(commands)
     _add_report(commands)
     _add_verify(commands)
     _add_list(commands)
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(words)
     return report_errors(lambda: arguments.work(arguments), arguments.debug)
 
 
@@ -47,9 +53,12 @@ def report_errors(work: Callable[[], int], debug: bool, hint: str = '') -> int:
             raise
         return _fail(str(error), 1)
     except KeyboardInterrupt:
-        if debug:
-            raise
         return _fail(f'interrupted{hint}', INTERRUPTED)
+    except SystemExit as stop:
+        # Composer's Trainer turns SIGINT and SIGTERM into this.
+        if stop.code not in (INTERRUPTED, TERMINATED):
+            raise
+        return _fail(f'{"interrupted" if stop.code == INTERRUPTED else "terminated"}{hint}', int(stop.code))
     except BrokenPipeError:
         # The reader of our output, head or less, has seen enough. Not 0: other ranks must not wait for this one.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,14 +82,6 @@ def _fail(line: str, status: int) -> int:
     if os.environ.get('RANK', '0') == '0':
         print(f'composer-kd: {" ".join(line.split())}', file=sys.stderr, flush=True)
     return status
-
-
-def _add_run(commands) -> None:
-    from composer_kd.run import add_arguments, work
-
-    parser = commands.add_parser('run', help='train what a YAML file says (as `composer run FILE`, on one process)')
-    add_arguments(parser)
-    parser.set_defaults(work=work)
 
 
 def _add_init(commands) -> None:
@@ -123,7 +124,7 @@ def _add_convert(commands) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from composer_kd.data import convert
+    from composer_kd.data.convert import convert
 
     print(convert(arguments.source, arguments.out, encoding=arguments.encoding, compression=arguments.compression))
     return 0

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ['add_arguments', 'main', 'work']
+__all__ = ['main']
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of the ``run`` script and of ``python -m composer_kd.run``."""
+def main(argv: list[str] | None = None, prog: str = 'composer run') -> int:
+    """Entry point of the ``run`` script, of ``python -m composer_kd.run`` and of ``composer-kd run``."""
     parser = argparse.ArgumentParser(
-        prog='composer run',
+        prog=prog,
         description='Train what a YAML file says: one run, or a lineage of runs that teach each other.',
     )
-    add_arguments(parser)
-    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
-    arguments = parser.parse_args(argv)
-    from composer_kd.cli import report_errors
-
-    again = '; the last checkpoint is kept: repeat the same command to continue'
-    return report_errors(lambda: work(arguments), arguments.debug, hint=again)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('file', help='a YAML file, or the name of one that comes with the package (kd.yaml)')
     parser.add_argument('changes', nargs='*', metavar='key=value', help='changes to the file, as data.val_fraction=0.2')
     parser.add_argument('--only', metavar='RUN', help='train this run of the lineage alone; its teachers are finished')
@@ -33,9 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='auto',
         help="Composer's bar, a line an epoch, or the bar where there is a terminal (default: auto)",
     )
+    parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+    # Changes and options in any order: file --only gen1 data.source=x.
+    arguments = parser.parse_intermixed_args(argv)
+    from composer_kd.cli import report_errors
+
+    again = '; repeat the same command to continue from the last checkpoint'
+    return report_errors(lambda: _work(arguments), arguments.debug, hint=again)
 
 
-def work(arguments: argparse.Namespace) -> int:
+def _work(arguments: argparse.Namespace) -> int:
     from composer_kd.runs.command import run_file
 
     run_file(

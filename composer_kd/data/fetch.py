@@ -16,6 +16,8 @@ from composer_kd.errors import UserError
 
 __all__ = ['Fetcher', 'is_remote']
 
+_MISSING = ('404', 'NoSuchKey', 'NotFound', 'not found', 'does not exist')
+
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +48,8 @@ class Fetcher:
                 copy serves when that fails.
 
         Raises:
-            FileNotFoundError: It cannot be downloaded, and no copy is here.
+            FileNotFoundError: The remote has no such file, and no copy is here.
+            UserError: It cannot be downloaded for another reason.
         """
         local = self.folder / name
         make_folder(local.parent)
@@ -54,7 +57,7 @@ class Fetcher:
             if check is None:
                 try:
                     self._download(name, local)
-                except FileNotFoundError:
+                except (FileNotFoundError, UserError):
                     if not local.exists():
                         raise
                     log.warning('%s: cannot be reached; using the copy of an earlier download', self.remote)
@@ -90,7 +93,11 @@ class Fetcher:
                 known = 's3, gs, oci, azure, hf, sftp, dbfs, file and others that Streaming supports'
                 raise UserError(f'{self.remote}: not a remote that Streaming can read; known: {known}') from None
             reason = str(error).strip().partition('\n')[0] or type(error).__name__
-            raise FileNotFoundError(f'{self.remote}/{name}: cannot be downloaded: {reason}') from error
+            line = f'{self.remote}/{name}: cannot be downloaded: {reason}'
+            # A file that is missing may be an optional one; a network that is down must not pass for that.
+            if isinstance(error, FileNotFoundError) or any(word in str(error) for word in _MISSING):
+                raise FileNotFoundError(line) from error
+            raise UserError(f'{line}; check the network, the address and the rights') from error
         finally:
             for leftover in (fresh, fresh.with_name(fresh.name + '.tmp')):
                 with suppress(OSError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,7 +143,7 @@ def _open_source(section: DataSection, where: str) -> ShardFolder:
     source = section.source
     if source == SYNTHETIC:
         source = str(synthetic_folder(section.synthetic, section.cache))
-    elif '/' not in source and nearest(source, [SYNTHETIC]).startswith('did you mean'):
+    elif not Path(source).exists() and nearest(source, [SYNTHETIC]).startswith('did you mean'):
         raise UserError(f'{where}.source: {source!r} is not known; {nearest(source, [SYNTHETIC])}')
     return open_shards(source, section.cache, f'{where}.source')
 
@@ -275,7 +277,7 @@ def _spec(
     drop_last: bool,
 ) -> DataSpec:
     on_host = section.augment_on == 'host'
-    loader = DataLoader(
+    loader = _Loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
@@ -289,6 +291,16 @@ def _spec(
     if on_host:
         return DataSpec(loader, num_samples=samples)
     return DataSpec(loader, num_samples=samples, microbatch_transforms=prepare)
+
+
+class _Loader(DataLoader):
+    """A DataLoader whose workers' error lines arrive as they were written, without the worker's traceback in them."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            raise UserError(str(error).strip().rpartition('UserError: ')[2]) from error
 
 
 def _as_it_is(batch: Any) -> Any:

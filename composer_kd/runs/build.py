@@ -26,7 +26,9 @@ from composer_kd.runs.names import ALGORITHMS, CALLBACKS, LOGGERS, OPTIMIZERS, S
 __all__ = ['Built', 'build_trainer']
 
 # Composer's algorithms that work at AFTER_DATALOADER on float images: augmentation then belongs into the loader.
-WANT_FLOAT_IMAGES = ('ColOut', 'CutOut', 'ProgressiveResizing', 'AugMix', 'RandAugment')
+WANT_FLOAT_IMAGES = ('ColOut', 'CutOut', 'ProgressiveResizing')
+# Those that put themselves into a torchvision data set's transforms, which ours has none of.
+WANT_TORCHVISION_DATA = ('AugMix', 'RandAugment')
 
 
 @dataclass
@@ -115,6 +117,12 @@ def build_trainer(
 
 
 def _data_section(config: RunConfig, say: Callable[[str], None]):
+    for name in config.algorithms:
+        if _canonical(name) in WANT_TORCHVISION_DATA:
+            raise UserError(
+                f'algorithms.{name}: works inside a torchvision data set, and data from shards is none; '
+                f'use data.augment, or a Trainer of your own with such a data set'
+            )
     wanting = [name for name in config.algorithms if _canonical(name) in WANT_FLOAT_IMAGES]
     if wanting and config.data.augment_on == 'device':
         say(f'{wanting[0]} works on float images before they reach the device, so the loader augments (augment_on: host)')
@@ -123,7 +131,7 @@ def _data_section(config: RunConfig, say: Callable[[str], None]):
 
 
 def _canonical(name: str) -> str:
-    return ALGORITHMS.get(name, 'algorithms').__name__
+    return ALGORITHMS.get(name, f'algorithms.{name}').__name__
 
 
 def _algorithm(name: str, options: dict[str, Any]) -> Algorithm:

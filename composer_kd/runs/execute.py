@@ -76,8 +76,8 @@ def _fit(built: Built, run: RunDir) -> None:
     try:
         built.trainer.fit()
     except RuntimeError as error:
-        # What torch.save says where other writers raise an OSError.
-        if 'PytorchStreamWriter' not in str(error) and 'file write failed' not in str(error):
+        # What torch.save says where other writers raise an OSError: its zip writer, and nothing of the disk.
+        if 'inline_container' not in str(error) and 'PytorchStreamWriter' not in str(error):
             raise
         raise UserError(
             f'{run.checkpoints}: the checkpoint cannot be written: the disk is full or out of quota; the one before is '

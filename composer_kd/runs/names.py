@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
+import textwrap
 from types import ModuleType
 from typing import Any
 
@@ -62,7 +64,11 @@ def _add_classes(registry: Registry[Any], module: ModuleType, base: type, suffix
 
 
 def _summary(entry: type) -> str:
-    return (inspect.getdoc(entry) or '').partition('\n')[0].partition('(`')[0].strip()
+    """The first sentence of a class's docstring, without its markup."""
+    paragraph = ' '.join((inspect.getdoc(entry) or '').partition('\n\n')[0].split())
+    plain = re.sub(r':\w+:`[.~]?([^`<]+)(<[^`]*>)?`|`([^`<]+?)\s*<[^`]*>`_+', lambda m: (m[1] or m[3]).strip(), paragraph)
+    sentence = re.split(r'(?<=\w)[.;:] |\.$', plain.replace('`', ''))[0]
+    return textwrap.shorten(sentence, 90, placeholder=' ...')
 
 
 _add_classes(OPTIMIZERS, torch.optim, torch.optim.Optimizer)

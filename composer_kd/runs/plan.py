@@ -38,6 +38,7 @@ class PlannedRun:
         config: What it does.
         folder: Its run directory.
         teachers: The runs of the plan that must be finished before.
+        lineage: The name of the lineage that it belongs to.
     """
 
     name: str
@@ -45,10 +46,11 @@ class PlannedRun:
     config: RunConfig
     folder: Path
     teachers: tuple[str, ...] = ()
+    lineage: str | None = None
 
     def resolved(self) -> dict[str, Any]:
         """What ``run.yaml`` holds: everything that decides the result, as plain values."""
-        return {'name': self.name, 'arm': self.arm, **self.config.model_dump(mode='json')}
+        return {'name': self.name, 'arm': self.arm, 'lineage': self.lineage, **self.config.model_dump(mode='json')}
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ def _make_plan(values: dict[str, Any]) -> Plan:
         if not name or '/' in name or '\\' in name or name.startswith('.') or name in ('report.html', 'report'):
             raise UserError(f'{name!r} cannot be the name of a run: it becomes a folder in {folder}')
     runs = [
-        run for name, entry in entries.items() for run in _seeds_of(name, entry, repeats, places[name], folder)
+        replace(run, lineage=None if file.lineage is None else file.name)
+        for name, entry in entries.items()
+        for run in _seeds_of(name, entry, repeats, places[name], folder)
     ]
     names = [run.name for run in runs]
     for name in names:

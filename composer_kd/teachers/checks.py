@@ -17,7 +17,7 @@ ENOUGH_SAMPLES = 512
 
 
 def at_chance_level(correct: int, counted: int, classes: int) -> bool:
-    """Whether ``correct`` of ``counted`` right answers are what guessing would give: within three standard deviations."""
+    """Whether ``correct`` of ``counted`` right are what guessing would give, within three standard deviations."""
     chance = 1 / classes
     return correct / counted <= chance + 3 * math.sqrt(chance * (1 - chance) / counted)
 
@@ -64,16 +64,9 @@ class OutputChecks:
             row[2], row[3] = (logits.argmax(dim=1) == labels).sum(), len(labels)
         return row
 
-    def judge(self, rows: Sequence[Sequence[float]], more_to_come: bool) -> dict[str, float]:
-        """Refuse broken outputs, warn of teachers at chance level; the accuracies on the first batches, by metric name.
-
-        Args:
-            rows: A row a teacher, summed over microbatches and ranks.
-            more_to_come: Whether the teachers will be asked again in the next steps; if not, judge by what is there.
-        """
-        metrics = {}
-        for teacher, (not_finite, constant, correct, counted) in enumerate(rows):
-            name = self.names[teacher]
+    def refuse_broken(self, rows: Sequence[Sequence[float]]) -> None:
+        """Refuse outputs that nothing can be learnt from; ``rows`` as in :meth:`judge`."""
+        for name, (not_finite, constant, *_) in zip(self.names, rows, strict=True):
             if not_finite:
                 raise UserError(
                     f'teacher {name!r} gives NaN or infinite outputs; check its weights, and try precision: fp32'
@@ -83,27 +76,48 @@ class OutputChecks:
                     f'teacher {name!r} gives the same output for every sample of a batch; its weights are probably not '
                     f'the trained ones'
                 )
-            if self.judged[teacher] or not counted:
+
+    def judge(self, rows: Sequence[Sequence[float]], more_to_come: bool) -> dict[str, float]:
+        """Refuse broken outputs, warn of teachers at chance level; the accuracies on the first batches, by metric name.
+
+        Args:
+            rows: A row a teacher, summed over microbatches and ranks.
+            more_to_come: Whether the teachers will be asked again in the next steps; if not, judge by what is there.
+        """
+        self.refuse_broken(rows)
+        metrics = {}
+        for teacher, (_, _, correct, counted) in enumerate(rows):
+            if self.judged[teacher]:
                 continue
-            self.correct[teacher] += int(correct)
-            self.counted[teacher] += int(counted)
-            metrics[f'distill/teacher_accuracy/{name}'] = self.correct[teacher] / self.counted[teacher]
+            if counted:
+                self.correct[teacher] += int(correct)
+                self.counted[teacher] += int(counted)
+                accuracy = self.correct[teacher] / self.counted[teacher]
+                metrics[f'distill/teacher_accuracy/{self.names[teacher]}'] = accuracy
             if self.counted[teacher] >= ENOUGH_SAMPLES or not more_to_come:
                 self._judge_accuracy(teacher)
         return metrics
 
+    def finish(self) -> None:
+        """Judge, at the end of a training, by what there was."""
+        for teacher, judged in enumerate(self.judged):
+            if not judged:
+                self._judge_accuracy(teacher)
+
     def _judge_accuracy(self, teacher: int) -> None:
-        self.judged[teacher] = True
         correct, counted = self.correct[teacher], self.counted[teacher]
+        if not counted:
+            return
+        self.judged[teacher] = True
         if at_chance_level(correct, counted, self.classes):
             warnings.warn(
-                f'teacher {self.names[teacher]!r} is at chance level: {correct} of {counted} right, {self.classes} classes. '
-                f'Its classes may be in another order, or its inputs normalised otherwise, or its weights not trained.',
+                f'teacher {self.names[teacher]!r} is at chance level: {correct} of {counted} right, '
+                f'{self.classes} classes. Its classes may be in another order, or its inputs normalised otherwise, or its weights not trained.',
                 stacklevel=2,
             )
 
     def state_dict(self) -> dict[str, list]:
-        return {'correct': self.correct, 'counted': self.counted, 'judged': self.judged}
+        return {'correct': list(self.correct), 'counted': list(self.counted), 'judged': list(self.judged)}
 
     def load_state_dict(self, state: dict[str, list]) -> None:
         if len(state['judged']) == len(self.names):

@@ -97,6 +97,12 @@ def test_host_and_device_augmentation_give_the_same_pixels(tiny):
         assert torch.equal(here[2], keys)
 
 
+def test_a_folder_with_a_name_like_the_drawn_datas(gray_npz, tmp_path, monkeypatch):
+    convert(str(gray_npz()), tmp_path / 'synthetic10')
+    monkeypatch.chdir(tmp_path)
+    assert open_data(DataSection(source='synthetic10', cache_dir=str(tmp_path / 'cache')), 8, 0).num_classes == 3
+
+
 def test_without_augmentation_there_is_one_view(tiny):
     data = open_data(tiny(augment=False), 32, 0)
     batch = batches(data.train, 9)[0]

@@ -122,7 +122,7 @@ class Distillation(Algorithm):
 
     _TRAINING = frozenset({
         Event.INIT, Event.AFTER_LOAD, Event.FIT_START, Event.BATCH_START, Event.BEFORE_TRAIN_BATCH, Event.BEFORE_FORWARD,
-        Event.AFTER_FORWARD, Event.BEFORE_BACKWARD, Event.AFTER_TRAIN_BATCH, Event.BATCH_END,
+        Event.AFTER_FORWARD, Event.BEFORE_BACKWARD, Event.AFTER_TRAIN_BATCH, Event.BATCH_END, Event.FIT_END,
     })  # fmt: skip
     _EVALUATION = frozenset({Event.EVAL_START, Event.EVAL_AFTER_FORWARD, Event.EVAL_END})
 
@@ -148,9 +148,11 @@ class Distillation(Algorithm):
         elif event == Event.BEFORE_BACKWARD:
             self._add_to_loss(state)
         elif event == Event.AFTER_TRAIN_BATCH:
-            self._sums.end_pass()
+            self._after_train_batch(state)
         elif event == Event.BATCH_END:
             self._batch_end(state, logger)
+        elif event == Event.FIT_END:
+            self.checks.finish()
         elif self._overtaking is not None:
             self._evaluation(event, state, logger)
 
@@ -274,8 +276,15 @@ class Distillation(Algorithm):
         state.loss = {**state.loss, 'total': total} if isinstance(state.loss, dict) else total
         self._target = None
 
+    def _after_train_batch(self, state: State) -> None:
+        self._sums.end_pass()
+        if not self._checked:
+            # The optimizer steps after this event: what a broken teacher has said is not learnt.
+            self._checked = True
+            _, rows = self._sums.reduce(len(self.teachers), state.device)
+            self.checks.refuse_broken(rows)
+
     def _batch_end(self, state: State, logger: Logger) -> None:
-        self._checked = True
         # BATCH_END comes after the clock has moved on: the step that ended is the one that the sums belong to.
         metrics, rows = self._sums.reduce(len(self.teachers), state.device)
         metrics['distill/weight'] = self._strength

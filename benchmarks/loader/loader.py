@@ -1,0 +1,142 @@
+"""Images a second that one core loads, crops, flips and normalises at 32x32: our loader against the usual way.
+
+Ours: the memory-mapped cache, whole batches, augmentation on tensors (workers=0, on the host).
+Usual: StreamingDataset on the same shards (PNG), torchvision's PIL transforms image by image, default collate.
+
+    python benchmarks/loader/loader.py            # prints the table, writes loader.json beside this file
+
+Both read the same 10,000 drawn images in turn, round by round, on one thread; the figures are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import torch
+
+from composer_kd.data import DataSection, open_data
+from composer_kd.data.section import SyntheticSection
+from composer_kd.data.synthetic import COARSE, FINE_CLASSES, SUPERCLASSES, draw
+from composer_kd.data.write import Images, write_dataset
+
+BATCH = 128
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--images', type=int, default=10_000)
+    parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument('--out', type=Path, default=Path(__file__).with_name('loader.json'))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        shards = write_png_shards(Path(folder) / 'shards', options.images)
+        arms = {'composer_kd': ours(shards, Path(folder) / 'cache'), 'streaming + PIL': usual(shards)}
+        rates: dict[str, list[float]] = {name: [] for name in arms}
+        for number in range(options.rounds + 1):
+            for name, load in arms.items():
+                seconds, count = load(number)
+                if number > 0:  # the first round warms the page cache
+                    rates[name].append(count / seconds)
+    result = {
+        'what': f'images/s, crop + flip + normalise at 32x32, batch {BATCH}, one thread',
+        'images': options.images,
+        'rounds': options.rounds,
+        'cpu': cpu_name(),
+        'cores': os.cpu_count(),
+        'load_average': round(os.getloadavg()[0], 2),
+        'torch': torch.__version__,
+        'median': {name: round(statistics.median(values)) for name, values in rates.items()},
+        'lowest': {name: round(min(values)) for name, values in rates.items()},
+        'highest': {name: round(max(values)) for name, values in rates.items()},
+    }
+    result['times_faster'] = round(result['median']['composer_kd'] / result['median']['streaming + PIL'], 1)
+    options.out.write_text(json.dumps(result, indent=1) + '\n')
+    print(f'{result["cpu"]}, one thread of {result["cores"]} cores, load average {result["load_average"]}')
+    print('| loader | images/s, median | lowest | highest |\n|---|---|---|---|')
+    for name in rates:
+        print(f'| {name} | {result["median"][name]:,} | {result["lowest"][name]:,} | {result["highest"][name]:,} |')
+    print(f'{result["times_faster"]} times as fast; target: at least 100,000 images/s')
+
+
+def write_png_shards(folder: Path, count: int) -> Path:
+    splits = {}
+    for split, (name, size) in enumerate((('train', count), ('test', 100))):
+        images, labels = draw(size, split, SyntheticSection())
+        splits[name] = Images(zip(images, labels.tolist(), strict=True), size)
+    write_dataset(folder, splits, 'synthetic100', FINE_CLASSES, SUPERCLASSES, COARSE)
+    return folder
+
+
+def ours(shards: Path, cache: Path) -> Callable[[int], tuple[float, int]]:
+    """One pass over the training part, through the DataLoader and the transform that a Trainer would call."""
+    section = DataSection(source=str(shards), cache_dir=str(cache), val_fraction=0.0)
+    spec = open_data(section, BATCH, 0).train
+    loader: Any = spec.dataloader
+
+    def load(epoch: int) -> tuple[float, int]:
+        loader.sampler.set_epoch(epoch)
+        count, start = 0, time.perf_counter()
+        for batch in loader:
+            images, _, _ = spec.microbatch_transforms(batch)
+            count += len(images)
+        return time.perf_counter() - start, count
+
+    return load
+
+
+def usual(shards: Path) -> Callable[[int], tuple[float, int]]:
+    """A StreamingDataset with torchvision transforms, as tutorials write it; 2,000 images a round, as it is slow."""
+    from streaming import StreamingDataset
+    from torchvision import transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize([0.5, 0.5, 0.5], [0.2, 0.2, 0.2]),
+        ]
+    )
+
+    class Transformed(StreamingDataset):
+        def __getitem__(self, at: Any) -> Any:
+            sample = super().__getitem__(at)
+            return transform(sample['x']), sample['y']
+
+    dataset = Transformed(local=str(shards), split='train', shuffle=True, batch_size=BATCH)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=BATCH)
+
+    def load(_: int) -> tuple[float, int]:
+        count, start = 0, time.perf_counter()
+        for images, _ in loader:
+            count += len(images)
+            if count >= 2000:
+                break
+        return time.perf_counter() - start, count
+
+    return load
+
+
+def cpu_name() -> str:
+    """The model that the system reports."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        return next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,212 @@
+"""Explicit checks of what teachers give: broken outputs are refused, useless ones warned of, good ones left in peace."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from composer_kd import Distillation, Teacher, UserError
+from composer_kd.models import weights_hash
+from composer_kd.teachers.checks import OutputChecks, at_chance_level
+from tests.algorithms.common import CLASSES, images_and_labels, logged, make_trainer, net, trained_net
+
+
+class Changed(nn.Module):
+    """A good teacher whose outputs something happens to."""
+
+    def __init__(self, change, module: nn.Module | None = None):
+        super().__init__()
+        self.module = module or trained_net(11)
+        self.change = change
+
+    def forward(self, x):
+        return self.change(self.module(x))
+
+
+def with_one(value: float):
+    def change(logits):
+        logits = logits.clone()
+        logits[3, 4] = value
+        return logits
+
+    return change
+
+
+BROKEN = {
+    'wrong classes': (lambda z: z[:, :7], 'gives 7 classes, the student 10'),
+    'one class': (lambda z: z[:, :1], 'gives 1 classes, the student 10'),
+    'wrong rows': (lambda z: z[:-1], 'gives 31 rows for a batch of 32'),
+    'no matrix': (lambda z: z.flatten(), r'gives \(320,\); distillation needs logits of shape \[batch, classes\]'),
+    'no tensor': (lambda z: [z, z], 'gives list; distillation needs logits'),
+    'NaN': (with_one(float('nan')), 'gives NaN or infinite outputs'),
+    'infinite': (with_one(float('-inf')), 'gives NaN or infinite outputs'),
+    'all NaN': (lambda z: z * float('nan'), 'gives NaN or infinite outputs'),
+    'constant': (lambda z: z[:1].expand_as(z), 'gives the same output for every sample'),
+    'zero': (lambda z: z * 0, 'gives the same output for every sample'),
+}
+SCHEDULES = ['always', 'from 1ep to 2ep', 'every 2ba', 'from 5ba to 7ba, linear decay']
+
+
+@pytest.mark.parametrize(('change', 'line'), BROKEN.values(), ids=BROKEN.keys())
+@pytest.mark.parametrize('schedule', SCHEDULES)
+def test_broken_outputs_are_refused_before_the_first_step_whatever_the_schedule(
+    change, line: str, schedule: str
+) -> None:
+    student = net(1, batch_norm=False)
+    before = weights_hash(student)
+    teachers = [trained_net(12), Teacher.live(Changed(change), name='gen1')]
+    trainer, _ = make_trainer([Distillation(teachers, schedule=schedule)], student=student, epochs='2ep')
+    with pytest.raises(UserError, match=f"teacher 'gen1' {line}") as refused:
+        trainer.fit()
+    assert '\n' not in str(refused.value)
+    assert int(trainer.state.timestamp.batch) <= 1
+    assert weights_hash(student) == before, 'a step was taken'
+    trainer.close()
+
+
+@pytest.mark.parametrize('change', [BROKEN['NaN'], BROKEN['constant'], BROKEN['wrong classes']])
+@pytest.mark.parametrize('mix', ['random_one', 'dirichlet'])
+@pytest.mark.parametrize('broken', [0, 1, 2])
+def test_a_teacher_that_is_not_drawn_is_checked_too(change, mix: str, broken: int) -> None:
+    teachers = [Teacher.live(trained_net(12), name=f'gen{number}') for number in range(3)]
+    teachers[broken] = Teacher.live(Changed(change[0]), name=f'gen{broken}')
+    trainer, _ = make_trainer([Distillation(teachers, mix=mix)], epochs='2ep')
+    with pytest.raises(UserError, match=f"teacher 'gen{broken}' {change[1]}"):
+        trainer.fit()
+    assert int(trainer.state.timestamp.batch) <= 1
+    trainer.close()
+
+
+@pytest.mark.parametrize('microbatch', [8, 5])
+def test_broken_outputs_are_found_in_any_microbatch(microbatch: int) -> None:
+    images, _ = images_and_labels()
+    calls = []
+
+    def change(z):
+        calls.append(len(z))
+        return z * float('nan') if len(calls) == 4 else z
+
+    trainer, _ = make_trainer(
+        [Distillation([Teacher.live(Changed(change), name='gen0')])],
+        epochs='1ep',
+        device_train_microbatch_size=microbatch,
+    )
+    with pytest.raises(UserError, match="teacher 'gen0' gives NaN"):
+        trainer.fit()
+    trainer.close()
+
+
+def test_a_teacher_that_breaks_on_the_way_is_found_then() -> None:
+    calls = []
+
+    def change(z):
+        calls.append(len(z))
+        return z * float('inf') if len(calls) == 9 else z
+
+    trainer, _ = make_trainer([Distillation([Teacher.live(Changed(change), name='gen0')])], epochs='2ep')
+    with pytest.raises(UserError, match="teacher 'gen0' gives NaN or infinite"):
+        trainer.fit()
+    assert int(trainer.state.timestamp.batch) == 9
+    trainer.close()
+
+
+def test_a_single_sample_is_not_called_constant() -> None:
+    trainer, log = make_trainer(
+        [Distillation([trained_net(11)])], epochs='2ba', device_train_microbatch_size=1, student=net(1, False)
+    )
+    trainer.fit()
+    trainer.close()
+    assert len(logged(log, 'loss/train/distill')) == 2
+
+
+# -- chance level -----------------------------------------------------------------------------------------------------
+
+
+def chance_warnings(teachers, epochs: str = '4ep', **options) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        trainer, _ = make_trainer([Distillation(teachers, **options)], epochs=epochs)
+        trainer.fit()
+        trainer.close()
+    return [str(warning.message) for warning in caught if 'chance level' in str(warning.message)]
+
+
+PERMUTED = torch.tensor([3, 7, 0, 1, 9, 2, 8, 4, 5, 6])  # No class stays in its place.
+
+
+@pytest.mark.parametrize('schedule', ['always', 'from 3ep to 4ep', 'every 2ep', 'first 1ba'])
+def test_permuted_classes_and_untrained_weights_are_warned_of_once_by_name(schedule: str) -> None:
+    teachers = [
+        Teacher.live(Changed(lambda z: z[:, PERMUTED]), name='permuted'),
+        Teacher.live(trained_net(12), name='good'),
+        Teacher.live(Changed(lambda z: z, net(77)), name='untrained'),
+    ]
+    lines = chance_warnings(teachers, schedule=schedule)
+    assert [line.split("'")[1] for line in lines] == ['permuted', 'untrained']
+    assert 'Its classes may be in another order' in lines[0]
+
+
+def test_random_one_warns_too() -> None:
+    bad = Changed(lambda z: z[:, PERMUTED])
+    lines = chance_warnings([bad, copy.deepcopy(bad), trained_net(12)], epochs='12ep', mix='random_one')
+    assert len(lines) == 2
+
+
+def test_a_good_teacher_raises_no_warning() -> None:
+    assert chance_warnings([trained_net(11)]) == []
+
+
+def test_a_teacher_of_a_short_training_is_judged_by_what_there_was() -> None:
+    # 192 samples in all: fewer than the judge would like to see.
+    assert len(chance_warnings([Changed(lambda z: z[:, PERMUTED])], epochs='1ep')) == 1
+
+
+def test_the_accuracy_on_the_first_batches_is_logged() -> None:
+    teacher = trained_net(11)
+    images, labels = images_and_labels()
+    trainer, log = make_trainer([Distillation([Teacher.live(teacher, name='gen0')])], epochs='6ep')
+    trainer.fit()
+    trainer.close()
+    accuracies = logged(log, 'distill/teacher_accuracy/gen0')
+    # 16 batches of 32 are the 512 samples that are enough; after an epoch of 192 all have been seen once.
+    assert len(accuracies) == 16
+    with torch.no_grad():
+        expected = (teacher(images).argmax(dim=1) == labels).float().mean().item()
+    assert accuracies[5] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('correct', 'counted', 'classes', 'expected'),
+    [
+        # chance 0.1, three standard deviations of 100 draws 0.09
+        (10, 100, 10, True), (19, 100, 10, True), (20, 100, 10, False), (0, 100, 10, True),
+        # chance 0.01, three standard deviations of 512 draws 0.0132
+        (11, 512, 100, True), (12, 512, 100, False), (512, 512, 100, False),
+    ],
+)  # fmt: skip
+def test_chance_level_by_hand(correct: int, counted: int, classes: int, expected: bool) -> None:
+    assert at_chance_level(correct, counted, classes) is expected
+
+
+def test_a_weak_but_honest_teacher_is_seldom_called_guessing() -> None:
+    # 5 % right of 100 classes on 512 samples: the expected count lies six standard deviations of chance above it.
+    generator = torch.Generator().manual_seed(0)
+    wrong = 0
+    for _ in range(200):
+        correct = int((torch.rand(512, generator=generator) < 0.05).sum())
+        wrong += at_chance_level(correct, 512, 100)
+    assert wrong <= 2
+
+
+def test_what_was_counted_survives_a_checkpoint() -> None:
+    checks = OutputChecks(['a', 'b'])
+    checks.classes = CLASSES
+    checks.judge([[0, 0, 20, 32], [0, 0, 30, 32]], more_to_come=True)
+    other = OutputChecks(['a', 'b'])
+    other.load_state_dict(checks.state_dict())
+    assert other.state_dict() == {'correct': [20, 30], 'counted': [32, 32], 'judged': [False, False]}
+    assert other.correct is not checks.correct

@@ -3,7 +3,7 @@
 Ours: the memory-mapped cache, whole batches, augmentation on tensors (workers=0, on the host).
 Usual: StreamingDataset on the same shards (PNG), torchvision's PIL transforms image by image, default collate.
 
-    python benchmarks/loader/loader.py            # prints the table, writes loader.json beside this file
+    python benchmarks/loader/loader.py            # prints the table, writes loader.json and loader.md beside this file
 
 Both read the same 10,000 drawn images in turn, round by round, on one thread; the figures are medians over the rounds.
 """
@@ -63,11 +63,23 @@ def main() -> None:
     }
     result['times_faster'] = round(result['median']['composer_kd'] / result['median']['streaming + PIL'], 1)
     options.out.write_text(json.dumps(result, indent=1) + '\n')
-    print(f'{result["cpu"]}, one thread of {result["cores"]} cores, load average {result["load_average"]}')
-    print('| loader | images/s, median | lowest | highest |\n|---|---|---|---|')
-    for name in rates:
-        print(f'| {name} | {result["median"][name]:,} | {result["lowest"][name]:,} | {result["highest"][name]:,} |')
-    print(f'{result["times_faster"]} times as fast; target: at least 100,000 images/s')
+    table = as_table(result)
+    options.out.with_suffix('.md').write_text(table)
+    print(table, end='')
+
+
+def as_table(result: dict[str, Any]) -> str:
+    rows = [
+        f'{result["what"]}. {result["cpu"]}, one thread of {result["cores"]} cores, load average '
+        f'{result["load_average"]}, {result["rounds"]} rounds.\n',
+        '| loader | images/s, median | lowest | highest |',
+        '|---|---|---|---|',
+    ]
+    for name in result['median']:
+        figures = ' | '.join(f'{result[which][name]:,}' for which in ('median', 'lowest', 'highest'))
+        rows.append(f'| {name} | {figures} |')
+    rows.append(f'\n{result["times_faster"]} times as fast; the target is at least 100,000 images/s.\n')
+    return '\n'.join(rows)
 
 
 def write_png_shards(folder: Path, count: int) -> Path:

@@ -119,6 +119,7 @@ class Distillation(Algorithm):
         self._labels: Tensor | None = None
         self._target: Tensor | None = None
         self._strength = 0.0
+        self._label_weight = 1.0
 
     _TRAINING = frozenset({
         Event.INIT, Event.AFTER_LOAD, Event.FIT_START, Event.BATCH_START, Event.BEFORE_TRAIN_BATCH, Event.BEFORE_FORWARD,
@@ -221,7 +222,9 @@ class Distillation(Algorithm):
     # -- a step ---------------------------------------------------------------------------------------------------
 
     def _ask_teachers(self, state: State) -> None:
-        self._strength = self.kd_weight * self.schedule.weight(Progress.of(state), self.overtaken)
+        on = self.schedule.weight(Progress.of(state), self.overtaken)
+        self._strength = self.kd_weight * on
+        self._label_weight = self.label_weight if on else 1.0
         self._target = None
         student = logits_of(state.outputs, 'the student')
         if not self._checked:
@@ -264,17 +267,24 @@ class Distillation(Algorithm):
         label = total_of(state.loss)
         student = logits_of(state.outputs, 'the student').float()
         samples = len(student)
-        if self._target is None:
+        if self._target is None and self._label_weight == 1.0:
             self._sums.add(samples, label, None, None)
             return
-        label = self.label_weight * label
+        label = self._label_weight * label
+        if self._target is None:  # kd_weight is 0: the other weight holds nevertheless.
+            self._sums.add(samples, label, None, None)
+            self._set_loss(state, label)
+            return
         distill = self._strength * self._loss(student, self._target, self._labels)
         agreement = (student.argmax(dim=1) == self._target.argmax(dim=1)).sum()
         self._sums.add(samples, label, distill, agreement)
         # A sum, not the label loss itself: Composer scales what is backpropagated in place.
-        total = label + distill
-        state.loss = {**state.loss, 'total': total} if isinstance(state.loss, dict) else total
+        self._set_loss(state, label + distill)
         self._target = None
+
+    @staticmethod
+    def _set_loss(state: State, total: Tensor) -> None:
+        state.loss = {**state.loss, 'total': total} if isinstance(state.loss, dict) else total
 
     def _after_train_batch(self, state: State) -> None:
         self._sums.end_pass()

@@ -23,7 +23,7 @@ CORE = [
 ]
 EXTRAS = {
     'tensorboard': ['tensorboard'],
-    'test': ['pytest>=8', 'pytest-timeout', 'ruff==0.15.9', 'pyright==1.1.408'],
+    'test': ['pytest>=8', 'pytest-timeout', 'ruff==0.17.5', 'pyright==1.1.414'],
 }
 
 setup(
@@ -37,7 +37,13 @@ setup(
     packages=find_packages(include=['composer_kd', 'composer_kd.*']),
     # composer_kd/yamls is a tracked symlink to yamls/: wheel, sdist and editable installs all find the files there.
     package_data={
-        'composer_kd': ['py.typed', 'yamls/*.yaml', 'yamls/*/*.yaml', 'algorithms/*/README.md', 'algorithms/*/metadata.json'],
+        'composer_kd': [
+            'py.typed',
+            'yamls/*.yaml',
+            'yamls/*/*.yaml',
+            'algorithms/*/README.md',
+            'algorithms/*/metadata.json',
+        ],
     },
     install_requires=CORE,
     extras_require=EXTRAS,

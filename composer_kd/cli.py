@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='composer-kd', description='Retraining for a fraction of training.')
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    commands.add_parser('run', help='train what a YAML file says, in one process (`composer run FILE` launches several)')
+    commands.add_parser(
+        'run', help='train what a YAML file says, in one process (`composer run FILE` launches several)'
+    )
     _add_init(commands)
     _add_convert(commands)
     _add_report(commands)
@@ -100,7 +101,9 @@ def _init(arguments: argparse.Namespace) -> int:
         'from composer_kd.run import main\n'
         'raise SystemExit(main())\n'
     )  # fmt: skip
-    files = {'run': script} | {f'yamls/{name}': path.read_text(encoding='utf-8') for name, path in shipped_yamls().items()}
+    files = {'run': script} | {
+        f'yamls/{name}': path.read_text(encoding='utf-8') for name, path in shipped_yamls().items()
+    }
     kept = 0
     for name, text in files.items():
         target = folder / name
@@ -116,9 +119,13 @@ def _init(arguments: argparse.Namespace) -> int:
 
 def _add_convert(commands) -> None:
     parser = commands.add_parser('convert', help='turn a data set into MDS shards')
-    parser.add_argument('source', help='an .npz, an ImageFolder, or cifar10, cifar100, fashion_mnist, mnist (NAME:FOLDER)')
+    parser.add_argument(
+        'source', help='an .npz, an ImageFolder, or cifar10, cifar100, fashion_mnist, mnist (NAME:FOLDER)'
+    )
     parser.add_argument('out', type=Path, help='the folder for the shards')
-    parser.add_argument('--encoding', choices=('png', 'raw'), default='png', help='how images are stored (default: png)')
+    parser.add_argument(
+        '--encoding', choices=('png', 'raw'), default='png', help='how images are stored (default: png)'
+    )
     parser.add_argument('--compression', default=None, help='compression of the shards, as zstd or zstd:7')
     parser.set_defaults(work=_convert)
 
@@ -126,7 +133,9 @@ def _add_convert(commands) -> None:
 def _convert(arguments: argparse.Namespace) -> int:
     from composer_kd.data.convert import convert
 
-    print(convert(arguments.source, arguments.out, encoding=arguments.encoding, compression=arguments.compression))
+    made = convert(arguments.source, arguments.out, encoding=arguments.encoding, compression=arguments.compression)
+    parts = ', '.join(f'{split["samples"]:,} {name}' for name, split in made.splits.items())
+    print(f'{arguments.out}: {parts} images of {len(made.classes)} classes; use it with data.source={arguments.out}')
     return 0
 
 

@@ -20,5 +20,9 @@ def nearest(name: object, known: Iterable[str]) -> str:
     names = sorted(known)
     close = get_close_matches(str(name), names, n=1, cutoff=0.5)
     if close:
-        return f'did you mean {close[0]!r}? (known: {", ".join(names)})' if len(names) <= 12 else f'did you mean {close[0]!r}?'
+        return (
+            f'did you mean {close[0]!r}? (known: {", ".join(names)})'
+            if len(names) <= 12
+            else f'did you mean {close[0]!r}?'
+        )
     return f'known: {", ".join(names)}' if names else 'none is known'

@@ -1,4 +1,4 @@
-"""Training what a YAML file says: behind ``composer run FILE``, ``composer -m composer_kd.run FILE`` and ``composer-kd run``."""
+"""Training what a YAML file says: ``composer run FILE``, ``composer -m composer_kd.run FILE``, ``composer-kd run FILE``."""
 
 from __future__ import annotations
 

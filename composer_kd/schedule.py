@@ -90,9 +90,11 @@ class _Mark:
 
     def reached(self, progress: Progress) -> float:
         """How far the training has come on this mark's scale, in the mark's unit."""
-        return {'ep': lambda: progress.in_epochs, 'ba': lambda: float(progress.batch), 'dur': lambda: progress.fraction}[
-            self.unit
-        ]()
+        return {
+            'ep': lambda: progress.in_epochs,
+            'ba': lambda: float(progress.batch),
+            'dur': lambda: progress.fraction,
+        }[self.unit]()
 
     def __str__(self) -> str:
         return f'{self.value:g}{self.unit}'
@@ -187,7 +189,9 @@ class Schedule:
         if self.start.unit != self.stop.unit:
             raise UserError(f'schedule: {self.text!r} mixes {self.start.unit} and {self.stop.unit}; use one unit')
         if self.stop.value <= self.start.value:
-            raise UserError(f'schedule: {self.text!r} ends before it begins or is empty; the second point must be later')
+            raise UserError(
+                f'schedule: {self.text!r} ends before it begins or is empty; the second point must be later'
+            )
         if self.stop.unit == 'dur' and self.stop.value > 1:
             raise UserError(f"schedule: {self.text!r}: 'dur' is a fraction of the training, from 0 to 1")
 

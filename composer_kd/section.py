@@ -28,7 +28,9 @@ def parse_section(section: type[S], values: Any, where: str) -> S:
         where: The path of the section in the file, as ``'data'`` or ``'lineage.gen1.data'``; may be empty.
     """
     if not isinstance(values, dict):
-        raise UserError(f'{where or "the file"}: expected a mapping of {", ".join(section.model_fields)}, got {values!r}')
+        raise UserError(
+            f'{where or "the file"}: expected a mapping of {", ".join(section.model_fields)}, got {values!r}'
+        )
     try:
         return section.model_validate(values)
     except ValidationError as error:

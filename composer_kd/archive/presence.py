@@ -15,8 +15,8 @@ __all__ = ['Presence']
 class Presence:
     """While a run trains, it holds a lock that others can see; the system drops it when the process dies.
 
-    Seconds that are measured while other runs use the same machine are not those of a run alone, and a table must say so.
-    Ranks of one launch count once.
+    Seconds that are measured while other runs use the same machine are not those of a run alone, and a table must
+    say so. Ranks of one launch count once.
     """
 
     def __init__(self, folder: Path | None = None):

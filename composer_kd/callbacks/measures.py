@@ -23,7 +23,7 @@ __all__ = ['Measures']
 TRAINING_PASSES = 3
 
 _METRICS = {'accuracy': 'MulticlassAccuracy', 'top5': 'MulticlassTop5Accuracy', 'cross_entropy': 'CrossEntropy'}
-# Evaluator label, metric -> the key in a line. Two training accuracies are never mixed up: running and clean.
+# Evaluator label, metric -> the key in a line. The training accuracies, running and clean, are never mixed up.
 _KEYS = {
     **{(label, metric): f'{label}_{metric}' for label in ('val', 'test') for metric in _METRICS},
     **{('train_clean', metric): f'train_{metric}_clean' for metric in ('accuracy', 'cross_entropy')},
@@ -34,8 +34,8 @@ class Measures(Callback):
     """Count what a run reaches and what it costs, and write one line an epoch.
 
     Running train accuracy is counted over the whole epoch, as augmented, while the weights change; clean train accuracy
-    is that of the evaluator called ``train_clean``: eval mode, not augmented, after the epoch. Training seconds run from
-    before a batch is fetched to the end of its step, teachers inside; evaluation and checkpoints are apart. Counts are kept
+    is that of the evaluator called ``train_clean``: eval mode, not augmented, after the epoch. Training seconds run
+    from before a batch is fetched to the end of its step, teachers inside; evaluation and checkpoints are apart. Counts are kept
     in the checkpoint, so a run that was interrupted inside an epoch ends with the lines of one that was not.
 
     Args:
@@ -54,7 +54,13 @@ class Measures(Callback):
         self._write = write
         self._rewind = rewind
         self._count_runs = count_runs
-        self._totals = {'seconds_train': 0.0, 'seconds_teacher': 0.0, 'seconds_eval': 0.0, 'student': 0.0, 'teacher': 0.0}
+        self._totals = {
+            'seconds_train': 0.0,
+            'seconds_teacher': 0.0,
+            'seconds_eval': 0.0,
+            'student': 0.0,
+            'teacher': 0.0,
+        }
         self._start_epoch()
         self._evaluations: dict[str, float] = {}
         self._costs: dict[tuple[Any, ...], int] = {}
@@ -67,9 +73,9 @@ class Measures(Callback):
         self._student_cost = 0.0
 
     def _start_epoch(self) -> None:
-        self._epoch = dict.fromkeys(
-            ('samples', 'labelled', 'correct', 'loss', 'seconds_train', 'seconds_teacher', 'seconds_eval', 'runs', 'label',
-             'distill', 'agreement', 'weight', 'batches', 'taught'),
+        self._epoch: dict[str, float] = dict.fromkeys(
+            ('samples', 'labelled', 'correct', 'loss', 'seconds_train', 'seconds_teacher', 'seconds_eval', 'runs',
+             'label', 'distill', 'agreement', 'weight', 'batches', 'taught'),
             0.0,
         )  # fmt: skip
 
@@ -159,8 +165,8 @@ class Measures(Callback):
         self._evaluated = time.perf_counter()
 
     def eval_end(self, state: State, logger: Logger) -> None:
-        label = state.dataloader_label
-        for name, metric in (state.eval_metrics.get(label or '') or {}).items():
+        label = state.dataloader_label or ''
+        for name, metric in (state.eval_metrics.get(label) or {}).items():
             for short, long in _METRICS.items():
                 if name == long and (label, short) in _KEYS:
                     self._evaluations[_KEYS[label, short]] = float(metric.compute())
@@ -199,7 +205,7 @@ class Measures(Callback):
             for correct, counted in zip(algorithm.checks.correct, algorithm.checks.counted, strict=True)
             if counted
         ] if algorithm else []  # fmt: skip
-        line = {
+        return {
             'epoch': epoch,
             'batch': int(state.timestamp.batch),
             'samples': int(sums['samples']),
@@ -225,7 +231,6 @@ class Measures(Callback):
             'world_size': dist.get_world_size(),
             'device': state.device.name,
         }
-        return line
 
     # -- parts ----------------------------------------------------------------------------------------------------
 

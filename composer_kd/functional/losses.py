@@ -43,7 +43,7 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
 
 @LOSSES.register('soft_ce', 'T^2 cross-entropy of the student under the softened target, averaged over the batch')
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
-    """``T^2 CE(p_t, p_s)``, averaged over the batch: :func:`kl` plus the target's entropy, so with the same gradient."""
+    """``T^2 CE(p_t, p_s)``, averaged over the batch: :func:`kl` plus the target's entropy, with its gradient."""
     log_p_student = F.log_softmax(student / temperature, dim=1)
     p_teacher = F.softmax(teacher / temperature, dim=1)
     return -(p_teacher * log_p_student).sum(dim=1).mean() * temperature**2

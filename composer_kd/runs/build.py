@@ -110,7 +110,9 @@ def build_trainer(
         save_overwrite=True,
         device=device,
         precision='fp32' if not on_gpu or config.precision == 'fp32' else f'amp_{config.precision}',
-        device_train_microbatch_size=min(microbatch, config.batch_size // dist.get_world_size()) if microbatch else None,
+        device_train_microbatch_size=min(microbatch, config.batch_size // dist.get_world_size())
+        if microbatch
+        else None,
         seed=config.seed,
     )
     return Built(trainer, model, data, algorithms)
@@ -125,7 +127,7 @@ def _data_section(config: RunConfig, say: Callable[[str], None]):
             )
     wanting = [name for name in config.algorithms if _canonical(name) in WANT_FLOAT_IMAGES]
     if wanting and config.data.augment_on == 'device':
-        say(f'{wanting[0]} works on float images before they reach the device, so the loader augments (augment_on: host)')
+        say(f'{wanting[0]} works on float images before they reach the device: the loader augments (augment_on: host)')
         return config.data.model_copy(update={'augment_on': 'host'})
     return config.data
 
@@ -159,4 +161,4 @@ def _evaluators(data: Data, interval: str) -> list[Evaluator]:
 
 def _warn_of_sam(algorithms: list[Algorithm], say: Callable[[str], None]) -> None:
     if any(type(one).__name__ == 'SAM' for one in algorithms):
-        say("Composer's SAM keeps a state that no checkpoint holds: this run, continued, is not bit for bit the uninterrupted one")
+        say("Composer's SAM keeps a state that no checkpoint holds: continued, this run is not bit for bit the same")

@@ -51,7 +51,9 @@ def construct(factory: Callable[..., Any], options: dict[str, Any], where: str, 
     except UserError as error:
         raise UserError(f'{where}: {error}') from None
     except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f'{where}: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}') from None
+        raise UserError(
+            f'{where}: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}'
+        ) from None
 
 
 def _check_type(factory: Callable[..., Any], option: str, value: Any, where: str) -> None:

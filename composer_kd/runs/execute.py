@@ -124,7 +124,7 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built) -> None:
     save_weights(built.model, run.weights_file, {'run': planned.name})
     state, data, config = built.trainer.state, built.data, planned.config
     mean, std = data.normalization
-    augmentation = getattr(state.train_dataloader.dataset, 'augmentation', None)
+    augmentation = data.augmentation
     live = [
         teacher
         for algorithm in built.algorithms
@@ -141,12 +141,12 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built) -> None:
         'finished_at': datetime.now(timezone.utc).isoformat(timespec='seconds'),
         'data': {
             'fingerprint': data.fingerprint,
-            'num_samples': len(state.train_dataloader.dataset),
+            'num_samples': len(data.train_set),
             'num_classes': data.num_classes,
             'shape': list(data.shape),
             'normalization': {'mean': [float(m) for m in mean], 'std': [float(s) for s in std]},
         },
-        'augmentation': None if augmentation is None else asdict(augmentation),
+        'augmentation': asdict(augmentation),
         'weights': {'hash': weights_hash(built.model)},
         'teachers': {teacher.name: weights_hash(teacher.module) for teacher in live},
         'precision': config.precision,

@@ -1,4 +1,4 @@
-"""The names that a run's YAML may use beside our own: Composer's algorithms, callbacks, loggers, optimizers, schedulers."""
+"""The names that a run's YAML may use beside our own: Composer's algorithms, callbacks, loggers and so on."""
 
 from __future__ import annotations
 
@@ -54,19 +54,23 @@ class OneCycleScheduler(ComposerScheduler):
         return high + (low - high) * 0.5 * (1 + math.cos(math.pi * part))
 
 
-def _add_classes(registry: Registry[Any], module: ModuleType, base: type, suffix: str = '', besides: tuple = ()) -> None:
+def _add_classes(
+    registry: Registry[Any], module: ModuleType, base: type, suffix: str = '', besides: tuple = ()
+) -> None:
     for name in dir(module):
         entry = getattr(module, name)
         if inspect.isclass(entry) and issubclass(entry, base) and entry is not base and entry not in besides:
             short = name.removesuffix(suffix)
             if short not in registry:
-                registry.add(short, entry, f"{module.__name__.partition('.')[0]}: {_summary(entry)}")
+                registry.add(short, entry, f'{module.__name__.partition(".")[0]}: {_summary(entry)}')
 
 
 def _summary(entry: type) -> str:
     """The first sentence of a class's docstring, without its markup."""
     paragraph = ' '.join((inspect.getdoc(entry) or '').partition('\n\n')[0].split())
-    plain = re.sub(r':\w+:`[.~]?([^`<]+)(<[^`]*>)?`|`([^`<]+?)\s*<[^`]*>`_+', lambda m: (m[1] or m[3]).strip(), paragraph)
+    plain = re.sub(
+        r':\w+:`[.~]?([^`<]+)(<[^`]*>)?`|`([^`<]+?)\s*<[^`]*>`_+', lambda m: (m[1] or m[3]).strip(), paragraph
+    )
     sentence = re.split(r'(?<=\w)[.;:] |\.$', plain.replace('`', ''))[0]
     return textwrap.shorten(sentence, 90, placeholder=' ...')
 

@@ -137,7 +137,11 @@ def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         below = merged.get(key)
         if key in ('algorithms', 'callbacks', 'loggers') and value is not None:
             merged[key] = _merge_named(_as_mapping(below, key), _as_mapping(value, key))
-        elif isinstance(below, dict) and isinstance(value, dict) and value.get('name', below.get('name')) == below.get('name'):
+        elif (
+            isinstance(below, dict)
+            and isinstance(value, dict)
+            and value.get('name', below.get('name')) == below.get('name')
+        ):
             merged[key] = merge(below, value)
         else:
             merged[key] = value
@@ -195,14 +199,18 @@ def _resolve_teachers(
         if factory is not None and issubclass(factory, Distillation):
             teachers = options.get('teachers')
             if not isinstance(teachers, list) or not teachers or not all(isinstance(one, str) for one in teachers):
-                raise UserError(f'{where}.teachers: expected a list of runs of the lineage or of run directories, got {teachers!r}')
+                raise UserError(
+                    f'{where}.teachers: expected a list of runs of the lineage or of run directories, got {teachers!r}'
+                )
             resolved = []
             for teacher in teachers:
                 run = _teacher_run(teacher, name, number, repeats, f'{where}.teachers')
                 names += [run] if run else []
                 resolved.append(str(folder / run) if run else teacher)
             if len(set(resolved)) < len(resolved):
-                raise UserError(f'{where}.teachers: a teacher is there twice: {teachers}; use mix weights to count one more')
+                raise UserError(
+                    f'{where}.teachers: a teacher is there twice: {teachers}; use mix weights to count one more'
+                )
             options = {**options, 'teachers': resolved}
         algorithms[algorithm] = options
     return algorithms, tuple(dict.fromkeys(names))
@@ -225,7 +233,8 @@ def _teacher_run(teacher: str, name: str, number: int, repeats: dict[str, int], 
     if (Path(teacher) / 'run.yaml').is_file():
         return None
     raise UserError(
-        f'{where}: {teacher!r} is neither a run of this file nor a run directory; {nearest(teacher, {*repeats, *every} - {name})}'
+        f'{where}: {teacher!r} is neither a run of this file nor a run directory; '
+        f'{nearest(teacher, {*repeats, *every} - {name})}'
     )
 
 

@@ -44,7 +44,9 @@ def execute_side_by_side(plan: Plan, devices: int, file: str, changes: Sequence[
                 del waiting[run.name]
                 running[run.name] = _start(run, device, devices, file, changes, progress, ended, plan.name)
             with ended:
-                ended.wait_for(lambda: any(process.poll() is not None for process, _, _ in running.values()), timeout=1.0)
+                ended.wait_for(
+                    lambda: any(process.poll() is not None for process, _, _ in running.values()), timeout=1.0
+                )
             for name, (process, device, reader) in list(running.items()):
                 if process.poll() is None:
                     continue
@@ -52,7 +54,9 @@ def execute_side_by_side(plan: Plan, devices: int, file: str, changes: Sequence[
                 del running[name]
                 free.append(device)
                 if process.returncode != 0:
-                    raise UserError(f'run {name!r} failed (its line is above); the others were stopped, repeat the command to continue')
+                    raise UserError(
+                        f'run {name!r} failed (its line is above); the others were stopped: repeat the command to go on'
+                    )
                 finished.add(name)
                 progress.say(f'{plan.name}: {len(finished)} of {len(plan.runs)} runs finished')
     finally:
@@ -78,7 +82,16 @@ def _start(
 ) -> tuple[subprocess.Popen[str], int, threading.Thread]:
     environment = dict(os.environ)
     # A child is a launch of its own: nothing of a launcher around us is its business.
-    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'NODE_RANK', 'MASTER_ADDR', 'MASTER_PORT', 'PYTHONHASHSEED'):
+    for name in (
+        'RANK',
+        'WORLD_SIZE',
+        'LOCAL_RANK',
+        'LOCAL_WORLD_SIZE',
+        'NODE_RANK',
+        'MASTER_ADDR',
+        'MASTER_PORT',
+        'PYTHONHASHSEED',
+    ):
         environment.pop(name, None)
     gpus = torch.cuda.device_count() if run.config.device != 'cpu' else 0
     if gpus:
@@ -87,7 +100,18 @@ def _start(
     else:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
         environment['OMP_NUM_THREADS'] = str(max(cores // devices, 1))
-    command = [sys.executable, '-m', 'composer_kd.run', file, *changes, '--only', run.name, '--no-report', '--progress', 'lines']
+    command = [
+        sys.executable,
+        '-m',
+        'composer_kd.run',
+        file,
+        *changes,
+        '--only',
+        run.name,
+        '--no-report',
+        '--progress',
+        'lines',
+    ]
     process = subprocess.Popen(
         command,
         env=environment,

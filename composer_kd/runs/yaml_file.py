@@ -38,7 +38,9 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         seen.add(key)
     # Puts what `<<` merges in before the mapping's own keys, which then win.
     loader.flatten_mapping(node)
-    return {loader.construct_object(key, deep=True): loader.construct_object(value, deep=True) for key, value in node.value}
+    return {
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True) for key, value in node.value
+    }
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -61,7 +63,9 @@ def find_yaml(name: str) -> Path:
         return shipped[short]
     if path.is_dir():
         raise UserError(f'{name}: this is a folder; give a YAML file')
-    raise UserError(f'{name}: there is no such file, and none of that name comes with the package; {nearest(short, shipped)}')
+    raise UserError(
+        f'{name}: there is no such file, and none of that name comes with the package; {nearest(short, shipped)}'
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

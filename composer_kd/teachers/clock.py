@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -19,15 +20,15 @@ class Clock:
 
     def __init__(self) -> None:
         self._seconds = 0.0
-        self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._marks: list[tuple[Any, Any]] = []  # CUDA events
 
     @contextmanager
     def running(self, cuda: bool):
         if cuda:
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
+            start.record(torch.cuda.current_stream())
             yield
-            end.record()
+            end.record(torch.cuda.current_stream())
             self._marks.append((start, end))
         else:
             begun = time.perf_counter()

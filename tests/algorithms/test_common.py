@@ -29,7 +29,9 @@ def test_trains_and_the_loss_decreases(make) -> None:
 
 @every_algorithm
 @pytest.mark.parametrize(
-    ('interrupted', 'interval'), [('ep1-ba6', '1ep'), ('ep1-ba8', '2ba')], ids=['at-an-epoch-boundary', 'inside-an-epoch']
+    ('interrupted', 'interval'),
+    [('ep1-ba6', '1ep'), ('ep1-ba8', '2ba')],
+    ids=['at-an-epoch-boundary', 'inside-an-epoch'],
 )
 def test_resumes_bit_for_bit(make, interrupted: str, interval: str, tmp_path: Path) -> None:
     whole, _ = make_trainer([make()], epochs='3ep', folder=tmp_path, evaluate=True, save_interval=interval)
@@ -55,7 +57,10 @@ def test_leaves_no_teacher_behind(make, tmp_path: Path) -> None:
     trainer.fit()
     trainer.close()
     # Nothing in the checkpoint: the same tensors under the same names as without a teacher.
-    states = [torch.load(next((tmp_path / kind).glob('ep1-ba6-*')), weights_only=False)['state'] for kind in ('plain', 'taught')]
+    states = [
+        torch.load(next((tmp_path / kind).glob('ep1-ba6-*')), weights_only=False)['state']
+        for kind in ('plain', 'taught')
+    ]
     assert states[0]['model'].keys() == states[1]['model'].keys()
     assert [len(state['optimizers']['SGD']['state']) for state in states] == [6, 6]
     # Nothing in the student, nothing in the optimizer, no hook, no gradient; and the teachers are what they were.

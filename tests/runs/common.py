@@ -34,7 +34,9 @@ def write_yaml(folder: Path, **changes: object) -> Path:
     return path
 
 
-def run(*arguments: object, launcher: tuple[str, ...] = (), timeout: float = 200, **options) -> subprocess.CompletedProcess:
+def run(
+    *arguments: object, launcher: tuple[str, ...] = (), timeout: float = 200, **options
+) -> subprocess.CompletedProcess:
     """``composer_kd.run`` in a process of its own, or under Composer's launcher with that one's ``launcher`` arguments."""
     return subprocess.run(
         command(*arguments, launcher=launcher),

@@ -73,7 +73,11 @@ def test_a_run_of_the_folder_teaches_from_elsewhere(tmp_path: Path, capsys: pyte
     assert main([str(file), '--no-report']) == 0
     teacher = str(tmp_path / 'runs' / 'gen0')
     student = write_yaml(
-        tmp_path, lineage=None, name='later', max_duration='1ep', algorithms={'teacher_mixup_kd': {'teachers': [teacher]}}
+        tmp_path,
+        lineage=None,
+        name='later',
+        max_duration='1ep',
+        algorithms={'teacher_mixup_kd': {'teachers': [teacher]}},
     )
     assert main([str(student), '--no-report']) == 0
     assert RunDir(tmp_path / 'runs' / 'later').metrics()[0]['loss_distill'] > 0
@@ -94,12 +98,21 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
 
 
 WRONG: dict[str, tuple[list[str], str]] = {
-    'misspelt optimizer': (['optimizer.name=SDG'], r"optimizer: 'SDG' is not one of the optimizers; did you mean 'SGD'"),
+    'misspelt optimizer': (
+        ['optimizer.name=SDG'],
+        r"optimizer: 'SDG' is not one of the optimizers; did you mean 'SGD'",
+    ),
     'misspelt option': (['optimizer.momentun=0.9'], "optimizer.momentun: unknown key; did you mean 'momentum'"),
-    'option of a wrong type': (['optimizer.lr=fast'], "optimizer.lr: should be"),
+    'option of a wrong type': (['optimizer.lr=fast'], 'optimizer.lr: should be'),
     'option out of range': (['optimizer.lr=-1'], 'optimizer: Invalid learning rate: -1'),
-    'unknown scheduler': (['scheduler=cosin'], "scheduler: 'cosin' is not one of the schedulers; did you mean 'Cosine'"),
-    'unknown algorithm': (['algorithms.MixUpp.alpha=1'], "algorithms.MixUpp: 'MixUpp' is not one of the algorithms; did you"),
+    'unknown scheduler': (
+        ['scheduler=cosin'],
+        "scheduler: 'cosin' is not one of the schedulers; did you mean 'Cosine'",
+    ),
+    'unknown algorithm': (
+        ['algorithms.MixUpp.alpha=1'],
+        "algorithms.MixUpp: 'MixUpp' is not one of the algorithms; did you",
+    ),
     'unknown callback': (['callbacks.Foo.a=1'], "callbacks.Foo: 'Foo' is not one of the callbacks"),
     'mix of the wrong count': (['lineage.gen1.algorithms.TeacherMixupKD.mix=[0.5, 0.5]'], '2 weights for 1 teachers'),
     'negative weight': (['lineage.gen1.algorithms.TeacherMixupKD.mix=[-1]'], 'weights are finite numbers from 0 on'),
@@ -136,7 +149,10 @@ def test_wrong_values_are_one_line_and_leave_no_finished_run(
     changes: list[str], line: str, finished_teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     student = finished_teacher.parent / 'runs' / 'gen1'
-    assert main([str(finished_teacher), *changes, f'save_folder={finished_teacher.parent / "runs"}', '--only', 'gen1']) == 1
+    assert (
+        main([str(finished_teacher), *changes, f'save_folder={finished_teacher.parent / "runs"}', '--only', 'gen1'])
+        == 1
+    )
     error = capsys.readouterr().err
     assert line in error
     lines = [text for text in error.splitlines() if text.startswith('composer-kd: ')]
@@ -190,13 +206,18 @@ def test_a_teacher_of_other_classes_or_without_weights_is_refused(
     assert 'has no weights.safetensors' in capsys.readouterr().err
 
 
-def test_every_named_thing_of_composer_trains_beside_the_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_named_thing_of_composer_trains_beside_the_method(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write_yaml(
         tmp_path,
         max_duration='1ep',
         optimizer={'name': 'adamw', 'lr': 0.001},
         scheduler={'name': 'one_cycle', 'warmup': 0.2},
-        algorithms=[{'label_smoothing': {'smoothing': 0.1}}, {'GradientClipping': {'clipping_type': 'norm', 'clipping_threshold': 1.0}}],
+        algorithms=[
+            {'label_smoothing': {'smoothing': 0.1}},
+            {'GradientClipping': {'clipping_type': 'norm', 'clipping_threshold': 1.0}},
+        ],
         callbacks=['LRMonitor'],
         loggers={'FileLogger': {'filename': str(tmp_path / 'log.txt')}},
         microbatch_size=16,

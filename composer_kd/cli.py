@@ -124,7 +124,7 @@ def _add_convert(commands) -> None:
     )
     parser.add_argument('out', type=Path, help='the folder for the shards')
     parser.add_argument(
-        '--encoding', choices=('png', 'raw'), default='png', help='how images are stored (default: png)'
+        '--encoding', choices=('png', 'ndarray'), default='png', help='how images are stored (default: png)'
     )
     parser.add_argument('--compression', default=None, help='compression of the shards, as zstd or zstd:7')
     parser.set_defaults(work=_convert)

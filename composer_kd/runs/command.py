@@ -63,10 +63,10 @@ def _report(plan: Plan, progress: Progress) -> None:
     from composer_kd.report import report
 
     made = report([run.folder for run in plan.runs])
-    made.write(plan.folder)
-    progress.say('')
-    progress.say(made.text())
-    progress.say(f'report: {plan.folder / "report.html"}')
+    # One run has its report in its own directory; a lineage's compares several, and lies beside them.
+    folder = plan.runs[0].folder if len(plan.runs) == 1 else plan.folder
+    made.write(folder)
+    progress.say(f'\n{made.text()}\nreport: {folder / "report.html"}')
 
 
 def _quieten() -> None:

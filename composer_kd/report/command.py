@@ -1,10 +1,11 @@
-"""``composer-kd report RUNS...``: show the report in the terminal, and write its files where they are wanted."""
+"""``composer-kd report RUNS...``: show the report in the terminal, and write its files."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from composer_kd.errors import UserError
@@ -21,23 +22,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--thresholds', metavar='0.3,0.4', help='accuracies to reach (default: chosen from the baseline)'
     )
     parser.add_argument('--epochs', metavar='5,10', help='where accuracies are compared (default: quarters of the run)')
-    parser.add_argument('--out', metavar='FOLDER', help='write report.html, report.md, report.json and pictures there')
+    parser.add_argument(
+        '--out',
+        metavar='FOLDER',
+        help='where report.html, report.md, report.json and pictures are written (default: in the run, or beside several)',
+    )
     parser.add_argument('--format', choices=('text', 'markdown', 'json'), default='text', help='what to print')
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the report; with ``--out`` write it too, and say where."""
+    """Print the report, write its files, and say where."""
     from composer_kd.report.document import report
 
     thresholds = _numbers('--thresholds', args.thresholds, float)
     epochs = _numbers('--epochs', args.epochs, int)
     made = report(args.runs, baseline=args.baseline, thresholds=thresholds, epochs=epochs)
     print({'text': made.text, 'markdown': made.markdown, 'json': made.json}[args.format](), end='')
-    if args.out is not None:
-        files = made.write(args.out)
-        # On stderr, so that a pipe gets the report alone.
-        print(f'written: {files[0]} and {len(files) - 1} files beside it', file=sys.stderr)
+    files = made.write(args.out or _default_folder([run.path for run in made.summary.runs]))
+    # On stderr, so that a pipe gets the report alone.
+    print(f'written: {files[0]} and {len(files) - 1} files beside it', file=sys.stderr)
     return 0
+
+
+def _default_folder(runs: list[Path]) -> Path:
+    """In the one run's directory; beside several of one folder; else here."""
+    if len(runs) == 1:
+        return runs[0]
+    parents = {run.resolve().parent for run in runs}
+    return runs[0].parent if len(parents) == 1 else Path()
 
 
 def _numbers(option: str, text: str | None, kind: Callable[[str], N]) -> list[N] | None:

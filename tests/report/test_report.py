@@ -220,6 +220,10 @@ def test_the_command(tmp_path, capsys):
     assert (tmp_path / 'out' / 'report.html').is_file()
     assert command(tmp_path / 'runs', '--format', 'json', '--baseline', 'kd') == 0
     assert json.loads(capsys.readouterr().out)['baseline'] == 'kd'
+    assert (tmp_path / 'runs' / 'report.html').is_file(), 'several runs have their report beside them'
+    one = next(path for path in (tmp_path / 'runs').iterdir() if path.is_dir() and path.name != 'report')
+    assert command(one) == 0
+    assert (one / 'report.html').is_file(), 'one run has it in its directory'
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ class OutputChecks:
 
     def _judge_accuracy(self, teacher: int) -> None:
         correct, counted = self.correct[teacher], self.counted[teacher]
-        if not counted or not self.classes:  # No class is known to a resumed training that had no step left.
+        if not counted:
             return
         self.judged[teacher] = True
         if at_chance_level(correct, counted, self.classes):

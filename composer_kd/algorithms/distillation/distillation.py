@@ -321,6 +321,7 @@ class Distillation(Algorithm):
             if overtaking.needs_teachers:
                 with self.clock.running(student.is_cuda):
                     target = self.mix.expected(torch.stack([t.logits(state.batch, state) for t in self.teachers]))
+                self.images_taught = [images + len(target) for images in self.images_taught]
             overtaking.count(labels, student, target)
         else:
             overtaking.end(state.device)

@@ -1,0 +1,76 @@
+"""What a distillation keeps in a checkpoint, and what it says of one that it was not part of."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from composer_kd import Distillation, TeacherMixupKD, UserError
+from tests.algorithms.common import logged, make_trainer, net, trained_net
+
+
+def messages(act) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        act()
+    return [str(warning.message) for warning in caught]
+
+
+def resumed(algorithms, load: Path, **options):
+    trainer, log = make_trainer(algorithms, student=net(5), epochs='2ep', load=load, **options)
+    trainer.fit()
+    trainer.close()
+    return log
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('checkpoints')
+    for name, algorithms in (('plain', []), ('taught', [TeacherMixupKD([trained_net(11)])])):
+        trainer, _ = make_trainer(algorithms, epochs='2ep', folder=folder / name)
+        trainer.fit()
+        trainer.close()
+    return folder
+
+
+def test_a_checkpoint_without_distillation_is_taken_and_said_so(folder: Path) -> None:
+    lines = messages(lambda: resumed([TeacherMixupKD([trained_net(11)])], folder / 'plain' / 'ep1-ba6-rank0.pt'))
+    ours = [line for line in lines if 'comes from a training without TeacherMixupKD' in line]
+    assert ours == [
+        'TeacherMixupKD: this checkpoint comes from a training without TeacherMixupKD; '
+        'the distillation begins here, in epoch 1'
+    ]
+
+
+def test_a_checkpoint_of_its_own_and_a_new_training_are_taken_without_a_word(folder: Path) -> None:
+    lines = messages(lambda: resumed([TeacherMixupKD([trained_net(11)])], folder / 'taught' / 'ep1-ba6-rank0.pt'))
+    lines += messages(lambda: make_trainer([TeacherMixupKD([trained_net(11)])])[0].close())
+    assert not [line for line in lines if 'comes from a training without' in line]
+
+
+def test_weights_alone_begin_a_new_training(folder: Path) -> None:
+    load = folder / 'plain' / 'ep1-ba6-rank0.pt'
+    lines = messages(lambda: resumed([TeacherMixupKD([trained_net(11)])], load, load_weights_only=True))
+    assert not [line for line in lines if 'comes from a training without' in line]
+
+
+def test_the_count_of_the_teachers_accuracy_goes_on(folder: Path) -> None:
+    algorithm = TeacherMixupKD([trained_net(11)])
+    log = resumed([algorithm], folder / 'taught' / 'ep1-ba6-rank0.pt')
+    assert algorithm.checks.counted == [2 * 192]
+    assert len(logged(log, 'distill/teacher_accuracy/Sequential')) == 6
+
+
+def test_other_teachers_are_counted_anew(folder: Path) -> None:
+    algorithm = TeacherMixupKD([trained_net(11), trained_net(12)])
+    resumed([algorithm], folder / 'taught' / 'ep1-ba6-rank0.pt')
+    assert algorithm.checks.counted == [192, 192]
+
+
+@pytest.mark.parametrize('second', [TeacherMixupKD, Distillation])
+def test_two_instances_are_refused(second) -> None:
+    with pytest.raises(UserError, match='has TeacherMixupKD already; use one with several teachers') as refused:
+        make_trainer([second([trained_net(11)]), TeacherMixupKD([trained_net(12)])])
+    assert '\n' not in str(refused.value)

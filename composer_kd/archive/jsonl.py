@@ -29,19 +29,14 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
     """Add one line and wait until it is on the disk. NaN and infinities become null, as JSON has no word for them."""
     line = (_dump(record) + '\n').encode()
     make_folder(path.parent)
-    # Unbuffered: a buffer would try its rest once more when the file is closed, after the truncation below.
+    # What a full disk or a kill leaves of a line is cut off here, before the next one.
     with writing_to(path.parent), open(path, 'a+b', buffering=0) as file:
         end = _end_of_whole_lines(file)
         file.truncate(end)
-        try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-        except OSError:
-            # A full disk: take back what was written, so that the next line stands on its own.
-            file.truncate(end)
-            raise
+        rest = memoryview(line)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
         if end == 0:
             sync_folder(path.parent)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
@@ -166,9 +166,7 @@ def verify_file(run_dir: Path, manifest: Manifest, name: str) -> None:
 
 def inside(run_dir: Path, name: str, where: str) -> Path:
     """The path of ``name`` in the run directory; names that lead out of it, through links too, are refused."""
-    pure = PurePosixPath(name)
-    plain = bool(name) and not pure.is_absolute() and '..' not in pure.parts and '\\' not in name and '\0' not in name
     path = run_dir / name
-    if not plain or not path.resolve().is_relative_to(run_dir.resolve()):
+    if '\0' in name or run_dir.resolve() not in path.resolve().parents:
         raise UserError(f'{where}: the file name {name!r} leads out of the run directory; nothing of it is used')
     return path

@@ -57,6 +57,9 @@ def test_the_old_file_is_whole_until_the_new_one_is(tmp_path):
     with replacing(path) as temporary:
         temporary.write_bytes(b'new')
         assert path.read_bytes() == b'old'
+        reader = open(path, 'rb')  # noqa: SIM115
+    with reader:
+        assert reader.read() == b'old', 'written in place, not renamed'
     assert path.read_bytes() == b'new'
 
 

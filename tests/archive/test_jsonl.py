@@ -58,7 +58,7 @@ def test_numbers_that_json_lacks(tmp_path):
     json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
-def test_a_full_disk_takes_the_line_back(tmp_path):
+def test_a_full_disk_costs_one_line(tmp_path):
     code = """
         import resource, sys
         from pathlib import Path

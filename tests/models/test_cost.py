@@ -40,6 +40,17 @@ def test_nothing_changes():
     assert all(p.grad is None for p in net.parameters())
 
 
+def test_a_net_that_draws_random_numbers_in_evaluation():
+    class Noisy(nn.Linear):
+        def forward(self, input):
+            return super().forward(input + torch.randn_like(input))
+
+    net = Noisy(4, 2)
+    rng = torch.get_rng_state()
+    assert multiply_adds(net, (4,)) == 8
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
 def test_modes_come_back_after_an_error():
     net = small_net()
     with pytest.raises(RuntimeError):

@@ -40,8 +40,9 @@ class Measures(Callback):
 
     Args:
         write: Called on rank 0 with each line, a dict of plain numbers.
-        rewind: Called on rank 0 when the training starts, with the number of finished epochs: what was written of later
-            epochs is from before an interruption.
+        rewind: Called on rank 0 with the number of epochs whose lines stand: when the training starts (what was written
+            of later epochs is from before an interruption), and before the last line is written again, if Composer
+            evaluates once more after the training's end.
         count_runs: How many runs share the machine now.
     """
 
@@ -67,6 +68,7 @@ class Measures(Callback):
         self._teacher_seen = (0.0, [])
         self._fetched = self._evaluated = 0.0
         self._ended = False
+        self._written: tuple[int, dict[str, float], dict[str, float]] | None = None
         self._labels: Tensor | None = None
         self._pass: list[Tensor] = []
         self._taken: list[Tensor] | None = None
@@ -84,6 +86,7 @@ class Measures(Callback):
     def fit_start(self, state: State, logger: Logger) -> None:
         if dist.get_global_rank() == 0:
             self._rewind(int(state.timestamp.epoch))
+        self._ended = False
         self._teacher_seen = self._teacher_counts(state)
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
@@ -128,7 +131,7 @@ class Measures(Callback):
         totals['student'] += student
         totals['teacher'] += teacher
         self._add_seconds(train=seconds, teacher=teacher_seconds)
-        self._add_distillation(state)
+        self._add_distillation(state, samples)
         epoch['runs'] = max(epoch['runs'], self._count_runs() if epoch['batches'] % 20 == 0 else 0)
         epoch['batches'] += 1
 
@@ -147,17 +150,17 @@ class Measures(Callback):
             self._epoch[name] += value
             self._totals[name] += value
 
-    def _add_distillation(self, state: State) -> None:
+    def _add_distillation(self, state: State, samples: float) -> None:
         algorithm = _distillation(state)
         if algorithm is None:
             return
         step, epoch = algorithm.last_step, self._epoch
-        epoch['label'] += step['loss/train/label']
+        epoch['label'] += step['loss/train/label'] * samples
         epoch['weight'] += step['distill/weight']
         if 'loss/train/distill' in step:
-            epoch['distill'] += step['loss/train/distill']
-            epoch['agreement'] += step['distill/agreement']
-            epoch['taught'] += 1
+            epoch['distill'] += step['loss/train/distill'] * samples
+            epoch['agreement'] += step['distill/agreement'] * samples
+            epoch['taught'] += samples
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 
@@ -178,27 +181,44 @@ class Measures(Callback):
         _, _, cost = self._teacher_step(state)
         self._totals['teacher'] += cost * dist.get_world_size()
         self._add_seconds(train=teacher, teacher=teacher, evaluation=time.perf_counter() - self._evaluated - teacher)
-        if self._ended and self._epoch['samples']:
-            self._end_epoch(state, int(state.timestamp.epoch) + 1)
+        if self._ended:
+            self._complete_last_line(state)
 
     def epoch_checkpoint(self, state: State, logger: Logger) -> None:
         self._end_epoch(state, int(state.timestamp.epoch))
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        # A duration in batches may end inside an epoch; Composer evaluates once more after this event.
+        if self._epoch['samples']:  # A duration in batches may end inside an epoch.
+            self._end_epoch(state, int(state.timestamp.epoch) + 1)
+        # Composer evaluates once more after this event, unless it has after the last batch.
         self._ended = True
+
+    def eval_standalone_start(self, state: State, logger: Logger) -> None:
+        self._ended = False
 
     # -- the line -------------------------------------------------------------------------------------------------
 
     def _end_epoch(self, state: State, epoch: int) -> None:
         if dist.get_global_rank() == 0:
             self._write(self._line(state, epoch))
+        self._written = (epoch, self._epoch, self._evaluations)
         self._start_epoch()
         self._evaluations = {}
 
+    def _complete_last_line(self, state: State) -> None:
+        if self._written is None:
+            return
+        epoch, sums, evaluations = self._written
+        for name in ('seconds_train', 'seconds_teacher', 'seconds_eval'):
+            sums[name] += self._epoch[name]
+        self._epoch, self._evaluations = sums, evaluations | self._evaluations
+        if dist.get_global_rank() == 0:
+            self._rewind(epoch - 1)
+        self._end_epoch(state, epoch)
+
     def _line(self, state: State, epoch: int) -> dict[str, Any]:
         sums, totals = self._epoch, self._totals
-        batches, taught = max(sums['batches'], 1), sums['taught']
+        samples, batches, taught = max(sums['samples'], 1), max(sums['batches'], 1), sums['taught']
         algorithm = _distillation(state)
         accuracies = [
             correct / counted
@@ -211,8 +231,8 @@ class Measures(Callback):
             'samples': int(sums['samples']),
             'train_accuracy_running': sums['correct'] / sums['labelled'] if sums['labelled'] else None,
             **{key: self._evaluations.get(key) for key in _KEYS.values()},
-            'loss_total': sums['loss'] / max(sums['samples'], 1),
-            'loss_label': sums['label'] / batches if algorithm else sums['loss'] / max(sums['samples'], 1),
+            'loss_total': sums['loss'] / samples,
+            'loss_label': (sums['label'] if algorithm else sums['loss']) / samples,
             'loss_distill': sums['distill'] / taught if taught else None,
             'agreement': sums['agreement'] / taught if taught else None,
             'teacher_accuracy': sum(accuracies) / len(accuracies) if accuracies else None,
@@ -254,11 +274,12 @@ class Measures(Callback):
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {'totals': dict(self._totals), 'epoch': dict(self._epoch)}
+        return {'totals': dict(self._totals), 'epoch': dict(self._epoch), 'evaluations': dict(self._evaluations)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._totals.update(state['totals'])
         self._epoch.update(state['epoch'])
+        self._evaluations = dict(state['evaluations'])
 
 
 def _distillation(state: State) -> Distillation | None:

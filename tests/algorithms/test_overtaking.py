@@ -126,18 +126,18 @@ def test_the_decision_and_the_teachers_count_are_in_the_checkpoint(tmp_path: Pat
     spy = Spy(Half())
     algorithm = until_overtaken(spy)
     before = on - 1
-    if before:
-        resumed, log = make_trainer(
-            [algorithm],
-            student=net(5),
-            epochs='8ep',
-            evaluate=True,
-            load=tmp_path / f'ep{before}-ba{6 * before}-rank0.pt',
-        )
-        resumed.fit()
-        resumed.close()
-        assert logged(log, 'distill/weight') == [0.001] * 6 + [0.0] * (6 * (8 - on))
-        assert spy.calls == 6
+    assert before >= 1
+    resumed, log = make_trainer(
+        [algorithm],
+        student=net(5),
+        epochs='8ep',
+        evaluate=True,
+        load=tmp_path / f'ep{before}-ba{6 * before}-rank0.pt',
+    )
+    resumed.fit()
+    resumed.close()
+    assert logged(log, 'distill/weight') == [0.001] * 6 + [0.0] * (6 * (8 - on))
+    assert spy.calls == 6
 
 
 def test_looks_at_the_first_evaluator_alone() -> None:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 CORE = [
     'mosaicml>=0.32,<0.33',
     'mosaicml-streaming>=0.11,<0.14',
-    'torch>=2.4',
+    'torch>=2.6',
     'torchvision',
     'torchmetrics',
     'numpy',

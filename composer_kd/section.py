@@ -46,6 +46,8 @@ def _explain(section: type[BaseModel], error: ValidationError, where: str) -> st
         return f'{path}: unknown key; {nearest(problem["loc"][-1], owner.model_fields if owner else [])}'
     if problem['type'] == 'missing':
         return f'{path}: this key is required'
+    if problem['type'] == 'model_option':
+        return f'{path}: {problem["msg"]}'  # Says already what is wrong and what would be right.
     message = problem['msg'].removeprefix('Value error, ').removeprefix('Input ')
     return f'{path}: {message}, got {problem["input"]!r}'
 

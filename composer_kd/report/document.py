@@ -54,6 +54,12 @@ class Report:
         ]
         return '\n\n'.join(part for part in parts if part) + '\n'
 
+    def brief(self) -> str:
+        """The answer and the tables behind it, for the end of a training; all of it is in :meth:`text`."""
+        about = [table for table in self.tables if table.section == self.summary.primary.name]
+        parts = [wrapped(self.headline.sentence), *map(text_table, [*about, *self.tables[-2:-1]])]
+        return '\n\n'.join(parts) + '\n'
+
     def markdown(self, pictures: str | None = None) -> str:
         """Tables in GitHub's dialect.
 

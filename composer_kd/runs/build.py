@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from composer import Trainer
 from composer.core import Algorithm, Callback, Evaluator
+from composer.loggers import ProgressBarLogger
 from composer.utils import dist, get_device, reproducibility
 
 from composer_kd.algorithms import Distillation
@@ -99,9 +100,10 @@ def build_trainer(
         schedulers=_scheduler(config),
         algorithms=algorithms,
         callbacks=own_callbacks + [_named(CALLBACKS, 'callbacks', *entry) for entry in config.callbacks.items()],
-        loggers=[_named(LOGGERS, 'loggers', *entry) for entry in config.loggers.items()],
+        loggers=([_bar()] if progress_bar else [])
+        + [_named(LOGGERS, 'loggers', *entry) for entry in config.loggers.items()],
         run_name=run.path.name,
-        progress_bar=progress_bar,
+        progress_bar=False,  # Ours is among the loggers.
         load_path=None if (checkpoint := run.checkpoint()) is None else str(checkpoint),
         load_progress_bar=False,
         save_folder=str(run.checkpoints),
@@ -142,6 +144,13 @@ def _algorithm(name: str, options: dict[str, Any]) -> Algorithm:
 
 def _named(registry, kind: str, name: str, options: dict[str, Any]) -> Any:
     return construct(registry.get(name, f'{kind}.{name}'), options, f'{kind}.{name}')
+
+
+def _bar() -> ProgressBarLogger:
+    """Composer's bar, without the page of settings that it prints before each run."""
+    bar = ProgressBarLogger()
+    bar.hparams_already_logged_to_console = True
+    return bar
 
 
 def _scheduler(config: RunConfig):

@@ -66,7 +66,7 @@ def _report(plan: Plan, progress: Progress) -> None:
     # One run has its report in its own directory; a lineage's compares several, and lies beside them.
     folder = plan.runs[0].folder if len(plan.runs) == 1 else plan.folder
     made.write(folder)
-    progress.say(f'\n{made.text()}\nreport: {folder / "report.html"}')
+    progress.say(f'\n{made.brief()}\nreport: {folder / "report.html"}')
 
 
 def _quieten() -> None:

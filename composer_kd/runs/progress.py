@@ -68,7 +68,8 @@ class Progress(Callback):
         lines = run.metrics()
         seconds = lines[-1].get('seconds_train_total') if lines else None
         took = '' if seconds is None else f', {duration_text(seconds)} of training'
-        self.say(f'{self._count(number)} {run.path.name}: done{_reached(lines)}{took}')
+        left = self._left()
+        self.say(f'{self._count(number)} {run.path.name}: done{_reached(lines)}{took}{left}')
 
     def _count(self, number: int) -> str:
         return f'[{number + 1}/{len(self._plan.runs)}]' if self._plan else ''
@@ -99,10 +100,12 @@ class Progress(Callback):
         shown.append(f'loss {line["loss_total"]:.3f}')
         if line.get('images_per_second'):
             shown.append(f'{line["images_per_second"]:.0f} img/s')
-        left = self._epochs_left * self._seconds / self._timed
-        if left > 0:
-            shown.append(f'about {duration_text(left)} left in all')
-        self.say(f'{self._label}: ' + ', '.join(shown))
+        self.say(f'{self._label}: ' + ', '.join(shown) + self._left())
+
+    def _left(self) -> str:
+        if not self._timed or self._epochs_left <= 0:
+            return ''
+        return f', about {duration_text(self._epochs_left * self._seconds / self._timed)} left in all'
 
 
 def duration_text(seconds: float) -> str:

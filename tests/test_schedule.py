@@ -105,12 +105,13 @@ def test_until_overtaken_is_off_once_overtaken_and_nothing_else_is() -> None:
 @pytest.mark.parametrize(
     'text',
     [
-        '', 'sometimes', 'every', 'every 10', 'every 0ep', 'every 1.5ep', 'every 0.1dur', 'every -1ep', 'first', 'first 20',
-        'first 0ep', 'first 20 epochs', 'first -3ep', 'first 1.5dur', 'first 20sp', 'from 10ep', 'from 10ep to', 'from 50ep to 10ep',
-        'from 10ep to 10ep', 'from 10ep to 500ba', 'from 0.5dur to 1.5dur', 'from 10 to 20ep', 'always,', 'always, slow decay',
-        'always, linear', 'always, linear decay to', 'always, linear decay to 1', 'always, linear decay to -0.5',
-        'always, linear decay to 2', 'always, exponential decay to 0', 'always; linear decay', 'first nanep', 'first infep',
-        'until', 'until overtaken 3ep', 'always, linear decay, cosine decay', 'first 1e2ep',
+        '', 'sometimes', 'every', 'every 10', 'every 0ep', 'every 1.5ep', 'every 0.1dur', 'every -1ep', 'first',
+        'first 20', 'first 0ep', 'first 20 epochs', 'first -3ep', 'first 1.5dur', 'first 20sp', 'from 10ep',
+        'from 10ep to', 'from 50ep to 10ep', 'from 10ep to 10ep', 'from 10ep to 500ba', 'from 0.5dur to 1.5dur',
+        'from 10 to 20ep', 'always,', 'always, slow decay', 'always, linear', 'always, linear decay to',
+        'always, linear decay to 1', 'always, linear decay to -0.5', 'always, linear decay to 2',
+        'always, exponential decay to 0', 'always; linear decay', 'first nanep', 'first infep', 'until',
+        'until overtaken 3ep', 'always, linear decay, cosine decay', 'first 1e2ep',
     ],
 )  # fmt: skip
 def test_refuses_what_is_no_schedule_in_one_line(text: str) -> None:

@@ -35,8 +35,9 @@ class Measures(Callback):
 
     Running train accuracy is counted over the whole epoch, as augmented, while the weights change; clean train accuracy
     is that of the evaluator called ``train_clean``: eval mode, not augmented, after the epoch. Training seconds run
-    from before a batch is fetched to the end of its step, teachers inside; evaluation and checkpoints are apart. Counts are kept
-    in the checkpoint, so a run that was interrupted inside an epoch ends with the lines of one that was not.
+    from before a batch is fetched to the end of its step, teachers inside; evaluation and checkpoints are apart.
+    Counts are kept in the checkpoint, so a run that was interrupted inside an epoch ends with the lines of one that
+    was not.
 
     Args:
         write: Called on rank 0 with each line, a dict of plain numbers.

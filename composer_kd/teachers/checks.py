@@ -112,7 +112,8 @@ class OutputChecks:
         if at_chance_level(correct, counted, self.classes):
             warnings.warn(
                 f'teacher {self.names[teacher]!r} is at chance level: {correct} of {counted} right, '
-                f'{self.classes} classes. Its classes may be in another order, or its inputs normalised otherwise, or its weights not trained.',
+                f'{self.classes} classes. Its classes may be in another order, or its inputs normalised otherwise, '
+                f'or its weights not trained.',
                 stacklevel=2,
             )
 

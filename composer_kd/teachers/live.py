@@ -60,10 +60,10 @@ class LiveTeacher(Teacher):
         data = self.data_normalization or getattr(dataset, 'normalization', None)
         if data is None:
             raise UserError(
-                f'teacher {self.name!r} has a normalization of its own, but the training data does not say which one it '
-                f'comes with; make it with Teacher.live, .from_checkpoint or .from_run(..., data_normalization=(mean, std))'
+                f'teacher {self.name!r} has a normalization of its own, but the training data does not say which one '
+                f'it comes with; give Teacher.live, .from_checkpoint or .from_run data_normalization=(mean, std)'
             )
-        (mean, std), (own_mean, own_std) = (_channels(*pair, self.name) for pair in (data, self.normalization))
+        (mean, std), (own_mean, own_std) = (_channels(pair, self.name) for pair in (data, self.normalization))
         if torch.equal(mean, own_mean) and torch.equal(std, own_std):
             self._convert = None
             return
@@ -110,8 +110,8 @@ class LiveTeacher(Teacher):
         return f'Teacher.live({type(self.module).__name__}, name={self.name!r})'
 
 
-def _channels(mean: Sequence[float], std: Sequence[float], name: str) -> tuple[Tensor, Tensor]:
-    mean_t, std_t = torch.as_tensor(mean, dtype=torch.float32), torch.as_tensor(std, dtype=torch.float32)
+def _channels(normalization: Normalization, name: str) -> tuple[Tensor, Tensor]:
+    mean_t, std_t = (torch.as_tensor(part, dtype=torch.float32) for part in normalization)
     if mean_t.shape != std_t.shape or mean_t.dim() > 1 or not bool((std_t > 0).all()):
         raise UserError(f'teacher {name!r}: a normalization is (mean, std), a number a channel, std above 0')
     return mean_t.view(-1, 1, 1), std_t.view(-1, 1, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from composer_kd.registry import Registry
 
 __all__ = ['MIXES', 'Dirichlet', 'Mix', 'RandomOne', 'Step', 'Uniform', 'Weights', 'make_mix']
 
-MIXES: Registry[type['Mix']] = Registry('mixes')
+MIXES: Registry[Callable[..., Mix]] = Registry('mixes')
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Beside Composer's own algorithms: the parts add up to the total, teachers see what the student saw, in every order."""
+"""Beside Composer's own algorithms, in every order: parts add up to the total, teachers see what the student saw."""
 
 from __future__ import annotations
 

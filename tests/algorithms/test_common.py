@@ -1,4 +1,4 @@
-"""What every algorithm has to do: train, resume bit for bit, survive two ranks, and leave nothing of a teacher behind."""
+"""What every algorithm has to do: train, resume bit for bit, survive two ranks, leave nothing of a teacher behind."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def z_scored(logits: Tensor) -> Tensor:
     return (logits - logits.mean(1, keepdim=True)) / logits.std(1, keepdim=True, correction=0)
 
 
-# Arguments -> the distillation term (student, teachers' outputs, step), the label weight and the term's weight at a step.
+# Arguments -> the distillation term (student, teachers' outputs, step), the label weight, the term's weight at a step.
 FORMULAS = {
     'as published': (TeacherMixupKD, {}, lambda s, t, n: mse_by_hand(s, (t[0] + t[1]) / 2), 1, lambda n: 1),
     'weights': (
@@ -45,7 +45,8 @@ FORMULAS = {
         lambda n: 2.5,
     ),
     'no labels': (
-        Distillation, {'label_weight': 0, 'loss': 'mse'}, lambda s, t, n: mse_by_hand(s, (t[0] + t[1]) / 2), 0, lambda n: 1
+        Distillation, {'label_weight': 0, 'loss': 'mse'},
+        lambda s, t, n: mse_by_hand(s, (t[0] + t[1]) / 2), 0, lambda n: 1,
     ),
     'no teacher': (Distillation, {'kd_weight': 0, 'label_weight': 0.5}, lambda s, t, n: 0 * s.sum(), 0.5, lambda n: 0),
     'kl': (Distillation, {}, lambda s, t, n: kl_by_hand(s, (t[0] + t[1]) / 2, 4.0), 1, lambda n: 1),
@@ -57,13 +58,17 @@ FORMULAS = {
         Distillation, {'loss': {'name': 'kl', 'temperature': 2}, 'standardize': True},
         lambda s, t, n: kl_by_hand(z_scored(s), z_scored((t[0] + t[1]) / 2), 2.0), 1, lambda n: 1,
     ),
-    'hard': (Distillation, {'loss': 'hard'}, lambda s, t, n: F.nll_loss(s.log_softmax(1), (t[0] + t[1]).argmax(1)), 1, lambda n: 1),
+    'hard': (
+        Distillation, {'loss': 'hard'},
+        lambda s, t, n: F.nll_loss(s.log_softmax(1), (t[0] + t[1]).argmax(1)), 1, lambda n: 1,
+    ),
     'decaying': (
         TeacherMixupKD, {'schedule': 'always, linear decay', 'kd_weight': 2.0},
         lambda s, t, n: mse_by_hand(s, (t[0] + t[1]) / 2), 1, lambda n: 2 * (1 - n / 12),
     ),
     'every second epoch': (
-        TeacherMixupKD, {'schedule': 'every 2ep', 'label_weight': 0.5}, lambda s, t, n: mse_by_hand(s, (t[0] + t[1]) / 2), 0.5,
+        TeacherMixupKD, {'schedule': 'every 2ep', 'label_weight': 0.5},
+        lambda s, t, n: mse_by_hand(s, (t[0] + t[1]) / 2), 0.5,
         lambda n: float(n < STEPS) or None,
     ),
     'a window in batches, cosine decay': (

@@ -14,8 +14,8 @@ from composer_kd.algorithms.distillation.overtaking import Overtaking
 from tests.algorithms.common import Spy, images_and_labels, loader, logged, make_trainer, net, trained_net
 
 
-class Half(nn.Module):
-    """A teacher that knows the task, but not its last five classes."""
+class Gap(nn.Module):
+    """A teacher that knows the task, but not its last class."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Half(nn.Module):
 
     def forward(self, x):
         logits = self.module(x)
-        return torch.cat([logits[:, :5], logits[:, 5:] - 20], dim=1)
+        return torch.cat([logits[:, :9], logits[:, 9:] - 20], dim=1)
 
 
 def accuracy(module: nn.Module, seed: int) -> float:
@@ -37,7 +37,7 @@ def until_overtaken(*teachers: nn.Module, **options) -> TeacherMixupKD:
 
 
 def test_switches_off_when_the_student_is_better_and_not_before() -> None:
-    spy = Spy(Half())
+    spy = Spy(Gap())
     algorithm = until_overtaken(spy)
     trainer, log = make_trainer([algorithm], epochs='8ep', evaluate=True)
     trainer.fit()
@@ -52,7 +52,7 @@ def test_switches_off_when_the_student_is_better_and_not_before() -> None:
     # The student's accuracies are those that Composer measures on the same batches.
     assert student == pytest.approx(logged(log, 'metrics/eval/MulticlassAccuracy')[: len(student)], abs=1e-6)
     epochs_on = len(student)
-    assert 1 <= epochs_on < 8
+    assert 2 <= epochs_on < 8
     assert logged(log, 'distill/weight') == [0.001] * (6 * epochs_on) + [0.0] * (6 * (8 - epochs_on))
     # In each step while it was on, and once on the six batches of the evaluator.
     assert spy.calls == 6 * epochs_on + 6
@@ -97,7 +97,7 @@ class Spoil(Callback):
 
 
 def test_the_decision_is_latched() -> None:
-    algorithm = until_overtaken(Half())
+    algorithm = until_overtaken(Gap())
     trainer, log = make_trainer([algorithm], epochs='8ep', evaluate=True, callbacks=[Spoil()])
     trainer.fit()
     trainer.close()
@@ -108,11 +108,11 @@ def test_the_decision_is_latched() -> None:
 
 
 def test_the_decision_and_the_teachers_count_are_in_the_checkpoint(tmp_path: Path) -> None:
-    trainer, log = make_trainer([until_overtaken(Half())], epochs='8ep', evaluate=True, folder=tmp_path)
+    trainer, log = make_trainer([until_overtaken(Gap())], epochs='8ep', evaluate=True, folder=tmp_path)
     trainer.fit()
     trainer.close()
     on = len(logged(log, 'distill/student_accuracy'))
-    spy = Spy(Half())
+    spy = Spy(Gap())
     algorithm = until_overtaken(spy)
     resumed, log = make_trainer(
         [algorithm], student=net(5), epochs='8ep', evaluate=True, load=tmp_path / f'ep{on}-ba{6 * on}-rank0.pt'
@@ -123,7 +123,7 @@ def test_the_decision_and_the_teachers_count_are_in_the_checkpoint(tmp_path: Pat
     assert set(logged(log, 'distill/weight')) == {0.0}
     assert spy.calls == 1, 'only the check of the first batch'
     # And from before the decision: it falls again at the same place, the teacher not being counted again.
-    spy = Spy(Half())
+    spy = Spy(Gap())
     algorithm = until_overtaken(spy)
     before = on - 1
     assert before >= 1
@@ -159,7 +159,7 @@ def test_looks_at_the_first_evaluator_alone() -> None:
 
 @pytest.mark.parametrize('mix', ['random_one', 'dirichlet', [0.9, 0.1]])
 def test_the_mix_that_is_compared_is_the_one_without_chance(mix) -> None:
-    teachers = [trained_net(11), Half()]
+    teachers = [trained_net(11), Gap()]
     images, _ = images_and_labels(1)
     algorithm = until_overtaken(*teachers, mix=mix)
     with torch.no_grad():

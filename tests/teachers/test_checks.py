@@ -1,4 +1,4 @@
-"""Explicit checks of what teachers give: broken outputs are refused, useless ones warned of, good ones left in peace."""
+"""Checks of what teachers give: broken outputs are refused, useless ones warned of, good ones left in peace."""
 
 from __future__ import annotations
 
@@ -83,7 +83,6 @@ def test_a_teacher_that_is_not_drawn_is_checked_too(change, mix: str, broken: in
 
 @pytest.mark.parametrize('microbatch', [8, 5])
 def test_broken_outputs_are_found_in_any_microbatch(microbatch: int) -> None:
-    images, _ = images_and_labels()
     calls = []
 
     def change(z):

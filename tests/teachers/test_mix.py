@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_random_one_asks_the_same_teacher_for_the_same_seed_and_batch() -> None:
     counts = np.bincount([teachers[0] for teachers in asked], minlength=3)
     # Chi-squared with two degrees of freedom: 13.8 is its 0.1 % point.
     assert ((counts - 2000) ** 2 / 2000).sum() < 13.8
-    pairs = np.bincount([3 * a[0] + b[0] for a, b in zip(asked, asked[1:], strict=False)], minlength=9)
+    pairs = np.bincount([3 * a[0] + b[0] for a, b in pairwise(asked)], minlength=9)
     assert ((pairs - 5999 / 9) ** 2 / (5999 / 9)).sum() < 26.1, 'one step tells of the next'
     assert torch.equal(mix(OUTPUTS[1:2], step()), OUTPUTS[1])
 

@@ -43,11 +43,11 @@ class Distillation(Algorithm):
         label_weight * label loss + kd_weight * strength * loss(student, mix(teachers))
 
     and the plain label loss otherwise; teachers run only in steps that need them. Composer's own algorithms may change
-    the batch, the labels or the loss beside it: teachers see exactly the input that the student saw, and the distillation
-    term is added last and whole.
+    the batch, the labels or the loss beside it: teachers see exactly the input that the student saw, and the
+    distillation term is added last and whole.
 
-    Logged at the end of every step: ``loss/train/label`` and ``loss/train/distill`` (as weighted, so that they add up to
-    ``loss/train/total``), ``distill/weight`` and ``distill/agreement`` (the share of samples for which student and
+    Logged at the end of every step: ``loss/train/label`` and ``loss/train/distill`` (as weighted, so that they add up
+    to ``loss/train/total``), ``distill/weight`` and ``distill/agreement`` (the share of samples for which student and
     target prefer the same class); on the first batches also ``distill/teacher_accuracy/<name>``.
 
     Args:
@@ -60,7 +60,8 @@ class Distillation(Algorithm):
         schedule: When and how strongly, as in :class:`composer_kd.Schedule`. Default: ``'always'``.
         label_weight: The weight of the label loss while the schedule is on. Default: ``1.0``.
         kd_weight: The weight of the distillation term. Default: ``1.0``.
-        standardize: Whether the logits of both sides are z-scored, sample by sample, before the loss. Default: ``False``.
+        standardize: Whether the logits of both sides are z-scored, sample by sample, before the loss.
+            Default: ``False``.
         temperature: The temperature of a loss that has one; ``None`` leaves the loss's own (4). Default: ``None``.
 
     Example:
@@ -87,7 +88,7 @@ class Distillation(Algorithm):
         standardize: bool = False,
         temperature: float | None = None,
     ):
-        several = list(teachers) if isinstance(teachers, list | tuple) else [teachers]
+        several: list[Any] = list(teachers) if isinstance(teachers, list | tuple) else [teachers]
         if not several:
             raise UserError(f'{type(self).__name__}: teachers is empty; give at least one')
         self.label_weight = _weight(label_weight, 'label_weight')
@@ -122,8 +123,9 @@ class Distillation(Algorithm):
         self._label_weight = 1.0
 
     _TRAINING = frozenset({
-        Event.INIT, Event.AFTER_LOAD, Event.FIT_START, Event.BATCH_START, Event.BEFORE_TRAIN_BATCH, Event.BEFORE_FORWARD,
-        Event.AFTER_FORWARD, Event.BEFORE_BACKWARD, Event.AFTER_TRAIN_BATCH, Event.BATCH_END, Event.FIT_END,
+        Event.INIT, Event.AFTER_LOAD, Event.FIT_START, Event.BATCH_START, Event.BEFORE_TRAIN_BATCH,
+        Event.BEFORE_FORWARD, Event.AFTER_FORWARD, Event.BEFORE_BACKWARD, Event.AFTER_TRAIN_BATCH, Event.BATCH_END,
+        Event.FIT_END,
     })  # fmt: skip
     _EVALUATION = frozenset({Event.EVAL_START, Event.EVAL_AFTER_FORWARD, Event.EVAL_END})
 
@@ -170,14 +172,16 @@ class Distillation(Algorithm):
     # -- before training ------------------------------------------------------------------------------------------
 
     def _init(self, state: State) -> None:
-        others = [type(other).__name__ for other in state.algorithms if isinstance(other, Distillation) and other is not self]
+        others = [
+            type(other).__name__ for other in state.algorithms if isinstance(other, Distillation) and other is not self
+        ]
         if others:
             raise UserError(
                 f'{type(self).__name__}: the Trainer has {others[0]} already; '
                 f'use one with several teachers (checkpoints could not tell two apart)'
             )
-        # Last at BEFORE_* events, first at AFTER_*: MixUp(interpolate_loss=True) scales the whole loss at BEFORE_BACKWARD,
-        # and must not scale our term.
+        # Last at BEFORE_* events, first at AFTER_*: MixUp(interpolate_loss=True) scales the whole loss at
+        # BEFORE_BACKWARD, and must not scale our term.
         state.algorithms.remove(self)
         state.algorithms.append(self)
         for teacher in self.teachers:
@@ -191,8 +195,8 @@ class Distillation(Algorithm):
         everyone = dist.all_gather_object(hashes)
         if any(other != everyone[0] for other in everyone):
             raise UserError(
-                f'{type(self).__name__}: the ranks hold teachers with different weights; load them from the same file on '
-                f'every rank, or seed their initialisation'
+                f'{type(self).__name__}: the ranks hold teachers with different weights; load them from the same file '
+                f'on every rank, or seed their initialisation'
             )
 
     def _after_load(self, state: State) -> None:
@@ -216,7 +220,9 @@ class Distillation(Algorithm):
         for teacher in self.teachers:
             if isinstance(teacher, LiveTeacher):
                 if any(id(parameter) in trained for parameter in teacher.module.parameters()):
-                    raise UserError(f'{owner}: the optimizer holds parameters of teacher {teacher.name!r}; teachers are not trained')
+                    raise UserError(
+                        f'{owner}: the optimizer holds parameters of teacher {teacher.name!r}; teachers are not trained'
+                    )
                 teacher.read_normalization(dataset, state.device)
 
     # -- a step ---------------------------------------------------------------------------------------------------
@@ -315,7 +321,9 @@ class Distillation(Algorithm):
         elif event == Event.EVAL_AFTER_FORWARD:
             labels = labels_of(state.batch)
             if labels is None:
-                raise UserError(f"{type(self).__name__}: schedule 'until overtaken' needs hard labels in the evaluation batches")
+                raise UserError(
+                    f"{type(self).__name__}: schedule 'until overtaken' needs hard labels in the evaluation batches"
+                )
             student = logits_of(state.outputs, 'the student')
             target = None
             if overtaking.needs_teachers:

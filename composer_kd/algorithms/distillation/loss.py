@@ -17,8 +17,10 @@ __all__ = ['make_loss']
 DistillLoss = Callable[[Tensor, Tensor, 'Tensor | None'], Tensor]
 
 
-def make_loss(loss: str | dict[str, Any] | Callable[..., Tensor], temperature: float | None, z_score: bool) -> DistillLoss:
-    """The function ``(student, target, labels) -> scalar`` that a loss's name, its name and options, or a callable means.
+def make_loss(
+    loss: str | dict[str, Any] | Callable[..., Tensor], temperature: float | None, z_score: bool
+) -> DistillLoss:
+    """The function ``(student, target, labels) -> scalar`` that a name, a name with options, or a callable means.
 
     Args:
         loss: ``'kl'``, ``{'name': 'kl', 'temperature': 2.0}``, or a function of (student, target) logits; one that has
@@ -28,6 +30,7 @@ def make_loss(loss: str | dict[str, Any] | Callable[..., Tensor], temperature: f
     """
     options = dict(loss) if isinstance(loss, dict) else {}
     name = options.pop('name', None) if isinstance(loss, dict) else loss
+    function: Callable[..., Any]
     if callable(name):
         function, label = name, getattr(name, '__name__', 'the given loss')
     elif isinstance(name, str):

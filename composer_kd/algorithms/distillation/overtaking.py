@@ -51,7 +51,7 @@ class Overtaking:
         self.student_accuracy = student / samples
         if self.teacher_accuracy is None:
             self.teacher_accuracy = teacher / samples
-        self.overtaken = self.student_accuracy > self.teacher_accuracy
+        self.overtaken = student / samples > self.teacher_accuracy
 
     def metrics(self) -> dict[str, float]:
         return {

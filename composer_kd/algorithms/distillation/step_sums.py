@@ -57,13 +57,15 @@ class StepSums:
         step = self._taken or self._pass
         zero = device.tensor_to_device(torch.zeros((), dtype=torch.float64))
         empty = device.tensor_to_device(torch.zeros(len(OutputChecks.COLUMNS), dtype=torch.float64))
-        sums = torch.stack([
-            zero + step.samples,
-            zero + step.taught,
-            sum(step.label, zero),
-            sum(step.distill, zero),
-            sum(step.agreement, zero),
-        ])
+        sums = torch.stack(
+            [
+                zero + step.samples,
+                zero + step.taught,
+                sum(step.label, zero),
+                sum(step.distill, zero),
+                sum(step.agreement, zero),
+            ]
+        )
         everything = torch.cat([sums, *(step.checks.get(number, empty) for number in range(teachers))])
         dist.all_reduce(everything, reduce_operation='SUM')
         samples, taught, label, distill, agreement, *flat = everything.tolist()

@@ -1,0 +1,469 @@
+"""The documentation cannot go stale: links, examples, YAML, commands, tables and recipe are held against the code."""
+
+from __future__ import annotations
+
+import configparser
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from torch import nn
+
+from composer_kd import Distillation, TeacherMixupKD, cli
+from composer_kd.data.section import DataSection, SyntheticSection
+from composer_kd.models.section import ModelSection
+from composer_kd.run import main as run_main
+from composer_kd.runs.config import RunConfig
+from composer_kd.runs.construct import construct
+from composer_kd.runs.names import ALGORITHMS
+from composer_kd.runs.plan import _File, make_plan
+from composer_kd.runs.yaml_file import apply_overrides, find_yaml, read_yaml, shipped_yamls
+
+ROOT = Path(__file__).parents[1]
+DESIGN = ROOT / 'docs' / 'design.md'
+RECIPE = ROOT / 'docs' / 'adding-an-algorithm.md'
+PAGES = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('composer_kd/algorithms/*/README.md')])
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, what else stands behind it, its text, and the paragraph just above."""
+
+    page: Path
+    line: int
+    language: str
+    info: str
+    text: str
+    above: str
+
+    @property
+    def place(self) -> str:
+        return f'{self.page.relative_to(ROOT)}:{self.line}'
+
+    @property
+    def file(self) -> str | None:
+        """The file that the block is to be written to, where the paragraph above begins with one."""
+        named = re.match(r'`([\w./-]+\.(?:py|json|toml))`', self.above)
+        return named[1] if named else None
+
+
+def blocks(page: Path) -> list[Block]:
+    found: list[Block] = []
+    opened: tuple[int, str, str] | None = None
+    held: list[str] = []
+    paragraph: list[str] = []
+    above = ''
+    for number, line in enumerate(page.read_text(encoding='utf-8').splitlines(), 1):
+        if line.startswith('```'):
+            if opened is None:
+                language, _, info = line[3:].partition(' ')
+                opened, held, above = (number, language, info), [], ' '.join(paragraph)
+            else:
+                found.append(Block(page, *opened, '\n'.join(held) + '\n', above))
+                opened, paragraph = None, []
+        elif opened is not None:
+            held.append(line)
+        elif line.strip():
+            paragraph = [*paragraph, line] if paragraph and paragraph[-1] else [line]
+        elif paragraph and paragraph[-1]:
+            paragraph.append('')  # A blank line between a paragraph and its block.
+    assert opened is None, f'{page}: a block is not closed'
+    return found
+
+
+def of_language(*languages: str) -> list[Any]:
+    every = [block for page in PAGES for block in blocks(page) if block.language in languages]
+    return [pytest.param(block, id=block.place) for block in every]
+
+
+# -- links ----------------------------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    without_blocks = re.sub(r'^```.*?^```', '', page.read_text(encoding='utf-8'), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r'^#+ (.+)$', without_blocks, flags=re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', heading.lower()).strip().replace(' ', '-') for heading in headings}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r'^```.*?^```', '', page.read_text(encoding='utf-8'), flags=re.DOTALL | re.MULTILINE)
+    targets = re.findall(r'\]\(([^)\s]+)\)', text) + re.findall(r'(?:src|href|srcset)="([^"]+)"', text)
+    for target in targets:
+        if re.match(r'[a-z]+:', target):
+            continue
+        path, _, anchor = target.partition('#')
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), f'{target} is not there'
+        if anchor and other.suffix == '.md':
+            assert anchor in anchors(other), f'{target}: known: {sorted(anchors(other))}'
+
+
+# -- examples -------------------------------------------------------------------------------------------------------
+
+TINY = """
+name: docs
+data: {synthetic: {train_size: 600, test_size: 200}}
+model: {name: mlp, hidden: [32]}
+optimizer: {name: SGD, lr: 0.05}
+batch_size: 64
+max_duration: 1ep
+lineage:
+  gen0:
+  gen1:
+    algorithms:
+      TeacherMixupKD: {teachers: [gen0]}
+  gen2:
+    algorithms:
+      TeacherMixupKD: {teachers: [gen0, gen1]}
+"""
+
+# Trains three tiny runs, which examples may name, then runs every block with the names that a reader would have.
+DRIVER = """
+import json, traceback, warnings
+from dataclasses import dataclass
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+warnings.simplefilter('ignore')
+torch.set_num_threads(1)
+from composer_kd.data import open_data
+from composer_kd.models import classifier, mlp
+from composer_kd.runs.command import run_file
+from composer_kd.runs.config import RunConfig
+from composer_kd.runs.yaml_file import read_yaml
+from pathlib import Path
+
+run_file('docs.yaml', [], report=False)
+values = read_yaml(Path('docs.yaml'))
+data = open_data(RunConfig(data=values['data'], model=values['model'], max_duration='1ep').data, 64, 1)
+net = lambda: mlp(100, 3072, [32])
+failed = []
+for page, examples in json.loads(Path('examples.json').read_text()).items():
+    names = dict(
+        torch=torch, nn=nn, F=F, Tensor=Tensor, dataclass=dataclass, make_model=net,
+        train_dataloader=data.train, eval_dataloader=data.val,
+        earlier_model=net(), other_model=net(), gen0=net(), gen1=net(),
+        images=torch.randn(8, 3, 32, 32), labels=torch.arange(8),
+    )
+    names['logits'] = names['earlier_model'](names['images'])
+    for place, text in examples:
+        names['model'] = names['student'] = classifier(net(), 100)
+        try:
+            exec(compile(text, place, 'exec'), names)
+        except Exception:
+            failed.append(f'{place}\\n{traceback.format_exc()}')
+Path('failed.txt').write_text('\\n'.join(failed))
+"""
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``runs/gen0`` to ``runs/gen2`` in which the examples were run."""
+    folder = tmp_path_factory.mktemp('docs')
+    examples = {
+        str(page): [
+            (block.place, '\n' * block.line + block.text)
+            for block in blocks(page)
+            if block.language == 'python' and block.file is None and 'no-run' not in block.info
+        ]
+        for page in PAGES
+    }
+    (folder / 'examples.json').write_text(json.dumps(examples))
+    (folder / 'docs.yaml').write_text(TINY)
+    (folder / 'driver.py').write_text(DRIVER)
+    done = in_process('driver.py', folder=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def in_process(*arguments: str, folder: Path, path: Path = ROOT) -> subprocess.CompletedProcess:
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(folder), str(path)])}
+    command = [sys.executable, '-W', 'ignore', *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=250, check=False
+    )
+
+
+@pytest.mark.parametrize('block', of_language('python'))
+def test_python_compiles(block: Block) -> None:
+    text = dedent(block.text)
+    if text.startswith("'"):  # a row of a dict
+        compile('{' + text + '}', block.place, 'eval')
+    else:
+        compile(text, block.place, 'exec')
+
+
+def test_python_runs(trained: Path) -> None:
+    assert (trained / 'failed.txt').read_text() == ''
+
+
+@pytest.mark.parametrize('block', of_language('yaml'))
+def test_yaml_is_a_plan(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / 'example.yaml'
+    file.write_text(block.text)
+    values = read_yaml(file)
+    if {'model', 'max_duration'} <= values.keys():
+        for run in make_plan(values).runs:
+            check_algorithms(run.config)
+
+
+def check_algorithms(config: RunConfig) -> None:
+    for name, options in config.algorithms.items():
+        factory = ALGORITHMS.get(name)
+        if issubclass(factory, Distillation):
+            own = {key: value for key, value in options.items() if key != 'teachers'}
+            construct(factory, own, name, teachers=[nn.Identity() for _ in options['teachers']])
+        else:
+            construct(factory, options, name)
+
+
+# -- commands -------------------------------------------------------------------------------------------------------
+
+
+def commands() -> list[Any]:
+    """Every command of ours in a shell block, as words."""
+    found = []
+    for parameter in of_language('bash', 'sh', 'shell', 'console'):
+        block = parameter.values[0]
+        for line in block.text.splitlines():
+            for part in line.removeprefix('$ ').split('&&'):
+                words = shlex.split(part, comments=True)
+                ours = words[:1] in (['composer-kd'], ['composer']) or words[:3] == ['python', '-m', 'composer_kd.run']
+                if ours:
+                    found.append(pytest.param(words, id=' '.join(words)))
+    return found
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands()) >= 10
+
+
+@pytest.mark.parametrize('words', commands())
+def test_commands_parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str], str | None]] = []
+    monkeypatch.setattr(
+        'composer_kd.runs.command.run_file', lambda file, changes, only, **rest: asked.append((file, changes, only))
+    )
+    arguments = run_arguments(words)
+    if arguments is None:
+        monkeypatch.setattr(cli, 'report_errors', lambda work, *rest, **options: 0)
+        assert exit_status(words[1:]) == 0
+        return
+    assert run_main(arguments) == 0
+    file, changes, only = asked[0]
+    if file.removeprefix('yamls/') in shipped_yamls() or file.startswith('yamls/'):
+        plan = make_plan(apply_overrides(read_yaml(find_yaml(file)), changes))
+        if only is not None:
+            plan.only(only)
+
+
+def run_arguments(words: list[str]) -> list[str] | None:
+    """What a command gives to ``composer_kd.run``; ``None`` for one that is not a training."""
+    if words[0] == 'python':
+        return words[3:]
+    if words[0] == 'composer-kd':
+        return words[2:] if words[1] == 'run' else None
+    from composer.cli.launcher import _get_parser
+
+    launched = _get_parser().parse_args(words[1:])
+    if launched.module_mode:
+        assert launched.training_script == 'composer_kd.run'
+    else:
+        assert launched.training_script == 'run'
+        assert (ROOT / 'run').is_file()
+    return launched.training_script_args
+
+
+def exit_status(words: list[str]) -> int:
+    try:
+        return cli.main(words)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def test_commands_in_the_text_exist() -> None:
+    for page in PAGES:
+        for command in re.findall(r'`composer-kd ([a-z]+)', page.read_text(encoding='utf-8')):
+            assert exit_status([command, '--help']) == 0, f'{page}: composer-kd {command}'
+
+
+# -- tables ---------------------------------------------------------------------------------------------------------
+
+
+def tables(page: Path) -> dict[str, list[list[list[str]]]]:
+    """Heading -> the tables below it, each a list of rows of cells, the head included."""
+    found: dict[str, list[list[list[str]]]] = {}
+    heading, inside = '', False
+    for line in page.read_text(encoding='utf-8').splitlines():
+        if title := re.match(r'#+ (.+)', line):
+            heading = title[1].replace('`', '')
+        if line.startswith('|'):
+            cells = [cell.strip() for cell in line.strip('|').split('|')]
+            if not inside:
+                found.setdefault(heading, []).append([])
+            if not all(re.fullmatch(r':?-+:?', cell) for cell in cells):
+                found[heading][-1].append(cells)
+        inside = line.startswith('|')
+    return found
+
+
+def stated(heading: str, column: int = 1) -> dict[str, str]:
+    return {row[0].strip('`'): row[column] for row in tables(DESIGN)[heading][0][1:]}
+
+
+def default_as_stated(cell: str) -> Any:
+    if cell == 'required' or cell.startswith('[below]'):
+        return cell
+    text = cell.strip('`')
+    return yaml.safe_load(text.replace('5e-4', '5.0e-4'))
+
+
+def section_defaults(section: type[BaseModel]) -> dict[str, Any]:
+    defaults: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        value = 'required' if field.is_required() else field.get_default(call_default_factory=True)
+        defaults[name] = value
+    return defaults
+
+
+@pytest.mark.parametrize(
+    ('heading', 'section'),
+    [
+        ('The file', _File),
+        ('The run', RunConfig),
+        ('data', DataSection),
+        ('data.synthetic', SyntheticSection),
+        ('model', ModelSection),
+    ],
+)
+def test_every_key_stands_in_the_design_page_with_its_default(heading: str, section: type[BaseModel]) -> None:
+    cells = {key: default_as_stated(cell) for key, cell in stated(heading).items()}
+    real = section_defaults(section)
+    assert list(cells) == list(real)
+    for key, value in real.items():
+        if isinstance(value, BaseModel) or cells[key] == '[below](#model)':
+            assert str(cells[key]).startswith('[below]')
+        else:
+            assert cells[key] == value, key
+            assert type(cells[key]) is type(value), key
+
+
+@pytest.mark.parametrize(('algorithm', 'column'), [(Distillation, 1), (TeacherMixupKD, 2)])
+def test_the_algorithms_arguments_stand_in_the_design_page(algorithm: type, column: int) -> None:
+    cells = {key: default_as_stated(cell) for key, cell in stated('Algorithms of this package', column).items()}
+    parameters = dict(inspect.signature(algorithm.__init__).parameters)
+    del parameters['self']
+    real = {
+        name: 'required' if parameter.default is parameter.empty else parameter.default
+        for name, parameter in parameters.items()
+    }
+    assert cells == real
+
+
+def test_lines_and_files_of_a_run_are_those_of_the_design_page(trained: Path) -> None:
+    run = trained / 'runs' / 'gen1'
+    line = json.loads((run / 'metrics.jsonl').read_text().splitlines()[-1])
+    rows = tables(DESIGN)['A run directory'][0][1:]
+    keys = [key for row in rows for key in re.findall(r'`(\w+)`', row[0])]
+    assert sorted(keys) == sorted(line)
+    (tree,) = (block for block in blocks(DESIGN) if block.text.startswith('runs/gen1/'))
+    names = [row.split()[0] for row in tree.text.splitlines()[1:]]
+    assert all((run / name).exists() for name in names)
+    assert (run / 'checkpoints' / 'latest-rank0.pt').exists()
+    assert {entry.name for entry in run.iterdir()} == {name.split('/')[0] for name in names}
+
+
+def test_the_models_of_the_design_page_are_all() -> None:
+    from composer_kd.models import MODELS
+
+    (row,) = tables(DESIGN)['model'][0][1:]
+    assert sorted(re.findall(r'`(\w+)`', row[2])) == MODELS.names()
+
+
+# -- the recipe -----------------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_for_an_algorithm_works_as_written(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / 'composer_kd', tmp_path / 'composer_kd', ignore=shutil.ignore_patterns('__pycache__'))
+    (tmp_path / 'tests').mkdir()
+    for name in ('__init__.py', 'conftest.py'):
+        shutil.copy(ROOT / 'tests' / name, tmp_path / 'tests')
+    shutil.copytree(
+        ROOT / 'tests' / 'algorithms', tmp_path / 'tests' / 'algorithms', ignore=shutil.ignore_patterns('__pycache__')
+    )
+    for block in blocks(RECIPE):
+        if block.file is None or not block.file.startswith(('composer_kd/', 'tests/')):
+            continue
+        path = tmp_path / block.file
+        if 'a row at the end' in block.above:
+            path.write_text(path.read_text() + block.text)
+        elif 'a row in' in block.above:
+            known = 'from tests.algorithms.common'
+            imported = f'from composer_kd.algorithms.soft_targets import SoftTargets\n{known}'
+            body, end, _ = path.read_text().replace(known, imported, 1).rpartition('}\n')
+            path.write_text(body + block.text + end)
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block.text)
+    chosen = [
+        'tests/algorithms/test_soft_targets.py',
+        'tests/algorithms/test_common.py',
+        '-k',
+        'SoftTargets or soft_targets',
+    ]
+    both = f"""if True:
+        import pytest
+        from composer_kd import cli
+        cli.main(['list', 'algorithms'])
+        raise SystemExit(pytest.main(['-q', '-p', 'no:cacheprovider', *{chosen!r}]))
+    """
+    done = in_process('-c', both, folder=tmp_path, path=tmp_path)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert '(1 - alpha) CE + alpha T^2 KL' in done.stdout
+    passed = re.search(r'(\d+) passed', done.stdout)
+    assert passed
+    assert int(passed[1]) >= 8
+
+
+def test_names_from_another_package_work_as_written(tmp_path: Path) -> None:
+    files = {block.file: block.text for block in blocks(RECIPE) if block.file in ('pyproject.toml', 'my_distillers.py')}
+    (tmp_path / 'my_distillers.py').write_text(files['my_distillers.py'])
+    # What an installation leaves of the pyproject.toml: its entry points.
+    project = configparser.ConfigParser()
+    project.optionxform = str  # type: ignore[assignment, method-assign]
+    project.read_string(files['pyproject.toml'])
+    lines = []
+    for section in project.sections():
+        if group := re.fullmatch(r'project\.entry-points\."(.+)"', section):
+            lines += [f'[{group[1]}]', *(f'{key} = {value.strip(chr(34))}' for key, value in project[section].items())]
+    installed = tmp_path / 'my_distillers-0.1.dist-info'
+    installed.mkdir()
+    (installed / 'METADATA').write_text('Metadata-Version: 2.1\nName: my-distillers\nVersion: 0.1\n')
+    (installed / 'entry_points.txt').write_text('\n'.join(lines) + '\n')
+    (tmp_path / 'docs.yaml').write_text(TINY.replace('name: mlp, hidden: [32]', 'name: linear, bias: false'))
+    change = 'lineage.gen1.algorithms={MedianKD: {teachers: [gen0], kd_weight: 0.5}}'
+    both = f"""if True:
+        from composer_kd import cli, run
+        cli.main(['list', 'mixes'])
+        for name in ('gen0', 'gen1'):
+            assert run.main(['docs.yaml', {change!r}, '--only', name]) == 0
+    """
+    done = in_process('-c', both, folder=tmp_path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    line = json.loads((tmp_path / 'runs' / 'gen1' / 'metrics.jsonl').read_text())
+    assert 0 < line['loss_distill'] <= 1  # half of one minus a cosine
+    assert re.search(r'median +from my-distillers', done.stdout)

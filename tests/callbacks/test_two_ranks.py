@@ -1,0 +1,147 @@
+"""Callbacks under two ranks, in one launch: all evaluate rank 0's buffers, and one rank's bad loss stops all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from composer_kd.callbacks.same_buffers import SameBuffers
+from tests.algorithms.common import images_and_labels, make_trainer, net
+
+TWO_RANKS = """
+import sys, torch
+torch.set_num_threads(1)
+from composer.core import Callback
+from composer.utils import dist, get_device
+dist.initialize_dist(get_device('cpu'))
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from composer_kd import UserError
+from composer_kd.callbacks.nan_guard import NanGuard
+from composer_kd.callbacks.same_buffers import SameBuffers
+from composer_kd.models import plain
+from tests.algorithms.common import images_and_labels, make_trainer, net
+from tests.callbacks.test_nan_guard import BadLoss
+
+train = TensorDataset(*images_and_labels())
+held_out = TensorDataset(*images_and_labels(seed=1))
+
+
+def loaders():
+    return {
+        'train_dataloader': DataLoader(train, 16, sampler=DistributedSampler(train, seed=3), drop_last=True),
+        'eval_dataloader': DataLoader(held_out, 16, sampler=DistributedSampler(held_out, shuffle=False)),
+    }
+
+
+class Note(Callback):
+    '''What this rank has as buffers before an evaluation, and in each of its batches.'''
+
+    def __init__(self):
+        self.before, self.inside = [], []
+
+    def flat(self, state):
+        return torch.cat([b.double().reshape(-1) for b in plain(state.model).buffers()])
+
+    def epoch_end(self, state, logger):
+        self.before.append(self.flat(state))
+
+    def eval_batch_start(self, state, logger):
+        self.inside.append(self.flat(state))
+
+
+noted = {}
+for name, callbacks in (('same', [SameBuffers()]), ('own', [])):
+    note = Note()
+    folder = f'{sys.argv[1]}/{name}'
+    trainer, log = make_trainer([], student=net(1), folder=folder, callbacks=[*callbacks, note], **loaders())
+    trainer.fit()
+    weights = torch.cat([p.detach().reshape(-1) for p in trainer.state.model.parameters()])
+    trainer.close()
+    noted[name] = {
+        'weights': weights,
+        'before': dist.all_gather_object(note.before),
+        'inside': dist.all_gather_object(note.inside),
+        'accuracy': float(log.data['metrics/eval/MulticlassAccuracy'][-1][1]) if log.data else None,
+    }
+
+# Only rank 1 meets a bad loss.
+student = BadLoss(4 if dist.get_global_rank() == 1 else -1, float('nan'))
+trainer, _ = make_trainer([], student=student, callbacks=[NanGuard()], **loaders())
+try:
+    trainer.fit()
+    line = 'trained on'
+except UserError as error:
+    line = str(error)
+noted['lines'] = dist.all_gather_object(line)
+if dist.get_global_rank() == 0:
+    torch.save(noted, sys.argv[1] + '/noted.pt')
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('two_ranks')
+    script = folder / 'train.py'
+    script.write_text(TWO_RANKS)
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parents[2])}
+    command = [sys.executable, '-m', 'composer.cli.launcher', '-n', '2', str(script), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture
+def noted(folder: Path) -> dict:
+    return torch.load(folder / 'noted.pt')
+
+
+def test_without_the_callback_ranks_evaluate_statistics_of_their_own(noted: dict) -> None:
+    # The trap is real: what the next test shows is the callback's doing.
+    for rank_0, rank_1 in (noted['own']['before'], noted['own']['inside']):
+        assert not torch.equal(rank_0[0], rank_1[0])
+
+
+def test_all_ranks_evaluate_the_buffers_of_rank_0(noted: dict) -> None:
+    rank_0 = noted['same']['before'][0]
+    for inside in noted['same']['inside']:
+        assert len(inside) == 12  # two evaluations of six batches
+        for batch, buffers in enumerate(inside):
+            assert torch.equal(buffers, rank_0[batch // 6])
+
+
+def test_what_was_evaluated_is_what_was_saved(folder: Path, noted: dict) -> None:
+    saved = torch.load(folder / 'same' / 'latest-rank0.pt', weights_only=False)['state']['model']
+    module = net(5)
+    module.load_state_dict({name.removeprefix('module.'): value for name, value in saved.items()})
+    buffers = torch.cat([b.double().reshape(-1) for b in module.buffers()])
+    assert all(torch.equal(buffers, inside[-1]) for inside in noted['same']['inside'])
+    images, labels = images_and_labels(seed=1)
+    with torch.no_grad():
+        accuracy = (module.eval()(images).argmax(1) == labels).float().mean().item()
+    assert accuracy == pytest.approx(noted['same']['accuracy'], abs=1e-6)
+
+
+def test_training_is_not_changed_by_the_callback(noted: dict) -> None:
+    assert torch.equal(noted['same']['weights'], noted['own']['weights'])
+
+
+def test_a_bad_loss_on_one_rank_stops_all_in_the_same_step(noted: dict) -> None:
+    lines = noted['lines']
+    assert len(lines) == 2
+    assert len(set(lines)) == 1
+    assert 'epoch 0, batch 4 (step 4)' in lines[0]
+
+
+def test_one_rank_keeps_its_buffers() -> None:
+    trainer, _ = make_trainer([], evaluate=True, callbacks=[SameBuffers()])
+    plain, _ = make_trainer([], evaluate=True)
+    for each in (trainer, plain):
+        each.fit()
+        each.close()
+    for own, other in zip(trainer.state.model.buffers(), plain.state.model.buffers(), strict=True):
+        assert torch.equal(own, other)

@@ -31,7 +31,9 @@ __all__ = ['execute', 'on_rank_zero']
 T = TypeVar('T')
 
 # What may differ between the YAML that began a run and the one that continues it: it does not change the result.
-_FREE = ('callbacks', 'loggers', 'save_interval', 'keep_checkpoints', 'device', 'threads')
+_FREE = (
+    'callbacks', 'loggers', 'save_interval', 'keep_checkpoints', 'device', 'threads', 'data.cache_dir', 'data.workers',
+)  # fmt: skip
 
 
 def execute(plan: Plan, progress: Progress) -> None:
@@ -98,7 +100,7 @@ def _refuse_changes(run: RunDir, planned: PlannedRun) -> None:
     changed = [
         f'{key}: {before.get(key, "not set")} -> {now.get(key, "not set")}'
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and key.partition('.')[0] not in _FREE
+        if before.get(key) != now.get(key) and not (key in _FREE or key.partition('.')[0] in _FREE)
     ]
     if changed:
         shown = '; '.join(changed[:4]) + (f'; and {len(changed) - 4} more' if len(changed) > 4 else '')

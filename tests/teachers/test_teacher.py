@@ -178,6 +178,15 @@ def test_every_loss_goes_backward_through_what_a_teacher_says(loss: str) -> None
     assert weights_hash(student) != before
 
 
+def test_a_teacher_answers_without_gradients_but_not_in_inference_mode() -> None:
+    # What inference mode makes cannot be saved for a backward pass; a mix that hands it on as it is would fail there.
+    modes = []
+    teacher = trained_net(11)
+    teacher.register_forward_hook(lambda *_: modes.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled())))
+    target_of(Teacher.of(teacher))
+    assert modes == [(False, False)]
+
+
 def test_teachers_stay_in_eval_mode_and_unchanged_while_the_student_trains() -> None:
     spy = Spy(trained_net(11)).train()  # Handed over in train mode: a common mistake.
     before = weights_hash(spy)

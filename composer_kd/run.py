@@ -1,4 +1,4 @@
-"""Training what a YAML file says: ``composer run FILE``, ``composer -m composer_kd.run FILE``, ``composer-kd run FILE``."""
+"""Training what a YAML file says: ``composer run``, ``composer -m composer_kd.run``, ``composer-kd run``."""
 
 from __future__ import annotations
 

@@ -116,7 +116,16 @@ def test_mistakes_are_one_line_and_a_status(
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['list']) == 0
     output = capsys.readouterr().out
-    for name in ('TeacherMixupKD', 'LabelSmoothing', 'dirichlet', 'resnet56', 'soft_ce', 'AdamW', 'Exponential', 'OneCycle'):
+    for name in (
+        'TeacherMixupKD',
+        'LabelSmoothing',
+        'dirichlet',
+        'resnet56',
+        'soft_ce',
+        'AdamW',
+        'Exponential',
+        'OneCycle',
+    ):
         assert f'  {name} ' in output
     assert main(['list', 'mixes']) == 0
     assert 'resnet56' not in capsys.readouterr().out

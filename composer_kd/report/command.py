@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--out',
         metavar='FOLDER',
-        help='where report.html, report.md, report.json and pictures are written (default: in the run, or beside several)',
+        help='where report.html, .md, .json and pictures are written (default: in the run, or beside several)',
     )
     parser.add_argument('--format', choices=('text', 'markdown', 'json'), default='text', help='what to print')
 

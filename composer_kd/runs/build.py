@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from composer import Trainer
@@ -12,7 +11,6 @@ from composer.core import Algorithm, Callback, Evaluator
 from composer.loggers import ProgressBarLogger
 from composer.utils import dist, get_device, reproducibility
 
-from composer_kd.algorithms import Distillation
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.callbacks.measures import Measures
 from composer_kd.callbacks.nan_guard import NanGuard
@@ -21,15 +19,19 @@ from composer_kd.data import Data, open_data
 from composer_kd.errors import UserError
 from composer_kd.models import Classifier, build_model, classifier
 from composer_kd.runs.config import RunConfig
-from composer_kd.runs.construct import construct, split_name
-from composer_kd.runs.names import ALGORITHMS, CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
+from composer_kd.runs.objects import (
+    algorithm_class,
+    make_algorithms,
+    make_callbacks,
+    make_loggers,
+    make_optimizer,
+    make_scheduler,
+)
 
 __all__ = ['Built', 'build_trainer']
 
 # Composer's algorithms that work at AFTER_DATALOADER on float images: augmentation then belongs into the loader.
 WANT_FLOAT_IMAGES = ('ColOut', 'CutOut', 'ProgressiveResizing')
-# Those that put themselves into a torchvision data set's transforms, which ours has none of.
-WANT_TORCHVISION_DATA = ('AugMix', 'RandAugment')
 
 
 @dataclass
@@ -76,13 +78,7 @@ def build_trainer(
         cpu_autocast=config.precision == 'bf16' and not on_gpu,
         channels_last=config.channels_last,
     )
-    name, options = split_name(config.optimizer, 'optimizer')
-    optimizer = construct(OPTIMIZERS.get(name, 'optimizer'), options, 'optimizer', params=model.parameters())
-    algorithms = [_algorithm(name, options) for name, options in config.algorithms.items()]
-    if any(isinstance(one, Distillation) and one.schedule.until_overtaken for one in algorithms) and data.val is None:
-        raise UserError(
-            "schedule 'until overtaken' compares on validation data, and data.val_fraction is 0; set it to 0.1, say"
-        )
+    algorithms = make_algorithms(config)
     _warn_of_sam(algorithms, say)
     microbatch = config.microbatch_size
     own_callbacks: list[Callback] = [
@@ -96,12 +92,11 @@ def build_trainer(
         train_dataloader=data.train,
         eval_dataloader=_evaluators(data, config.eval_interval),
         max_duration=config.max_duration,
-        optimizers=optimizer,
-        schedulers=_scheduler(config),
+        optimizers=make_optimizer(config, model.parameters()),
+        schedulers=make_scheduler(config),
         algorithms=algorithms,
-        callbacks=own_callbacks + [_named(CALLBACKS, 'callbacks', *entry) for entry in config.callbacks.items()],
-        loggers=([_bar()] if progress_bar else [])
-        + [_named(LOGGERS, 'loggers', *entry) for entry in config.loggers.items()],
+        callbacks=own_callbacks + make_callbacks(config),
+        loggers=([_bar()] if progress_bar else []) + make_loggers(config),
         run_name=run.path.name,
         progress_bar=False,  # Ours is among the loggers.
         load_path=None if (checkpoint := run.checkpoint()) is None else str(checkpoint),
@@ -121,29 +116,11 @@ def build_trainer(
 
 
 def _data_section(config: RunConfig, say: Callable[[str], None]):
-    for name in config.algorithms:
-        if _canonical(name) in WANT_TORCHVISION_DATA:
-            raise UserError(
-                f'algorithms.{name}: works inside a torchvision data set, and data from shards is none; '
-                f'use data.augment, or a Trainer of your own with such a data set'
-            )
-    wanting = [name for name in config.algorithms if _canonical(name) in WANT_FLOAT_IMAGES]
+    wanting = [name for name in config.algorithms if algorithm_class(name).__name__ in WANT_FLOAT_IMAGES]
     if wanting and config.data.augment_on == 'device':
         say(f'{wanting[0]} works on float images before they reach the device: the loader augments (augment_on: host)')
         return config.data.model_copy(update={'augment_on': 'host'})
     return config.data
-
-
-def _canonical(name: str) -> str:
-    return ALGORITHMS.get(name, f'algorithms.{name}').__name__
-
-
-def _algorithm(name: str, options: dict[str, Any]) -> Algorithm:
-    return construct(ALGORITHMS.get(name, f'algorithms.{name}'), options, f'algorithms.{name}')
-
-
-def _named(registry, kind: str, name: str, options: dict[str, Any]) -> Any:
-    return construct(registry.get(name, f'{kind}.{name}'), options, f'{kind}.{name}')
 
 
 def _bar() -> ProgressBarLogger:
@@ -151,13 +128,6 @@ def _bar() -> ProgressBarLogger:
     bar = ProgressBarLogger()
     bar.hparams_already_logged_to_console = True
     return bar
-
-
-def _scheduler(config: RunConfig):
-    if config.scheduler is None:
-        return None
-    name, options = split_name(config.scheduler, 'scheduler')
-    return construct(SCHEDULERS.get(name, 'scheduler'), options, 'scheduler')
 
 
 def _evaluators(data: Data, interval: str) -> list[Evaluator]:

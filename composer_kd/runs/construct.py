@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -11,7 +11,7 @@ from pydantic.errors import PydanticUserError
 
 from composer_kd.errors import UserError, nearest
 
-__all__ = ['construct', 'split_name']
+__all__ = ['check_options', 'construct', 'split_name']
 
 
 def split_name(value: Any, where: str) -> tuple[str, dict[str, Any]]:
@@ -32,6 +32,21 @@ def construct(factory: Callable[..., Any], options: dict[str, Any], where: str, 
         where: The options' place in the file.
         given: Arguments that are ours to give and that a YAML cannot.
     """
+    check_options(factory, options, where, set(given))
+    try:
+        return factory(**given, **options)
+    except UserError as error:
+        raise UserError(f'{where}: {error}') from None
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f'{where}: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}'
+        ) from None
+
+
+def check_options(
+    factory: Callable[..., Any], options: dict[str, Any], where: str, given: Set[str] = frozenset()
+) -> None:
+    """Refuse options that ``factory`` does not have, that are of a wrong type, or that are missing."""
     parameters = inspect.signature(factory).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     known = [
@@ -46,14 +61,6 @@ def construct(factory: Callable[..., Any], options: dict[str, Any], where: str, 
     for name in known:
         if parameters[name].default is inspect.Parameter.empty and name not in options:
             raise UserError(f'{where}.{name}: this key is required')
-    try:
-        return factory(**given, **options)
-    except UserError as error:
-        raise UserError(f'{where}: {error}') from None
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(
-            f'{where}: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}'
-        ) from None
 
 
 def _check_type(factory: Callable[..., Any], option: str, value: Any, where: str) -> None:

@@ -56,7 +56,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
             progress.finished_before(number, run)
             return
         stack.enter_context(presence := Presence())
-        epochs_done = on_rank_zero(lambda: _begin(run, planned))
+        epochs_done = on_rank_zero(lambda: len(run.metrics()) if run.checkpoint() is not None else 0)
         progress.begin_run(number, planned, epochs_done)
         built = build_trainer(
             planned.config,
@@ -67,6 +67,8 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
             count_runs=presence.count,
         )
         try:
+            # Only now: settings that cannot be built may be put right and tried again.
+            on_rank_zero(lambda: None if run.config_file.exists() else run.write_config(planned.resolved()))
             _fit(built, run)
             on_rank_zero(lambda: _finish(run, planned, built))
         finally:
@@ -75,6 +77,9 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
 
 
 def _fit(built: Built, run: RunDir) -> None:
+    state = built.trainer.state
+    if state.max_duration is not None and state.timestamp >= state.max_duration:
+        return  # Trained to its end and killed before it could say so.
     try:
         built.trainer.fit()
     except RuntimeError as error:
@@ -85,12 +90,6 @@ def _fit(built: Built, run: RunDir) -> None:
             f'{run.checkpoints}: the checkpoint cannot be written: the disk is full or out of quota; the one before is '
             f'kept: free some space and repeat the command to continue'
         ) from error
-
-
-def _begin(run: RunDir, planned: PlannedRun) -> int:
-    if not run.config_file.exists():
-        run.write_config(planned.resolved())
-    return len(run.metrics()) if run.checkpoint() is not None else 0
 
 
 def _refuse_changes(run: RunDir, planned: PlannedRun) -> None:

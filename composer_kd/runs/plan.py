@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import Field
 
-from composer_kd.algorithms import ALGORITHMS, Distillation
+from composer_kd.algorithms import Distillation
 from composer_kd.errors import UserError, nearest
 from composer_kd.runs.config import RunConfig, named_mapping
+from composer_kd.runs.objects import algorithm_class, check_objects
 from composer_kd.section import Section, parse_section
 
 __all__ = ['Plan', 'PlannedRun', 'make_plan']
@@ -172,8 +173,9 @@ def _seeds_of(
     name: str, entry: dict[str, Any], repeats: dict[str, int], place: str, folder: Path
 ) -> Iterable[PlannedRun]:
     config = parse_section(RunConfig, entry, place)
-    for number in range(repeats[name]):
-        algorithms, teachers = _resolve_teachers(config, name, number, repeats, place, folder)
+    resolved = [_resolve_teachers(config, name, number, repeats, place, folder) for number in range(repeats[name])]
+    check_objects(config, place)
+    for number, (algorithms, teachers) in enumerate(resolved):
         own_name = _nth(name, number, repeats[name])
         yield PlannedRun(
             name=own_name,
@@ -195,8 +197,7 @@ def _resolve_teachers(
     algorithms, names = {}, []
     for algorithm, options in config.algorithms.items():
         where = '.'.join(filter(None, [place, 'algorithms', algorithm]))
-        factory = ALGORITHMS.get(algorithm, where) if algorithm in ALGORITHMS else None
-        if factory is not None and issubclass(factory, Distillation):
+        if issubclass(algorithm_class(algorithm, place), Distillation):
             teachers = options.get('teachers')
             if not isinstance(teachers, list) or not teachers or not all(isinstance(one, str) for one in teachers):
                 raise UserError(

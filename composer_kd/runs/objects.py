@@ -1,0 +1,115 @@
+"""From the names in a run's configuration to optimizers, schedulers, algorithms, callbacks and loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from composer.core import Algorithm, Callback
+from composer.loggers import LoggerDestination
+from composer.optim import ComposerScheduler
+
+from composer_kd.algorithms import Distillation
+from composer_kd.errors import UserError
+from composer_kd.registry import Registry
+from composer_kd.runs.config import RunConfig
+from composer_kd.runs.construct import check_options, construct, split_name
+from composer_kd.runs.names import ALGORITHMS, CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
+from composer_kd.teachers import Teacher
+
+__all__ = [
+    'algorithm_class',
+    'check_objects',
+    'make_algorithms',
+    'make_callbacks',
+    'make_loggers',
+    'make_optimizer',
+    'make_scheduler',
+]
+
+# What of Composer's cannot work on keyed batches out of shards, and what to do instead.
+_REFUSED = {
+    'AugMix': 'works inside a torchvision data set; use data.augment, or a Trainer of your own on such data',
+    'RandAugment': 'works inside a torchvision data set; use data.augment, or a Trainer of your own on such data',
+    'SelectiveBackprop': "drops a batch's images and labels but not their keys; use it on (x, y) batches of your own",
+}
+
+
+def make_optimizer(
+    config: RunConfig, parameters: Iterable[torch.nn.Parameter], place: str = ''
+) -> torch.optim.Optimizer:
+    where = _join(place, 'optimizer')
+    name, options = split_name(config.optimizer, where)
+    return construct(OPTIMIZERS.get(name, where), options, where, params=parameters)
+
+
+def make_scheduler(config: RunConfig, place: str = '') -> ComposerScheduler | None:
+    if config.scheduler is None:
+        return None
+    where = _join(place, 'scheduler')
+    name, options = split_name(config.scheduler, where)
+    return construct(SCHEDULERS.get(name, where), options, where)
+
+
+def algorithm_class(name: str, place: str = '') -> type[Algorithm]:
+    """The class that a name under ``algorithms`` means."""
+    where = _join(place, f'algorithms.{name}')
+    found = ALGORITHMS.get(name, where)
+    if found.__name__ in _REFUSED:
+        raise UserError(f'{where}: {_REFUSED[found.__name__]}')
+    return found
+
+
+def make_algorithms(config: RunConfig, place: str = '') -> list[Algorithm]:
+    return [
+        construct(algorithm_class(name, place), options, _join(place, f'algorithms.{name}'))
+        for name, options in config.algorithms.items()
+    ]
+
+
+def make_callbacks(config: RunConfig) -> list[Callback]:
+    return [_make(CALLBACKS, 'callbacks', *entry) for entry in config.callbacks.items()]
+
+
+def make_loggers(config: RunConfig) -> list[LoggerDestination]:
+    return [_make(LOGGERS, 'loggers', *entry) for entry in config.loggers.items()]
+
+
+def check_objects(config: RunConfig, place: str) -> None:
+    """Find every wrong name and option before the first run of a lineage trains, not when its own turn comes.
+
+    Optimizer, scheduler and algorithms are made for a try: that costs nothing, with teachers that are names alone.
+    Callbacks and loggers may open files and connections: their names and options' types are checked.
+    """
+    make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))], place)
+    make_scheduler(config, place)
+    tried = []
+    for name, options in config.algorithms.items():
+        if issubclass(algorithm_class(name, place), Distillation):
+            options = {**options, 'teachers': [_NamedTeacher(teacher) for teacher in options['teachers']]}
+        tried.append(construct(algorithm_class(name, place), options, _join(place, f'algorithms.{name}')))
+    if config.data.val_fraction == 0:
+        for algorithm in tried:
+            if isinstance(algorithm, Distillation) and algorithm.schedule.until_overtaken:
+                where = _join(place, 'data.val_fraction')
+                raise UserError(f"{where}: schedule 'until overtaken' compares on validation data; set it to 0.1, say")
+    for registry, kind, entries in ((CALLBACKS, 'callbacks', config.callbacks), (LOGGERS, 'loggers', config.loggers)):
+        for name, options in entries.items():
+            where = _join(place, f'{kind}.{name}')
+            check_options(registry.get(name, where), options, where)
+
+
+class _NamedTeacher(Teacher):
+    """Stands for a teacher whose run may not have begun."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+
+def _make(registry: Registry[Any], kind: str, name: str, options: dict[str, Any]) -> Any:
+    return construct(registry.get(name, f'{kind}.{name}'), options, f'{kind}.{name}')
+
+
+def _join(place: str, key: str) -> str:
+    return f'{place}.{key}' if place else key

@@ -1,0 +1,25 @@
+"""Every YAML that comes with the package says something that can be done."""
+
+from __future__ import annotations
+
+import pytest
+
+from composer_kd.runs.plan import make_plan
+from composer_kd.runs.yaml_file import read_yaml, shipped_yamls
+
+
+@pytest.mark.parametrize('name', shipped_yamls())
+def test_makes_a_plan(name: str) -> None:
+    plan = make_plan(read_yaml(shipped_yamls()[name]), name)
+    assert plan.runs
+
+
+@pytest.mark.parametrize(('name', 'schedule'), [('all', 'always'), ('every10', 'every 10ep'), ('first20', 'first 20ep')])
+def test_the_studies_differ_from_their_baseline_in_the_method_alone(name: str, schedule: str) -> None:
+    baseline = make_plan(read_yaml(shipped_yamls()['cifar100/baseline.yaml'])).runs
+    taught = [run for run in make_plan(read_yaml(shipped_yamls()[f'cifar100/kd_{name}.yaml'])).runs if run.teachers]
+    assert [run.config.seed for run in taught] == [run.config.seed for run in baseline]
+    for student, alone in zip(taught, baseline, strict=True):
+        assert len(student.teachers) == 3
+        assert student.config.algorithms['TeacherMixupKD']['schedule'] == schedule
+        assert student.config.model_copy(update={'algorithms': {}}) == alone.config

@@ -255,15 +255,15 @@ def default_epochs(runs: Sequence[Epochs], key: str) -> list[int]:
 
 
 def default_thresholds(baseline: Sequence[Epochs], key: str, count: int = 5) -> list[float]:
-    """Round accuracies up to the lowest one that a baseline run ended with, so that all of them reach every one.
+    """Round accuracies up to the lowest best one of the baseline runs, so that all of them reach every one.
 
     The step is the largest round one for which the thresholds stay in the upper half of the way, and fine enough
     near 1: 20, 25, ..., 40 % for a baseline at 43.7 %, and 95, 96, ..., 99 % for one at 99.7 %.
     """
-    last = [values[max(values)] for values in (series(epochs, key) for epochs in baseline) if values]
-    if not last or min(last) <= 0:
+    best = [max(values.values()) for values in (series(epochs, key) for epochs in baseline) if values]
+    if not best or min(best) <= 0:
         return []
-    lowest = min(last)
+    lowest = min(best)
     finest = 0.01 if lowest > 0.08 else 0.001
     steps = [step for step in (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001) if step >= finest]
     fitting = (step for step in steps if (count - 1) * step <= lowest / 2 and step <= (1 - lowest) / 2)

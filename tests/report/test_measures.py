@@ -133,10 +133,15 @@ def test_speed_up_is_above_one_where_the_arm_is_cheaper():
     ],
 )
 def test_default_thresholds_are_round_and_every_baseline_run_reaches_them(lowest, expected):
-    runs = [run([0.05, lowest]), run([0.05, min(1.0, lowest + 0.02)])]
+    runs = [run([0.01, lowest]), run([0.01, min(1.0, lowest + 0.02)])]
     found = default_thresholds(runs, 'test_accuracy')
     assert found == expected
     assert all(reach(runs, 'test_accuracy', level).complete for level in found)
+
+
+def test_default_thresholds_go_up_to_what_every_baseline_run_reached_not_where_it_ended():
+    found = default_thresholds([run([0.2, 0.57, 0.49]), run([0.3, 0.5, 0.61])], 'test_accuracy')
+    assert found == [0.35, 0.4, 0.45, 0.5, 0.55]
 
 
 def test_default_thresholds_of_nothing():

@@ -49,7 +49,6 @@ setup(
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['composer-kd=composer_kd.cli:main']},
     classifiers=[
-        'License :: OSI Approved :: Apache Software License',
         'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',

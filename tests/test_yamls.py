@@ -14,7 +14,10 @@ def test_makes_a_plan(name: str) -> None:
     assert plan.runs
 
 
-@pytest.mark.parametrize(('name', 'schedule'), [('all', 'always'), ('every10', 'every 10ep'), ('first20', 'first 20ep')])
+STUDIED = {'all': 'always', 'every10': 'every 10ep', 'first20': 'first 20ep'}
+
+
+@pytest.mark.parametrize(('name', 'schedule'), STUDIED.items())
 def test_the_studies_differ_from_their_baseline_in_the_method_alone(name: str, schedule: str) -> None:
     baseline = make_plan(read_yaml(shipped_yamls()['cifar100/baseline.yaml'])).runs
     taught = [run for run in make_plan(read_yaml(shipped_yamls()[f'cifar100/kd_{name}.yaml'])).runs if run.teachers]

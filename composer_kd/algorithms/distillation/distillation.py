@@ -79,6 +79,8 @@ class Distillation(Algorithm):
             )
     """
 
+    _arguments: dict[str, Any]
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Distillation:
         # Kept for __repr__, which Composer records: a preset shows what its own constructor was given.
         instance = super().__new__(cls)

@@ -238,7 +238,7 @@ class Distillation(Algorithm):
             self._check_all(student, state)
         if self._strength == 0.0:
             return
-        step = self._step(state, len(student))
+        step = self._step(state, student)
         asked = self.mix.asked(len(self.teachers), step)
         with self.clock.running(student.is_cuda):
             outputs = torch.stack([self._ask(number, student, state) for number in asked])
@@ -246,7 +246,7 @@ class Distillation(Algorithm):
 
     def _check_all(self, student: Tensor, state: State) -> None:
         # Whatever the schedule and the mix: a teacher that does not fit is found in the first batch, not in epoch 10.
-        step = self._step(state, len(student))
+        step = self._step(state, student)
         soon = self.mix.asked(len(self.teachers), step) if self._strength else []
         with self.clock.running(student.is_cuda):
             for number in range(len(self.teachers)):
@@ -260,8 +260,8 @@ class Distillation(Algorithm):
         self.images_taught[number] += len(logits)
         return logits
 
-    def _step(self, state: State, samples: int) -> Step:
-        keys = keys_of(state.batch)
+    def _step(self, state: State, student: Tensor) -> Step:
+        samples, keys = len(student), keys_of(state.batch)
         if keys is not None and len(keys) != samples:
             raise UserError(
                 f'{type(self).__name__}: the batch has {samples} samples and {len(keys)} keys; an algorithm that drops '
@@ -272,7 +272,7 @@ class Distillation(Algorithm):
         else:
             # Without keys, a sample is known by its rank and its place in the rank's batch.
             first = (dist.get_global_rank() << 32) + self._sums.samples
-            ids = torch.arange(first, first + samples, dtype=torch.int64, device=state.device._device)
+            ids = torch.arange(first, first + samples, dtype=torch.int64, device=student.device)
         return Step(seed=state.rank_zero_seed, batch=int(state.timestamp.batch), ids=ids, labels=self._labels)
 
     def _add_to_loss(self, state: State) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,9 @@ def report_errors(work: Callable[[], int], debug: bool, hint: str = '') -> int:
         # Composer's Trainer turns SIGINT and SIGTERM into this.
         if stop.code not in (INTERRUPTED, TERMINATED):
             raise
+        # The launcher may send another one while the process ends: it has been heard.
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, signal.SIG_IGN)
         return _fail(f'{"interrupted" if stop.code == INTERRUPTED else "terminated"}{hint}', int(stop.code))
     except BrokenPipeError:
         # The reader of our output, head or less, has seen enough. Not 0: other ranks must not wait for this one.
@@ -120,7 +124,9 @@ def _init(arguments: argparse.Namespace) -> int:
 def _add_convert(commands) -> None:
     parser = commands.add_parser('convert', help='turn a data set into MDS shards')
     parser.add_argument(
-        'source', help='an .npz, an ImageFolder, or cifar10, cifar100, fashion_mnist, mnist (NAME:FOLDER)'
+        'source',
+        help='an .npz (images, labels, split: 0 train, 1 test), an ImageFolder (train/CLASS/..., test/CLASS/...), or '
+        'cifar10, cifar100, fashion_mnist, mnist (NAME:FOLDER)',
     )
     parser.add_argument('out', type=Path, help='the folder for the shards')
     parser.add_argument(

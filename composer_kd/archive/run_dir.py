@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,8 +20,6 @@ from composer_kd.archive.manifest import Manifest, manifest_file, read_manifest,
 from composer_kd.errors import UserError
 
 __all__ = ['RunDir']
-
-log = logging.getLogger(__name__)
 
 
 class RunDir:
@@ -117,8 +115,14 @@ class RunDir:
         for path in self._checkpoints():
             if is_whole_zip(path):
                 return path
-            log.warning('%s: the checkpoint is damaged or was cut off; looking for an earlier one', path)
+            warnings.warn(f'{path}: the checkpoint is damaged or was cut off; looking for an earlier one', stacklevel=2)
         return None
+
+    def prune_checkpoints(self, keep: int) -> None:
+        """Leave the newest ``keep`` checkpoints, all for -1: Composer counts those of its own process alone."""
+        if keep >= 0:
+            for path in list(self._checkpoints())[keep:]:
+                path.unlink(missing_ok=True)
 
     def load_weights(self) -> dict[str, Tensor]:
         """The trained weights, compared with the manifest where there is one."""

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 from composer_kd.data.cache import check_one_size, check_same_shape, open_cache, open_table
 from composer_kd.data.dataset import CachedImages, Facts, KeyedImages
 from composer_kd.data.sampler import EvalSampler, TrainSampler
-from composer_kd.data.section import DataSection
+from composer_kd.data.section import SYNTHETIC, DataSection
 from composer_kd.data.shards import ShardFolder, open_shards
 from composer_kd.data.split import check_classes, choose_stratified, choose_validation
-from composer_kd.data.synthetic import SYNTHETIC, synthetic_folder
+from composer_kd.data.synthetic import synthetic_folder
 from composer_kd.data.table import SampleTable, mean_and_std
 from composer_kd.data.transform import Augmentation, Prepare
 from composer_kd.errors import UserError, nearest

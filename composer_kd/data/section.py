@@ -8,9 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from composer_kd.errors import UserError, nearest
 from composer_kd.section import Section
 
-__all__ = ['DataSection', 'SyntheticSection', 'default_cache']
+__all__ = ['SYNTHETIC', 'DataSection', 'SyntheticSection', 'default_cache']
+
+SYNTHETIC = 'synthetic100'
 
 Count = Annotated[int, Field(ge=1)]
 Channels = Annotated[list[float], Field(min_length=1)]
@@ -78,6 +81,16 @@ class DataSection(Section):
         if not isinstance(std, str) and not all(0 < deviation < float('inf') for deviation in std):
             raise ValueError('every standard deviation must be greater than 0')
         return std
+
+    def check_source(self, where: str) -> None:
+        """Refuse a local source that is not there; what is in it is looked at when it is opened."""
+        local = self.source.removeprefix('file://')
+        if self.source == SYNTHETIC or '://' in local or Path(local).is_dir():
+            return
+        hint = nearest(self.source, [SYNTHETIC])
+        if '/' not in self.source and hint.startswith('did you mean'):
+            raise UserError(f'{where}.source: {self.source!r} is not known; {hint}')
+        raise UserError(f'{where}.source: {self.source}: no such folder; make it with `composer-kd convert`')
 
     @property
     def cache(self) -> Path:

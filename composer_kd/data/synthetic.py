@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composer_kd.data.kept import kept
-from composer_kd.data.section import SyntheticSection
+from composer_kd.data.section import SYNTHETIC, SyntheticSection
 from composer_kd.data.write import Images, Labelled, write_shards
 
-__all__ = ['COARSE', 'FINE_CLASSES', 'SUPERCLASSES', 'SYNTHETIC', 'draw', 'synthetic_folder']
+__all__ = ['COARSE', 'FINE_CLASSES', 'SUPERCLASSES', 'draw', 'synthetic_folder']
 
-SYNTHETIC = 'synthetic100'
 # Part of the cached folder's name: raised with any change to what is drawn.
 _VERSION = 1
 

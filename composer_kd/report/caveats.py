@@ -27,6 +27,7 @@ def caveats(summary: Summary) -> list[str]:
     return [
         *_choice_of_baseline(summary),
         *_seeds(summary),
+        *_repeats(summary),
         *_unfinished(summary),
         *_reached_by_some(summary),
         *_machine(summary),
@@ -45,12 +46,23 @@ def _seeds(summary: Summary) -> Iterable[str]:
         yield f'One seed only in {_names(single)}: differences may be chance.'
 
 
+def _repeats(summary: Summary) -> Iterable[str]:
+    names = summary.labels
+    for arm in summary.arms:
+        for seed, runs in arm.arm.repeats.items():
+            yield (
+                f'{_names([names[run.path] for run in runs])} are repeats of one seed ({seed}): '
+                f'n and the deviations of {arm.name} do not speak of seeds.'
+            )
+
+
 def _unfinished(summary: Summary) -> Iterable[str]:
     begun = [arm.name for arm in summary.arms if not arm.arm.finished]
     if begun:
         yield f'{UNFINISHED} No run of {_names(begun)} has gone its full length: its numbers are of the epochs so far.'
     counted = {id(run) for arm in summary.arms for run in arm.arm.counted}
-    left_out = [f'{run.name} ({progress(run)})' for run in summary.runs if id(run) not in counted]
+    names = summary.labels
+    left_out = [f'{names[run.path]} ({progress(run)})' for run in summary.runs if id(run) not in counted]
     if left_out:
         yield f'Not in the means, because unfinished: {_names(left_out)}.'
 

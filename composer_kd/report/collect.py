@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import yaml
 
 from composer_kd.errors import UserError
 
-__all__ = ['Arm', 'Run', 'collect', 'group_arms']
+__all__ = ['Arm', 'Run', 'collect', 'group_arms', 'labels']
 
 _DEPTH = 2  # a folder of lineages, each a folder of runs
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]')
@@ -53,6 +55,13 @@ class Run:
     @property
     def lineage(self) -> str:
         return _text(self.config.get('lineage'))
+
+    @property
+    def num_classes(self) -> int | None:
+        """Of the data, as the manifest tells; ``None`` while there is none."""
+        data = self.manifest.get('data')
+        number = data.get('num_classes') if isinstance(data, Mapping) else None
+        return number if isinstance(number, int) and not isinstance(number, bool) else None
 
     @property
     def last_epoch(self) -> int:
@@ -94,6 +103,15 @@ class Arm:
     def counted(self) -> tuple[Run, ...]:
         """The runs that enter means: the finished ones, or all that have begun while none has finished."""
         return tuple(run for run in self.runs if run.finished) or tuple(run for run in self.runs if run.epochs)
+
+    @property
+    def repeats(self) -> dict[int, tuple[Run, ...]]:
+        """The counted runs that have their seed in common with another one, by that seed."""
+        by_seed: dict[int, list[Run]] = {}
+        for run in self.counted:
+            if run.seed is not None:
+                by_seed.setdefault(run.seed, []).append(run)
+        return {seed: tuple(runs) for seed, runs in by_seed.items() if len(runs) > 1}
 
     @property
     def finished(self) -> bool:
@@ -143,6 +161,22 @@ def group_arms(runs: Iterable[Run]) -> list[Arm]:
         groups.setdefault(run.arm, []).append(run)
     arms = [Arm(name, tuple(members)) for name, members in groups.items()]
     return [arm for arm in arms if arm.counted]
+
+
+def labels(runs: Sequence[Run]) -> dict[Path, str]:
+    """A name for each run, by its path: the folder stands behind those names that several runs have.
+
+    Folders are told from the one that all of these runs are in, so that a report says the same wherever they lie.
+    """
+    times = Counter(run.name for run in runs)
+    resolved = [run.path.resolve() for run in runs if times[run.name] > 1]
+    root = os.path.commonpath(resolved) if resolved else ''
+    return {
+        run.path: f'{run.name} in {_text(os.path.relpath(run.path.resolve(), root))}'
+        if times[run.name] > 1
+        else run.name
+        for run in runs
+    }
 
 
 def _run_directories(folder: Path, depth: int) -> Iterator[Path]:

@@ -40,8 +40,14 @@ def main(args: argparse.Namespace) -> int:
     print({'text': made.text, 'markdown': made.markdown, 'json': made.json}[args.format](), end='')
     files = made.write(args.out or _default_folder([run.path for run in made.summary.runs]))
     # On stderr, so that a pipe gets the report alone.
-    print(f'written: {files[0]} and {len(files) - 1} files beside it', file=sys.stderr)
+    print(f'written, with {len(files) - 1} files beside it:\n{_openable(files[0])}', file=sys.stderr)
     return 0
+
+
+def _openable(file: Path) -> str:
+    """Relative to the current folder where it is below, else from the root."""
+    whole = file.resolve()
+    return str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole)
 
 
 def _default_folder(runs: list[Path]) -> Path:

@@ -21,6 +21,7 @@ from composer_kd.report.wording import percent, unit_for, with_spread
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.ticker import MaxNLocator
 
 __all__ = ['Figure', 'figures']
 
@@ -160,7 +161,7 @@ def _plot(
                 axes.fill_between(line.x, low, high, color=style.color, alpha=0.16, linewidth=0, zorder=2)
         axes.grid(True)
         axes.set_xlabel(x_label)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, integer=x_label == 'epoch'))
+        axes.xaxis.set_major_locator(_whole_epochs() if x_label == 'epoch' else MaxNLocator(6, steps=_STEPS))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
         if as_percent:
             axes.yaxis.set_major_formatter(lambda value, _: f'{value:g} %')
@@ -199,6 +200,7 @@ def _bars(summary: Summary, measure: Measure) -> Figure | None:
         axes.set_xlim(0, 1.34 * longest)
         axes.set_ylim(len(levels) * step - 0.8, -0.8)
         axes.set_xlabel('epochs')
+        axes.xaxis.set_major_locator(_whole_epochs())
         axes.spines['left'].set_visible(False)
         axes.grid(True, axis='x')
         axes.set_axisbelow(True)
@@ -212,6 +214,13 @@ def _bars(summary: Summary, measure: Measure) -> Figure | None:
     alt = f'{title}, bar chart. {" ".join(bars)}'
     height = _bars_height(summary, measure)
     return _figure(summary, f'epochs_to_{measure.name}_accuracy', title, caption, alt, arms, height, draw, bars=True)
+
+
+def _whole_epochs() -> MaxNLocator:
+    from matplotlib.ticker import MaxNLocator
+
+    # Asked for two ticks, as it is by default, it would put fractions where the axis holds one whole number.
+    return MaxNLocator(6, steps=_STEPS, integer=True, min_n_ticks=1)
 
 
 def _bars_height(summary: Summary, measure: Measure) -> float:

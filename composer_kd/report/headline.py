@@ -12,6 +12,7 @@ __all__ = ['Headline', 'headline']
 
 _NEGLIGIBLE = 0.005  # half a percent either way is "the same"
 _INSTEAD = 'instead of'
+_NOUNS = {'seconds': 'training time', 'multiply_adds': 'multiply-adds', 'epochs': 'epochs'}
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,21 @@ def headline(summary: Summary) -> Headline:
     themselves, else by multiply-adds, else by epochs.
     """
     base = summary.baseline
+    if summary.guessing and not summary.thresholds[summary.primary.name]:
+        chance = f'guessing among {summary.num_classes} classes gives {percent(1 / (summary.num_classes or 1))}'
+        return Headline('Nothing was learned beyond guessing yet', f'{_ends(summary)}; {chance}.', {})
     if not summary.others:
-        return Headline('One arm, nothing to compare yet', _ended(summary, base), {})
+        return Headline('One arm, nothing to compare yet', f'{_ended(summary, base)}.', {})
     measure = summary.primary
     levels = base.reach[measure.name]
     for index in reversed(range(len(levels))):
         able = [arm for arm in summary.others if arm.reach[measure.name][index].complete]
         if levels[index].complete and able:
             return _compare(summary, index, able)
-    ends = '; '.join(_ended(summary, arm) for arm in (base, *summary.others[:3]))
-    return Headline(
-        'Nothing to compare: no accuracy was reached by every seed of the baseline and of another arm', ends, {}
-    )
+    short = 'Nothing to compare, as no accuracy was reached by every seed of the baseline and of another arm'
+    if not levels and summary.num_classes:
+        short = f'Nothing to compare, as {base.name} has learned nothing beyond guessing yet'
+    return Headline(short, f'{_ends(summary)}.', {})
 
 
 def _compare(summary: Summary, index: int, able: list[ArmSummary]) -> Headline:
@@ -70,17 +74,25 @@ def _compare(summary: Summary, index: int, able: list[ArmSummary]) -> Headline:
     decisive = _decisive(list(costs.values()))
     best = max(able, key=lambda arm: costs[arm.name][decisive].ratio)
     found = costs[best.name]
-    short = _verdict(decisive, found[decisive])
+    short = _contradiction(found) if decisive == 'seconds' else None
+    short = short or _verdict(decisive, found[decisive])
     among = f' (the cheapest of {len(summary.others)} arms)' if len(summary.others) > 1 else ''
-    order = sorted(found, key=lambda cost: cost != decisive)
+    order = [decisive, *(cost for cost, one in found.items() if cost != decisive and not _alike(cost, one))]
     instead = [f'where {summary.baseline.name} took', *[_INSTEAD] * (len(order) - 1)]
     figures = ', '.join(_figure(cost, found[cost], words) for cost, words in zip(order, instead, strict=True))
     reached = f'to reach {percent(threshold)} {summary.primary.title}, {best.name}{among} took {figures}'
-    counts = {best.n, summary.baseline.n}
-    over = f'mean of {seeds(best.n)} each' if len(counts) == 1 else f'means of {best.n} and {seeds(summary.baseline.n)}'
+    return Headline(short, f'{reached} ({_over(best, summary.baseline)}).', found, best, threshold)
+
+
+def _over(arm: ArmSummary, baseline: ArmSummary) -> str:
+    """What the means go over."""
+    counts = {arm.n, baseline.n}
     if counts == {1}:
-        over = 'one seed each, so chance is not ruled out'
-    return Headline(short, f'{reached} ({over}).', found, best, threshold)
+        return 'one seed each, so chance is not ruled out'
+    if arm.arm.repeats or baseline.arm.repeats:
+        each = f'{arm.n} runs each' if len(counts) == 1 else f'{arm.n} and {baseline.n} runs'
+        return f'over {each}, some of them repeats of one seed, so chance is not ruled out'
+    return f'mean of {seeds(arm.n)} each' if len(counts) == 1 else f'means of {arm.n} and {seeds(baseline.n)}'
 
 
 def _decisive(costs: list[dict[str, Comparison]]) -> str:
@@ -91,27 +103,62 @@ def _decisive(costs: list[dict[str, Comparison]]) -> str:
     return 'epochs'
 
 
+def _contradiction(found: dict[str, Comparison]) -> str | None:
+    """A verdict where seconds stand alone against multiply-adds: then they may be the noise of the machine."""
+    sides = {cost: _side(one) for cost, one in found.items()}
+    seconds, adds, epochs = sides['seconds'], sides.get('multiply_adds', 0), sides.get('epochs', 0)
+    if seconds * adds >= 0 or seconds == epochs:
+        return None
+    facts = f'{_change("seconds", found["seconds"])}, but {_change("multiply_adds", found["multiply_adds"])}'
+    if 'epochs' in found:
+        facts += f' and {_change("epochs", found["epochs"])}'
+    return f'Retraining was not clearly cheaper ({facts})'
+
+
 def _verdict(cost: str, found: Comparison) -> str:
-    noun = {'seconds': 'training time', 'multiply_adds': 'multiply-adds', 'epochs': 'epochs'}[cost]
-    saved = 1 - 1 / found.ratio
-    less, more = ('fewer', 'more') if cost != 'seconds' else ('less', 'more')
-    if abs(saved) < _NEGLIGIBLE:
-        return f'Retraining took {"as many" if cost != "seconds" else "as much"} {noun}'
+    noun = _NOUNS[cost]
+    if not _side(found):
+        return f'Retraining took {_change(cost, found)}'
     if found.beyond_chance is False:
-        leaning = f'{_share(saved)} {less if saved > 0 else more}'
+        leaning = _change(cost, found).removesuffix(f' {noun}')
         return f'Retraining was not clearly cheaper in {noun} ({leaning}, within the spread of the seeds)'
-    if saved > 0:
-        return f'Retraining took {_share(saved)} {less} {noun}'
-    return f'Retraining was not cheaper: it took {_share(saved)} {more} {noun}'
+    if _side(found) > 0:
+        return f'Retraining took {_change(cost, found)}'
+    return f'Retraining was not cheaper and took {_change(cost, found)}'
 
 
-def _share(saved: float) -> str:
-    return f'{abs(saved):.0%}'.replace('%', '\u00a0%')
+def _side(found: Comparison) -> int:
+    """1 where the arm is cheaper, -1 where it is dearer, 0 where there is no difference worth a word."""
+    saved = _saved(found)
+    return 0 if abs(saved) < _NEGLIGIBLE else 1 if saved > 0 else -1
+
+
+def _saved(found: Comparison) -> float:
+    return 1 - 1 / found.ratio
+
+
+def _change(cost: str, found: Comparison) -> str:
+    """``'15 % more training time'``, ``'as many epochs'``."""
+    side, noun = _side(found), _NOUNS[cost]
+    if not side:
+        return f'{"as much" if cost == "seconds" else "as many"} {noun}'
+    share = f'{abs(_saved(found)):,.0%}'.replace('%', '\u00a0%')
+    less = 'less' if cost == 'seconds' else 'fewer'
+    return f'{share} {less if side > 0 else "more"} {noun}'
+
+
+def _alike(cost: str, found: Comparison) -> bool:
+    own, base = _quantities(cost, found)
+    return own == base
+
+
+def _quantities(cost: str, found: Comparison) -> tuple[str, str]:
+    unit = unit_for(cost, (found.arm.mean, found.baseline.mean))
+    return unit.quantity(found.arm.mean), unit.quantity(found.baseline.mean)
 
 
 def _figure(cost: str, found: Comparison, instead: str) -> str:
-    unit = unit_for(cost, (found.arm.mean, found.baseline.mean))
-    own, base = unit.quantity(found.arm.mean), unit.quantity(found.baseline.mean)
+    own, base = _quantities(cost, found)
     if instead == _INSTEAD:
         base = base.partition('\u00a0')[0]
     what = {'epochs': '', 'seconds': ' of training (teachers inside)', 'multiply_adds': ' multiply-adds'}[cost]
@@ -120,8 +167,12 @@ def _figure(cost: str, found: Comparison, instead: str) -> str:
     return f'{own}{what} {instead} {base}'
 
 
+def _ends(summary: Summary) -> str:
+    return '; '.join(_ended(summary, arm) for arm in summary.arms[:4])
+
+
 def _ended(summary: Summary, arm: ArmSummary) -> str:
     measure = summary.primary
     last = with_spread(arm.accuracy[measure.name].last, PERCENT)
     epochs = unit_for('epochs', ()).quantity(arm.totals['epochs'].mean) if arm.totals['epochs'] else 'no epoch'
-    return f'{arm.name} stood at {last} % {measure.title} after {epochs} ({seeds(arm.n)}).'.replace('..', '.')
+    return f'{arm.name} stood at {last} % {measure.title} after {epochs} ({seeds(arm.n)})'

@@ -24,6 +24,7 @@ __all__ = [
     'default_epochs',
     'default_thresholds',
     'first_epoch_at',
+    'guessing_limit',
     'label_loss',
     'reach',
     'series',
@@ -254,11 +255,22 @@ def default_epochs(runs: Sequence[Epochs], key: str) -> list[int]:
     return sorted(nearest - {shortest} if all(max(values) == shortest for values in every) else nearest)
 
 
-def default_thresholds(baseline: Sequence[Epochs], key: str, count: int = 5) -> list[float]:
+def guessing_limit(num_classes: int) -> float | None:
+    """The accuracy below which a network may as well be guessing: twice chance; half of the way up from it for two.
+
+    ``None`` for a single class, where there is nothing to guess.
+    """
+    if num_classes < 2:
+        return None
+    return min(2 / num_classes, (1 + 1 / num_classes) / 2)
+
+
+def default_thresholds(baseline: Sequence[Epochs], key: str, count: int = 5, at_least: float = 0.0) -> list[float]:
     """Round accuracies up to the lowest best one of the baseline runs, so that all of them reach every one.
 
     The step is the largest round one for which the thresholds stay in the upper half of the way, and fine enough
-    near 1: 20, 25, ..., 40 % for a baseline at 43.7 %, and 95, 96, ..., 99 % for one at 99.7 %.
+    near 1: 20, 25, ..., 40 % for a baseline at 43.7 %, and 95, 96, ..., 99 % for one at 99.7 %. None is below
+    ``at_least``.
     """
     best = [max(values.values()) for values in (series(epochs, key) for epochs in baseline) if values]
     if not best or min(best) <= 0:
@@ -269,4 +281,5 @@ def default_thresholds(baseline: Sequence[Epochs], key: str, count: int = 5) -> 
     fitting = (step for step in steps if (count - 1) * step <= lowest / 2 and step <= (1 - lowest) / 2)
     step = next(fitting, steps[-1])
     top = math.floor((lowest + _TOLERANCE) / step)
-    return [round(step * k, 6) for k in range(max(top - count + 1, 1), top + 1)]
+    levels = [round(step * k, 6) for k in range(max(top - count + 1, 1), top + 1)]
+    return [level for level in levels if level >= at_least - _TOLERANCE]

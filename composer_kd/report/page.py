@@ -15,7 +15,7 @@ from composer_kd.report.page_style import STYLE
 from composer_kd.report.palette import ACCENTS
 from composer_kd.report.summary import Summary
 from composer_kd.report.tables import Table
-from composer_kd.report.wording import percent, times, unit_for
+from composer_kd.report.wording import mean_text, percent, times, unit_for
 
 __all__ = ['METHOD', 'page']
 
@@ -96,7 +96,7 @@ def _ratios(answer: Headline) -> str:
         if found is None:
             continue
         unit = unit_for(cost.name, (found.arm.mean, found.baseline.mean))
-        way = f'{unit.text(found.baseline.mean)} → {unit.text(found.arm.mean)}\u00a0{unit.name}'
+        way = f'{mean_text(found.baseline, unit)} → {mean_text(found.arm, unit)}\u00a0{unit.name}'
         mark = f' {SHARED}' if found.shared else ''
         cells.append(
             f'<div><dt>{escape(cost.title.capitalize())}{mark}</dt><dd class="ratio">{times(found.ratio)}</dd>'

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from composer_kd.errors import UserError, nearest
-from composer_kd.report.collect import Arm, Run, group_arms
+from composer_kd.report.collect import Arm, Run, group_arms, labels
 from composer_kd.report.measures import (
     MEASURES,
     Measure,
@@ -17,6 +18,7 @@ from composer_kd.report.measures import (
     costs_at,
     default_epochs,
     default_thresholds,
+    guessing_limit,
     reach,
     series,
     speed_up,
@@ -81,6 +83,19 @@ class Summary:
     measures: tuple[Measure, ...]
     thresholds: dict[str, list[float]]
     epochs: list[int]
+    num_classes: int | None = None
+
+    @property
+    def labels(self) -> dict[Path, str]:
+        """What each run is called, by its path."""
+        return labels(self.runs)
+
+    @property
+    def guessing(self) -> bool:
+        """Whether no run has gone beyond guessing in the primary measure, as far as the classes are known."""
+        limit = guessing_limit(self.num_classes or 1)
+        peaks = [best(series(run.epochs, self.primary.key)) for arm in self.arms for run in arm.arm.counted]
+        return limit is not None and all(peak is None or peak[1] < limit for peak in peaks)
 
     @property
     def primary(self) -> Measure:
@@ -124,7 +139,7 @@ def summarize(
         runs: From :func:`~composer_kd.report.collect.collect`.
         baseline: The arm that the others are compared with. Default: the first one without teachers.
         thresholds: Accuracies to reach, as fractions, the same for every measure. Default: round ones for each measure
-            up to the lowest accuracy that a baseline run ended with.
+            beyond guessing, up to the lowest best accuracy of a baseline run.
         epochs: Where accuracies are compared. Default: quarters of the shortest run.
     """
     _check(thresholds, epochs)
@@ -136,16 +151,18 @@ def summarize(
         known = ', '.join(measure.key for measure in MEASURES)
         raise UserError(f'{runs[0].path}/metrics.jsonl: no accuracy was logged in any run; expected one of {known}')
     at = sorted(set(epochs)) if epochs else default_epochs(counted, measures[0].key)
+    # Where runs are of different data, what is beyond guessing in all of them.
+    classes = min((run.num_classes for arm in arms for run in arm.counted if run.num_classes), default=None)
+    limit = guessing_limit(classes or 1) or 0.0
     levels = {
         measure.name: sorted(set(thresholds))
         if thresholds
-        else default_thresholds([run.epochs for run in base.counted], measure.key)
+        else default_thresholds([run.epochs for run in base.counted], measure.key, at_least=limit)
         for measure in measures
     }
     ordered = [base, *(arm for arm in arms if arm is not base)]
-    return Summary(
-        tuple(runs), tuple(_summarize_arm(arm, measures, levels, at) for arm in ordered), measures, levels, at
-    )
+    summarized = tuple(_summarize_arm(arm, measures, levels, at) for arm in ordered)
+    return Summary(tuple(runs), summarized, measures, levels, at, classes)
 
 
 def _summarize_arm(arm: Arm, measures: Sequence[Measure], levels: dict[str, list[float]], at: list[int]) -> ArmSummary:

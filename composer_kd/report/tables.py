@@ -153,12 +153,13 @@ def _runs(summary: Summary) -> Table:
     measure = summary.primary
     levels = summary.thresholds[measure.name]
     rows = []
+    names = summary.labels
     for run in summary.runs:
         values = series(run.epochs, measure.key)
         peak = best(values)
         rows.append(
             (
-                run.name + ('' if run.finished else f' {UNFINISHED}') + (f' {SHARED}' if run.shared else ''),
+                names[run.path] + ('' if run.finished else f' {UNFINISHED}') + (f' {SHARED}' if run.shared else ''),
                 run.arm,
                 MISSING if run.seed is None else str(run.seed),
                 progress(run),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from composer_kd.report.measures import Spread
 
-__all__ = ['MISSING', 'PERCENT', 'Unit', 'percent', 'seeds', 'times', 'unit_for', 'with_spread']
+__all__ = ['MISSING', 'PERCENT', 'Unit', 'mean_text', 'percent', 'seeds', 'times', 'unit_for', 'with_spread']
 
 MISSING = '–'
 
@@ -53,11 +54,15 @@ def with_spread(spread: Spread | None, unit: Unit, of: int | None = None) -> str
     """``'41.23 ±0.60'``; ``' (2/3)'`` behind it where fewer than ``of`` runs are in the mean."""
     if spread is None:
         return MISSING
-    whole = unit.name == 'epochs' and spread.n == 1
-    text = unit.text(spread.mean, 0 if whole else None)
+    text = mean_text(spread, unit)
     if spread.sd is not None:
         text += f' ±{unit.text(spread.sd)}'
     return text if of is None or spread.n == of else f'{text} ({spread.n}/{of})'
+
+
+def mean_text(spread: Spread, unit: Unit) -> str:
+    """The mean alone; the epoch of a single run is a whole number."""
+    return unit.text(spread.mean, 0 if unit.name == 'epochs' and spread.n == 1 else None)
 
 
 def percent(value: float) -> str:
@@ -66,6 +71,9 @@ def percent(value: float) -> str:
 
 
 def times(ratio: float) -> str:
+    """``'1.33×'``; two figures where two decimals would leave less: ``'0.00064×'``."""
+    if 0 < ratio < 0.1:
+        return f'{ratio:.{1 - math.floor(math.log10(ratio))}f}'.rstrip('0') + '×'
     return f'{ratio:.2f}×'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from composer import Trainer
@@ -16,7 +17,6 @@ from composer_kd.callbacks.measures import Measures
 from composer_kd.callbacks.nan_guard import NanGuard
 from composer_kd.callbacks.same_buffers import SameBuffers
 from composer_kd.data import Data, open_data
-from composer_kd.errors import UserError
 from composer_kd.models import Classifier, build_model, classifier
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.objects import (
@@ -47,17 +47,19 @@ class Built:
 def build_trainer(
     config: RunConfig,
     run: RunDir,
+    checkpoint: Path | None = None,
     *,
     callbacks: list[Callback] | None = None,
     say: Callable[[str], None] = lambda line: None,
     progress_bar: bool = False,
     count_runs: Callable[[], int] = lambda: 1,
 ) -> Built:
-    """Build everything that a run needs and load its last checkpoint, if there is one.
+    """Build everything that a run needs and load the checkpoint that it continues from, if there is one.
 
     Args:
         config: What the run does.
         run: Its directory.
+        checkpoint: What it continues from.
         callbacks: Further callbacks.
         say: Takes lines for the person who waits.
         progress_bar: Whether Composer shows its bar.
@@ -67,8 +69,6 @@ def build_trainer(
         torch.set_num_threads(config.threads)
     device = get_device(None if config.device == 'auto' else config.device)
     on_gpu = device.name == 'gpu'
-    if config.precision == 'fp16' and not on_gpu:
-        raise UserError('precision: fp16 needs a GPU; use bf16 or fp32')
     reproducibility.seed_all(config.seed)
     data = open_data(_data_section(config, say), batch_size=config.batch_size, seed=config.seed)
     model = classifier(
@@ -99,7 +99,7 @@ def build_trainer(
         loggers=([_bar()] if progress_bar else []) + make_loggers(config),
         run_name=run.path.name,
         progress_bar=False,  # Ours is among the loggers.
-        load_path=None if (checkpoint := run.checkpoint()) is None else str(checkpoint),
+        load_path=None if checkpoint is None else str(checkpoint),
         load_progress_bar=False,
         save_folder=str(run.checkpoints),
         save_interval=config.save_interval,

@@ -10,6 +10,8 @@ import warnings
 import torch
 from composer.utils import dist, get_device
 
+from composer_kd.archive import RunDir
+from composer_kd.errors import UserError
 from composer_kd.runs.execute import execute, on_rank_zero
 from composer_kd.runs.plan import Plan, make_plan
 from composer_kd.runs.progress import Progress
@@ -36,6 +38,7 @@ def run_file(
     plan = make_plan(apply_overrides(read_yaml(path), changes), where=str(path))
     if only is not None:
         plan = plan.only(only)
+    _refuse_what_is_not_here(plan)
     progress = Progress(bar)
     devices = devices_to_use(plan)
     if devices > 1 and only is None:
@@ -45,6 +48,17 @@ def run_file(
         execute(plan, progress)
     if report and only is None:
         on_rank_zero(lambda: _report(plan, progress))
+
+
+def _refuse_what_is_not_here(plan: Plan) -> None:
+    """Find a missing device or data folder of any run before the first one trains."""
+    for run in plan.runs:
+        if not RunDir(run.folder).finished:
+            run.config.data.check_source(f'{run.name}: data')
+        if run.config.device == 'gpu' and not torch.cuda.is_available():
+            raise UserError(f'{run.name}: device: there is no GPU here; use device=cpu or device=auto')
+        if run.config.precision == 'fp16' and (run.config.device == 'cpu' or not torch.cuda.is_available()):
+            raise UserError(f'{run.name}: precision: fp16 needs a GPU; use bf16 or fp32')
 
 
 def _join_ranks(plan: Plan) -> None:

@@ -47,20 +47,21 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
     run = RunDir(planned.folder)
     with ExitStack() as stack:
 
-        def enter() -> bool:
+        def enter() -> tuple[bool, Path | None]:
             stack.enter_context(run.lock())
             _refuse_changes(run, planned)
-            return run.finished
+            return (True, None) if run.finished else (False, run.checkpoint())
 
-        if on_rank_zero(enter):
+        finished, checkpoint = on_rank_zero(enter)
+        if finished:
             progress.finished_before(number, run)
             return
         stack.enter_context(presence := Presence())
-        epochs_done = on_rank_zero(lambda: len(run.metrics()) if run.checkpoint() is not None else 0)
-        progress.begin_run(number, planned, epochs_done)
+        progress.begin_run(number, planned, checkpoint)
         built = build_trainer(
             planned.config,
             run,
+            checkpoint,
             callbacks=[progress],
             say=progress.say,
             progress_bar=progress.bar,
@@ -71,6 +72,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
             on_rank_zero(lambda: None if run.config_file.exists() else run.write_config(planned.resolved()))
             _fit(built, run)
             on_rank_zero(lambda: _finish(run, planned, built))
+            on_rank_zero(lambda: run.prune_checkpoints(planned.config.keep_checkpoints))
         finally:
             built.trainer.close()
         progress.end_run(number, run)

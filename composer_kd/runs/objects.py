@@ -16,6 +16,7 @@ from composer_kd.registry import Registry
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.construct import check_options, construct, split_name
 from composer_kd.runs.names import ALGORITHMS, CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
+from composer_kd.schedule import Progress
 from composer_kd.teachers import Teacher
 
 __all__ = [
@@ -88,7 +89,11 @@ def check_objects(config: RunConfig, place: str) -> None:
     for name, options in config.algorithms.items():
         if issubclass(algorithm_class(name, place), Distillation):
             options = {**options, 'teachers': [_NamedTeacher(teacher) for teacher in options['teachers']]}
-        tried.append(construct(algorithm_class(name, place), options, _join(place, f'algorithms.{name}')))
+        where = _join(place, f'algorithms.{name}')
+        tried.append(construct(algorithm_class(name, place), options, where))
+        if isinstance(tried[-1], Distillation) and config.epochs:
+            start = Progress(epoch=0, batch=0, epochs=config.epochs)
+            tried[-1].schedule.check(start, where=f'{where}.schedule')
     if config.data.val_fraction == 0:
         for algorithm in tried:
             if isinstance(algorithm, Distillation) and algorithm.schedule.until_overtaken:

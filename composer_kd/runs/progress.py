@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from pathlib import Path
 from typing import TextIO
 
 from composer.core import Callback, State
@@ -52,16 +54,19 @@ class Progress(Callback):
         self._epochs_left -= self._length(number)
         self.say(f'{self._count(number)} {run.path.name}: finished before, not trained again{_reached(lines)}')
 
-    def begin_run(self, number: int, planned: PlannedRun, epochs_done: int) -> None:
+    def begin_run(self, number: int, planned: PlannedRun, checkpoint: Path | None) -> None:
         assert self._plan is not None
         self._label = f'{self._count(number)} {planned.name}'
         self._run = RunDir(planned.folder)
         taught = f', taught by {", ".join(planned.teachers)}' if planned.teachers else ''
         config = planned.config
         self.say(f'{self._label}: {config.model.name}, {config.max_duration}, seed {config.seed}{taught}')
-        if epochs_done:
-            self._epochs_left -= epochs_done
-            self.say(f'{self._label}: continues after epoch {epochs_done}, where it was interrupted')
+        named = re.match(r'ep(\d+)-ba(\d+)-', checkpoint.name) if checkpoint else None
+        if self._run.manifest_file.is_file():
+            self.say(f'{self._label}: finished before, but its files are damaged or missing: they are made again')
+        if named:
+            self._epochs_left -= int(named[1])
+            self.say(f'{self._label}: continues from its checkpoint after epoch {named[1]}, batch {named[2]}')
         self._since = time.perf_counter()
 
     def end_run(self, number: int, run: RunDir) -> None:

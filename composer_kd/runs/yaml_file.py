@@ -81,6 +81,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f'{place}: this is no YAML: {problem}') from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'{path}: cannot be read: {error}') from None
+    if values is None:
+        raise UserError(f'{path}: the file is empty; `composer-kd init` writes some to start from')
     if not isinstance(values, dict):
         raise UserError(f'{path}: expected a mapping at the top of the file, got {type(values).__name__}')
     return values
@@ -100,9 +102,13 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
         except yaml.YAMLError:
             raise UserError(f'{override!r}: the value is no YAML') from None
         keys = path.split('.')
+        lineage = values.get('lineage')
+        runs = lineage if isinstance(lineage, dict) else {}
+        if keys[0] == 'lineage' and len(keys) > 2 and keys[1] not in runs:
+            raise UserError(f'{override!r}: there is no run {keys[1]!r} in the lineage; {nearest(keys[1], runs)}')
         values = _with(values, keys, value, path)
         if keys[0] != 'lineage':
-            for name, entry in (values.get('lineage') or {}).items():
+            for name, entry in runs.items():
                 if _has(entry, keys):
                     values['lineage'][name] = _with(entry, keys, value, path)
     return values

@@ -17,9 +17,13 @@ ENOUGH_SAMPLES = 512
 
 
 def at_chance_level(correct: int, counted: int, classes: int) -> bool:
-    """Whether ``correct`` of ``counted`` right are what guessing would give, within three standard deviations."""
+    """Whether ``correct`` of ``counted`` right are what guessing would give.
+
+    Within three standard deviations; of few samples within one, so that a fair teacher is seldom taken for a guesser.
+    """
     chance = 1 / classes
-    return correct / counted <= chance + 3 * math.sqrt(chance * (1 - chance) / counted)
+    deviations = 3 if counted >= ENOUGH_SAMPLES else 1
+    return correct / counted <= chance + deviations * math.sqrt(chance * (1 - chance) / counted)
 
 
 class OutputChecks:

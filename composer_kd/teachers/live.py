@@ -75,7 +75,16 @@ class LiveTeacher(Teacher):
         if any(part.training for part in self._parts):
             raise UserError(f'teacher {self.name!r} was put in train mode while it taught; leave it in eval mode')
         with torch.no_grad(), self._precision(state):
-            return logits_of(self._forward(batch), f'teacher {self.name!r}').float()
+            try:
+                outputs = self._forward(batch)
+            except RuntimeError as error:
+                if 'out of memory' in str(error).lower():
+                    raise  # Composer's, which tries again with smaller microbatches.
+                raise UserError(
+                    f'teacher {self.name!r} cannot be run on this batch: {str(error).strip().splitlines()[0]}; '
+                    f'a teacher gets exactly what the student gets'
+                ) from error
+            return logits_of(outputs, f'teacher {self.name!r}').float()
 
     def multiply_adds(self, shape: Sequence[int]) -> int:
         return 0 if isinstance(self.module, ComposerModel) else multiply_adds(self.module, tuple(shape))

@@ -1,4 +1,3 @@
-import logging
 import os
 import shutil
 
@@ -162,12 +161,11 @@ def test_the_latest_checkpoint(run, with_checkpoints):
     assert RunDir(run.path.parent / 'gen1').checkpoint() is None
 
 
-def test_a_checkpoint_that_was_cut_off(run, with_checkpoints, caplog):
+def test_a_checkpoint_that_was_cut_off(run, with_checkpoints):
     last = run.checkpoints / 'ep3-ba6-rank0.pt'
     os.truncate(last, last.stat().st_size // 2)
-    with caplog.at_level(logging.WARNING):
+    with pytest.warns(UserWarning, match=r'ep3-ba6-rank0\.pt: the checkpoint is damaged'):
         assert run.checkpoint().name == 'ep2-ba4-rank0.pt'
-    assert 'ep3-ba6-rank0.pt: the checkpoint is damaged' in caplog.text
     os.truncate(run.checkpoints / 'ep2-ba4-rank0.pt', 0)
     assert run.checkpoint().name == 'ep1-ba2-rank0.pt'
     (run.checkpoints / 'ep1-ba2-rank0.pt').unlink()
@@ -198,3 +196,11 @@ def test_a_checkpoint_moved_with_its_run(run, with_checkpoints, tmp_path):
     shutil.move(run.path, tmp_path / 'moved')
     moved = RunDir(tmp_path / 'moved')
     assert moved.checkpoint() == (moved.checkpoints / 'ep3-ba6-rank0.pt').resolve()
+
+
+def test_pruning_leaves_the_newest_checkpoints(run, with_checkpoints):
+    run.prune_checkpoints(-1)
+    assert len(list(run.checkpoints.glob('ep*'))) == 3
+    run.prune_checkpoints(1)
+    assert [path.name for path in run.checkpoints.glob('ep*')] == ['ep3-ba6-rank0.pt']
+    assert run.checkpoint().name == 'ep3-ba6-rank0.pt'

@@ -51,7 +51,7 @@ def test_killed_in_the_middle_it_continues_to_the_same_weights(tmp_path: Path) -
     again = run(file, *options)
     assert again.returncode == 0, again.stderr
     assert 'gen0: finished before' in again.stdout
-    assert 'gen1: continues after epoch' in again.stdout
+    assert 'gen1: continues from its checkpoint after epoch' in again.stdout
     uninterrupted = RunDir(whole / 'runs' / 'gen1')
     assert student.manifest().weights.hash == uninterrupted.manifest().weights.hash
     timeless = [

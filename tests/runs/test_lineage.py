@@ -57,6 +57,13 @@ def test_a_lineage_trains_reports_and_is_not_trained_again(tmp_path: Path, capsy
     assert main([str(file), 'keep_checkpoints=2', 'data.workers=1']) == 0, 'what does not change the result may change'
     capsys.readouterr()
 
+    assert len(list((runs / 'gen1' / 'checkpoints').glob('ep*'))) == 1
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-4])
+    assert main([str(file)]) == 0
+    assert 'gen1: finished before, but its files are damaged or missing' in capsys.readouterr().out
+    assert weights.read_bytes() == whole, 'made again out of the last checkpoint'
+
     with RunDir(runs / 'gen0').lock():
         assert main([str(file)]) == 1
     assert 'gen0 is in use by process' in capsys.readouterr().err
@@ -140,6 +147,9 @@ WRONG: dict[str, tuple[list[str], str]] = {
     'no such data': (['data.source=/nowhere'], 'data.source'),
     'no such remote': (['data.source=synthetic10'], "did you mean 'synthetic100'"),
     'batch larger than the data': (['batch_size=100000'], 'lower the batch size'),
+    'no GPU': (['device=gpu'], 'device: there is no GPU here; use device=cpu or device=auto'),
+    'a list as lineage': (['lineage=[a, b]'], 'lineage: '),
+    'a run that is not there': (['lineage.gen7.seed=3'], "there is no run 'gen7' in the lineage"),
     'fp16 on the CPU': (['precision=fp16'], 'precision: fp16 needs a GPU'),
 }
 

@@ -33,7 +33,7 @@ def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
         ('a:\n  b: 1\n  c: 2\n  b: 3\n', r"line 4: 'b' is there twice"),
         ('a: [1, 2\nb: 3\n', r'file.yaml, line 2: this is no YAML'),
         ('- a\n- b\n', r'expected a mapping at the top of the file, got list'),
-        ('', r'expected a mapping at the top of the file, got NoneType'),
+        ('', r'the file is empty; `composer-kd init` writes some'),
         ('a: !!python/object/apply:os.system [ls]\n', r'this is no YAML: could not determine a constructor'),
     ],
 )
@@ -53,10 +53,10 @@ def test_changes_on_the_command_line_win() -> None:
     assert values['a'] == 1, 'the file itself is left alone'
 
 
-@pytest.mark.parametrize('change', ['a', '=3', 'a.b=3', 'b=[1'])
+@pytest.mark.parametrize('change', ['a', '=3', 'a.b=3', 'b=[1', 'lineage.gen9.a=3'])
 def test_changes_that_make_no_sense_are_refused(change: str) -> None:
     with pytest.raises(UserError):
-        apply_overrides({'a': 1}, [change])
+        apply_overrides({'a': 1, 'lineage': {'gen0': None}}, [change])
 
 
 def test_files_that_come_with_the_package_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

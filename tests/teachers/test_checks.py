@@ -181,8 +181,8 @@ def test_the_accuracy_on_the_first_batches_is_logged() -> None:
 @pytest.mark.parametrize(
     ('correct', 'counted', 'classes', 'expected'),
     [
-        # chance 0.1, three standard deviations of 100 draws 0.09
-        (10, 100, 10, True), (19, 100, 10, True), (20, 100, 10, False), (0, 100, 10, True),
+        # chance 0.1, one standard deviation of 100 draws 0.03: few samples get the benefit of the doubt
+        (10, 100, 10, True), (12, 100, 10, True), (14, 100, 10, False), (0, 100, 10, True),
         # chance 0.01, three standard deviations of 512 draws 0.0132
         (11, 512, 100, True), (12, 512, 100, False), (512, 512, 100, False),
     ],

@@ -171,12 +171,14 @@ def labels(runs: Sequence[Run]) -> dict[Path, str]:
     times = Counter(run.name for run in runs)
     resolved = [run.path.resolve() for run in runs if times[run.name] > 1]
     root = os.path.commonpath(resolved) if resolved else ''
-    return {
-        run.path: f'{run.name} in {_text(os.path.relpath(run.path.resolve(), root))}'
-        if times[run.name] > 1
-        else run.name
-        for run in runs
-    }
+
+    def label(run: Run) -> str:
+        if times[run.name] == 1:
+            return run.name
+        folder = Path(os.path.relpath(run.path.resolve(), root))
+        return f'{run.name} in {_text(folder.parent if folder.name == run.name else folder)}'
+
+    return {run.path: label(run) for run in runs}
 
 
 def _run_directories(folder: Path, depth: int) -> Iterator[Path]:

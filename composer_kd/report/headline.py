@@ -58,7 +58,7 @@ def headline(summary: Summary) -> Headline:
             return _compare(summary, index, able)
     short = 'Nothing to compare, as no accuracy was reached by every seed of the baseline and of another arm'
     if not levels and summary.num_classes:
-        short = f'Nothing to compare, as {base.name} has learned nothing beyond guessing yet'
+        short = f'Nothing to compare, as {base.name} has not gone beyond guessing yet'
     return Headline(short, f'{_ends(summary)}.', {})
 
 

@@ -278,8 +278,11 @@ def default_thresholds(baseline: Sequence[Epochs], key: str, count: int = 5, at_
     lowest = min(best)
     finest = 0.01 if lowest > 0.08 else 0.001
     steps = [step for step in (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001) if step >= finest]
-    fitting = (step for step in steps if (count - 1) * step <= lowest / 2 and step <= (1 - lowest) / 2)
-    step = next(fitting, steps[-1])
-    top = math.floor((lowest + _TOLERANCE) / step)
-    levels = [round(step * k, 6) for k in range(max(top - count + 1, 1), top + 1)]
-    return [level for level in levels if level >= at_least - _TOLERANCE]
+    fitting = [step for step in steps if (count - 1) * step <= lowest / 2 and step <= (1 - lowest) / 2]
+    for step in fitting or steps[-1:]:
+        top = math.floor((lowest + _TOLERANCE) / step)
+        levels = [round(step * k, 6) for k in range(max(top - count + 1, 1), top + 1)]
+        kept = [level for level in levels if level >= at_least - _TOLERANCE]
+        if kept:
+            return kept
+    return []

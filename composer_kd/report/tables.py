@@ -42,8 +42,9 @@ def tables(summary: Summary) -> list[Table]:
             continue
         costs = COSTS if measure is summary.primary else COSTS[:1]
         found.extend(_to_reach(summary, measure, cost) for cost in costs if _known(summary, measure, cost))
-        if summary.others:
-            found.append(_speed_ups(summary, measure))
+        speed_ups = _speed_ups(summary, measure)
+        if speed_ups.rows:
+            found.append(speed_ups)
     found.append(_whole_cost(summary))
     found.append(_runs(summary))
     return found

@@ -14,6 +14,7 @@ from composer_kd.report.measures import (
     default_epochs,
     default_thresholds,
     first_epoch_at,
+    guessing_limit,
     label_loss,
     reach,
     series,
@@ -142,6 +143,22 @@ def test_default_thresholds_are_round_and_every_baseline_run_reaches_them(lowest
 def test_default_thresholds_go_up_to_what_every_baseline_run_reached_not_where_it_ended():
     found = default_thresholds([run([0.2, 0.57, 0.49]), run([0.3, 0.5, 0.61])], 'test_accuracy')
     assert found == [0.35, 0.4, 0.45, 0.5, 0.55]
+
+
+def test_guessing_ends_at_twice_chance_and_half_way_up_for_two_classes():
+    assert guessing_limit(100) == 0.02
+    assert guessing_limit(10) == 0.2
+    assert guessing_limit(3) == pytest.approx(2 / 3)
+    assert guessing_limit(2) == 0.75  # twice chance would be 1
+    assert guessing_limit(1) is None
+
+
+def test_default_thresholds_below_the_limit_are_dropped_and_a_finer_step_found():
+    assert default_thresholds([run([0.02])], 'test_accuracy', at_least=0.016) == [0.016, 0.018, 0.02]
+    assert default_thresholds([run([0.02])], 'test_accuracy', at_least=0.02) == [0.02]
+    assert default_thresholds([run([0.019])], 'test_accuracy', at_least=0.02) == []
+    # In steps of 0.05 there is none between 2/3 and 0.69; of 0.02, 0.68 is one.
+    assert default_thresholds([run([0.69])], 'test_accuracy', at_least=2 / 3) == [0.68]
 
 
 def test_default_thresholds_of_nothing():

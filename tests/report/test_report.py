@@ -96,7 +96,7 @@ def test_headline_cheaper(tmp_path):
 
 def test_headline_not_cheaper(tmp_path):
     made = report(two_arms(tmp_path, [SLOW] * 3, [SLOW] * 3), thresholds=[0.4])
-    assert made.headline.short == 'Retraining was not cheaper: it took 20\u00a0% more training time'
+    assert made.headline.short == 'Retraining was not cheaper and took 20\u00a0% more training time'
 
 
 def test_headline_within_the_spread(tmp_path):
@@ -216,7 +216,9 @@ def test_the_command(tmp_path, capsys):
     assert command(tmp_path / 'runs', '--thresholds', '0.3,0.4', '--epochs', '2', '--out', tmp_path / 'out') == 0
     printed = capsys.readouterr()
     assert 'Epochs to reach test accuracy' in printed.out
-    assert 'report.html' in printed.err
+    *_, said, named = printed.err.splitlines()
+    assert named == str(tmp_path / 'out' / 'report.html')
+    assert f'with {len(list((tmp_path / "out").rglob("*.*"))) - 1} files beside it' in said
     assert (tmp_path / 'out' / 'report.html').is_file()
     assert command(tmp_path / 'runs', '--format', 'json', '--baseline', 'kd') == 0
     assert json.loads(capsys.readouterr().out)['baseline'] == 'kd'
@@ -224,6 +226,19 @@ def test_the_command(tmp_path, capsys):
     one = next(path for path in (tmp_path / 'runs').iterdir() if path.is_dir() and path.name != 'report')
     assert command(one) == 0
     assert (one / 'report.html').is_file(), 'one run has it in its directory'
+
+
+def test_the_command_names_a_page_that_can_be_opened_from_here(tmp_path, capsys, monkeypatch):
+    two_arms(tmp_path / 'runs', [SLOW], [FAST])
+    for here, given in ((tmp_path, 'runs'), (tmp_path / 'runs' / 'kd0', '..'), (tmp_path / 'runs', '.')):
+        monkeypatch.chdir(here)
+        page = tmp_path / 'runs' / 'report.html'
+        page.unlink(missing_ok=True)
+        assert command(given) == 0
+        named = capsys.readouterr().err.splitlines()[-1]
+        assert (here / named).resolve() == page
+        assert page.is_file()
+        assert '..' not in named
 
 
 @pytest.mark.parametrize(
@@ -237,7 +252,7 @@ def test_bad_options_are_one_line(tmp_path, option, value):
 
 def test_headline_the_same(tmp_path):
     made = report(two_arms(tmp_path, [SLOW] * 2, [SLOW] * 2, beside=2), thresholds=[0.1], baseline='scratch')
-    assert 'it took 35\u00a0% more multiply-adds' in made.headline.short
+    assert 'took 35\u00a0% more multiply-adds' in made.headline.short
     for run in tmp_path.iterdir():
         lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
         kept = [{key: line[key] for key in ('epoch', 'test_accuracy')} for line in lines]

@@ -175,4 +175,5 @@ def _ended(summary: Summary, arm: ArmSummary) -> str:
     measure = summary.primary
     last = with_spread(arm.accuracy[measure.name].last, PERCENT)
     epochs = unit_for('epochs', ()).quantity(arm.totals['epochs'].mean) if arm.totals['epochs'] else 'no epoch'
-    return f'{arm.name} stood at {last} % {measure.title} after {epochs} ({seeds(arm.n)})'
+    count = f'{arm.n} runs' if arm.arm.repeats else seeds(arm.n)
+    return f'{arm.name} stood at {last} % {measure.title} after {epochs} ({count})'

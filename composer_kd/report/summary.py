@@ -18,6 +18,7 @@ from composer_kd.report.measures import (
     costs_at,
     default_epochs,
     default_thresholds,
+    first_epoch_at,
     guessing_limit,
     reach,
     series,
@@ -94,8 +95,10 @@ class Summary:
     def guessing(self) -> bool:
         """Whether no run has gone beyond guessing in the primary measure, as far as the classes are known."""
         limit = guessing_limit(self.num_classes or 1)
-        peaks = [best(series(run.epochs, self.primary.key)) for arm in self.arms for run in arm.arm.counted]
-        return limit is not None and all(peak is None or peak[1] < limit for peak in peaks)
+        if limit is None:
+            return False
+        runs = (series(run.epochs, self.primary.key) for arm in self.arms for run in arm.arm.counted)
+        return all(first_epoch_at(values, limit) is None for values in runs)
 
     @property
     def primary(self) -> Measure:

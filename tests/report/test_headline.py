@@ -42,6 +42,12 @@ def test_nothing_is_claimed_of_guessing(tmp_path):
     assert 'class="ratios"' not in made.html()
 
 
+def test_the_limit_itself_is_beyond_guessing_as_float32_counters_give_it(tmp_path):
+    arm(tmp_path, 'scratch', [0.005, 0.015], classes=100)
+    arm(tmp_path, 'kd', [0.005, 0.019999999552965164], classes=100)
+    assert report(tmp_path).headline.short == 'Nothing to compare, as scratch has not gone beyond guessing yet'
+
+
 def test_one_arm_that_guesses_says_so_too(tmp_path):
     arm(tmp_path, 'scratch', [0.1, 0.15], classes=10)
     assert report(tmp_path).headline.short == 'Nothing was learned beyond guessing yet'
@@ -120,6 +126,7 @@ def test_repeats_of_one_seed_are_not_taken_for_seeds(tmp_path):
     assert sum('repeats' in line for line in made.caveats) == 2
     assert '2 runs each, some of them repeats of one seed' in made.headline.detail
     assert 'seeds each' not in made.headline.detail
+    assert '(2 runs)' in report(tmp_path, thresholds=[0.9]).headline.detail
     runs = next(table for table in made.tables if table.section == 'runs')
     assert [row[0] for row in runs.rows] == [
         'kd-s0 in first',

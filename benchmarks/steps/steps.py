@@ -33,6 +33,7 @@ from composer_kd.data import DataSection, open_data
 from composer_kd.data.section import SyntheticSection
 from composer_kd.models import build_model, classifier
 from composer_kd.runs.execute import hardware, versions
+from composer_kd.runs.memory import keep_freed_memory
 
 BATCH = 128
 TEACHERS = (1, 3)
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     warnings.simplefilter('ignore')
+    keep_freed_memory()  # As `composer run` does on the CPU; for all arms alike.
     bench = Bench(options.model, options.steps)
     arms = {'loop': bench.loop(), 'forward': bench.forward(), 'trainer': bench.trainer(0)}
     arms |= {f'{count} live': bench.trainer(count) for count in TEACHERS}

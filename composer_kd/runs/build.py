@@ -19,6 +19,7 @@ from composer_kd.callbacks.same_buffers import SameBuffers
 from composer_kd.data import Data, open_data
 from composer_kd.models import Classifier, build_model, classifier
 from composer_kd.runs.config import RunConfig
+from composer_kd.runs.memory import keep_freed_memory
 from composer_kd.runs.objects import (
     algorithm_class,
     make_algorithms,
@@ -69,6 +70,8 @@ def build_trainer(
         torch.set_num_threads(config.threads)
     device = get_device(None if config.device == 'auto' else config.device)
     on_gpu = device.name == 'gpu'
+    if not on_gpu:
+        keep_freed_memory()
     reproducibility.seed_all(config.seed)
     data = open_data(_data_section(config, say), batch_size=config.batch_size, seed=config.seed)
     model = classifier(

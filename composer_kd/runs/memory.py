@@ -16,8 +16,8 @@ def keep_freed_memory() -> bool:
     """Tell the GNU C library to keep what is freed; whether it could be told.
 
     A training step frees hundreds of megabytes of activations and asks for them again in the next one. By default they
-    go back to the system, and every page is cleared and mapped anew, which made a step with three live teachers a
-    sixth dearer than its parts. Other C libraries and systems are left as they are.
+    go back to the system, and every page is cleared and mapped anew, in a teacher's forward pass as well. Other C
+    libraries and systems are left as they are.
     """
     if not sys.platform.startswith('linux'):
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 
@@ -19,10 +19,12 @@ from composer_kd.section import Section, parse_section
 
 __all__ = [
     'SCHEMA',
+    'ArchiveRecord',
     'DataRecord',
     'FileRecord',
     'Manifest',
     'Normalization',
+    'TableRecord',
     'WeightsRecord',
     'file_records',
     'inside',
@@ -70,10 +72,32 @@ class WeightsRecord(Record):
     hash: str
 
 
-class Manifest(Record):
-    """Everything that later runs need to know about a finished one.
+class TableRecord(Record):
+    """A table of the archive: its file, how many samples it knows, and what its kind has to say beside."""
 
-    ``files`` names files relative to the run directory. ``augmentation`` is None for a run without one.
+    file: str
+    seen: NonNegativeInt
+
+
+# JSON has no keys but strings.
+Number = Annotated[int, Field(strict=False, ge=0)]
+
+
+class ArchiveRecord(Record):
+    """The per-sample tables: the file of their samples, and number to table for each kind."""
+
+    samples: str
+    count: NonNegativeInt
+    loss: dict[Number, TableRecord] = Field(default_factory=dict)
+    logits: dict[Number, TableRecord] = Field(default_factory=dict)
+    adversarial: dict[Number, TableRecord] = Field(default_factory=dict)
+
+
+class Manifest(Record):
+    """Everything that later runs need to know about a run.
+
+    ``files`` names files relative to the run directory. ``augmentation`` is None for a run without one. The keys from
+    ``finished_epoch`` on are there when the run has finished: before, a manifest lists what its recorders have written.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -83,16 +107,21 @@ class Manifest(Record):
     run: str
     arm: str | None = None
     seed: int
-    finished_epoch: NonNegativeInt
     data: DataRecord
     augmentation: dict[str, Any] | None = None
-    weights: WeightsRecord
-    precision: str
     files: dict[str, FileRecord]
+    archive: ArchiveRecord | None = None
     hardware: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
-    multiply_adds: NonNegativeInt
-    parameters: NonNegativeInt
+    finished_epoch: NonNegativeInt | None = None
+    weights: WeightsRecord | None = None
+    precision: str | None = None
+    multiply_adds: NonNegativeInt | None = None
+    parameters: NonNegativeInt | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.weights is not None
 
 
 def manifest_file(run_dir: Path) -> Path:

@@ -95,11 +95,13 @@ class RunDir:
 
     @property
     def finished(self) -> bool:
-        """Whether the manifest is there and the files that it lists have the sizes that it says."""
+        """Whether the manifest says so and the files that it lists have the sizes that it says."""
         if not self.manifest_file.is_file():
             return False
-        files = self.manifest().files
-        return all(_size(self.path / name) == record.bytes for name, record in files.items())
+        manifest = self.manifest()
+        return manifest.finished and all(
+            _size(self.path / name) == record.bytes for name, record in manifest.files.items()
+        )
 
     def manifest(self) -> Manifest:
         self._require()
@@ -134,7 +136,7 @@ class RunDir:
                 f'{self.path} has no {self.weights_file.name}: the run has not finished ({self._progress()}); '
                 'run it to its end first'
             )
-        if self.manifest_file.is_file():
+        if self.manifest_file.is_file() and self.manifest().finished:
             verify_file(self.path, self.manifest(), self.weights_file.name)
         return load_weights(self.weights_file)
 

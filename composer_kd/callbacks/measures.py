@@ -15,7 +15,7 @@ from torch import Tensor
 
 from composer_kd.algorithms.distillation import Distillation
 from composer_kd.models import multiply_adds, plain
-from composer_kd.teachers.batch import input_of, labels_of, logits_of, total_of
+from composer_kd.models.batch import input_of, labels_of, logits_of, total_of
 
 __all__ = ['Measures']
 

@@ -11,7 +11,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from composer_kd.errors import UserError
-from composer_kd.teachers.batch import total_of
+from composer_kd.models.batch import total_of
 
 __all__ = ['NanGuard']
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from composer_kd.archive.files import atomic_write, make_folder, sync_folder, writing_to, xxh3_of
-from composer_kd.data.lock import locked
+from composer_kd.archive.waiting import locked
 
 __all__ = ['kept']
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -31,26 +31,52 @@ class TrainSampler(DistributedSampler):
         rank: This rank.
     """
 
+    selection: Callable[[int], NDArray[np.bool_]] | None = None
+    """Which rows an epoch trains on, one truth value a row, as a pure function of the epoch; ``None`` for all. The
+    selected rows keep the order that they have among all."""
+
+    closing: tuple[int, int] | None = None
+    """(first epoch, views): from that epoch on, the views are 0, 1, ... once more, so that what is recorded at the end
+    of a training serves the students whose views begin there."""
+
     def __init__(self, dataset: KeyedImages, batch_size: int, seed: int, num_replicas: int, rank: int):
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed, drop_last=True)
         self.samples = dataset
-        self.total_size = len(dataset) // batch_size * batch_size
-        self.num_samples = self.total_size // num_replicas
+        self.batch_size = batch_size
+        self._resize(len(dataset))
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        if self.selection is not None:
+            self._resize(int(self.selection(epoch).sum()))
+
+    def _resize(self, rows: int) -> None:
+        # Whole batches, and at least one: a curriculum may begin with fewer rows than a batch has.
+        self.total_size = max(rows // self.batch_size, min(rows, 1)) * self.batch_size
+        self.num_samples = self.total_size // self.num_replicas
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """All rows of the data set in the order of an epoch.
+        """All rows that an epoch trains on, in its order.
 
         Sorted by a hash of (seed, epoch, id): when samples leave the data, the others keep their order.
         """
         ids = torch.from_numpy(self.samples.ids)
-        return counter_hash(_ORDER_VERSION, self.seed, epoch, ids).argsort().numpy()
+        order = counter_hash(_ORDER_VERSION, self.seed, epoch, ids).argsort().numpy()
+        if self.selection is None:
+            return order
+        return order[self.selection(epoch)[order]]
 
     def view(self, epoch: int) -> int:
         views = self.samples.views
+        if self.closing is not None and epoch >= self.closing[0]:
+            return (epoch - self.closing[0]) % self.closing[1]
         return epoch if views is None else epoch % views
 
     def __iter__(self) -> Iterator[int]:
-        mine = self.order(self.epoch)[: self.total_size][self.rank :: self.num_replicas]
+        order = self.order(self.epoch)
+        if len(order) < self.total_size:  # Fewer than a batch: the first ones again.
+            order = np.resize(order, self.total_size)
+        mine = order[: self.total_size][self.rank :: self.num_replicas]
         return iter((mine + len(self.samples) * self.view(self.epoch)).tolist())
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from composer_kd.archive.fetch import Fetcher, is_remote
 from composer_kd.archive.files import atomic_write, make_folder
 from composer_kd.data.description import DESCRIPTION, Description
-from composer_kd.data.fetch import Fetcher, is_remote
 from composer_kd.data.pixels import as_image
 from composer_kd.data.table import SampleTable, TableBuilder
 from composer_kd.errors import UserError

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from composer_kd.errors import UserError
 from composer_kd.models import Classifier, multiply_adds
-from composer_kd.teachers.batch import input_of, logits_of
+from composer_kd.models.batch import input_of, logits_of
 from composer_kd.teachers.teacher import Teacher
 
 __all__ = ['LiveTeacher']

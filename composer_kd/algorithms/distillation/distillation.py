@@ -21,9 +21,9 @@ from composer_kd.algorithms.distillation.loss import make_loss
 from composer_kd.algorithms.distillation.overtaking import Overtaking
 from composer_kd.algorithms.distillation.step_sums import StepSums
 from composer_kd.errors import UserError
+from composer_kd.models.batch import keys_of, labels_of, logits_of, total_of
 from composer_kd.models.weights import weights_hash
 from composer_kd.schedule import Progress, Schedule
-from composer_kd.teachers.batch import keys_of, labels_of, logits_of, total_of
 from composer_kd.teachers.checks import OutputChecks
 from composer_kd.teachers.clock import Clock
 from composer_kd.teachers.live import LiveTeacher

@@ -11,7 +11,7 @@ from pathlib import Path
 import xxhash
 
 from composer_kd.archive.files import make_folder, writing_to
-from composer_kd.data.lock import locked
+from composer_kd.archive.waiting import locked
 from composer_kd.errors import UserError
 
 __all__ = ['Fetcher', 'is_remote']

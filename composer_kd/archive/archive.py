@@ -180,6 +180,7 @@ class Archive:
         columns: Mapping[str, Tensor],
         facts: Mapping[str, Any] | None = None,
         *,
+        counts: Mapping[str, float] | None = None,
         merge: bool = True,
     ) -> None:
         """Enter what is known of some samples into a table.
@@ -190,6 +191,7 @@ class Archive:
             samples: Whose values these are; unknown ones are added to the archive's samples.
             columns: One row a sample of ``samples``.
             facts: For the manifest, beside ``seen``. Plain values; those that are there already stay, unless replaced.
+            counts: For the manifest too, added to what is there: images, seconds, clipped values.
             merge: Keep what the table says of other samples; otherwise it is written anew.
         """
         with self.writing():
@@ -209,6 +211,7 @@ class Archive:
             file = self._free_name(f'archive/{kind}/{KINDS[kind].stem}{number:04d}.safetensors', manifest)
             write_table(self.run.path / file, merged, {'kind': kind, 'number': str(number)})
             entry = {**(old.model_dump() if old is not None else {}), **(facts or {})}
+            entry |= {name: entry.get(name, 0) + count for name, count in (counts or {}).items()}
             entry |= {'file': file, 'seen': int(merged['seen'].sum())}
             record = before or ArchiveRecord(samples=sample_file, count=0)
             tables = {**getattr(record, kind), number: TableRecord.model_validate(entry)}

@@ -4,6 +4,7 @@ from composer_kd.functional.augment import augment, normalise
 from composer_kd.functional.counter import counter_hash, uniform
 from composer_kd.functional.losses import LOSSES, hard, kl, mse, soft_cross_entropy, standardize
 from composer_kd.functional.mixing import dirichlet_weights, mix_outputs
+from composer_kd.functional.top_k import keep_top, spread_rest, to_half
 
 __all__ = [
     'LOSSES',
@@ -11,11 +12,14 @@ __all__ = [
     'counter_hash',
     'dirichlet_weights',
     'hard',
+    'keep_top',
     'kl',
     'mix_outputs',
     'mse',
     'normalise',
     'soft_cross_entropy',
+    'spread_rest',
     'standardize',
+    'to_half',
     'uniform',
 ]

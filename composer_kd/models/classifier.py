@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from composer_kd.errors import UserError
 
-__all__ = ['Classifier', 'SampleCrossEntropy', 'classifier', 'plain']
+__all__ = ['Classifier', 'SampleCrossEntropy', 'classifier', 'plain', 'unwrapped']
 
 
 class Classifier(ComposerModel):
@@ -157,15 +157,21 @@ def classifier(
     return Classifier(module, num_classes, cpu_autocast, channels_last)
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """The bare net inside DistributedDataParallel, ``torch.compile`` and :class:`Classifier`, in any order."""
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel and ``torch.compile``, in any order."""
     while True:
-        if isinstance(model, (DistributedDataParallel, Classifier)):
+        if isinstance(model, DistributedDataParallel):
             model = model.module
         elif isinstance(inner := getattr(model, '_orig_mod', None), nn.Module):
             model = inner
         else:
             return model
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The bare net inside DistributedDataParallel, ``torch.compile`` and :class:`Classifier`, in any order."""
+    inner = unwrapped(model)
+    return plain(inner.module) if isinstance(inner, Classifier) else inner
 
 
 def _stated_classes(module: nn.Module) -> int | None:

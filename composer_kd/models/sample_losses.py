@@ -1,0 +1,115 @@
+"""The loss of every sample of a training step, out of the forward pass that trains: no extra one."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from composer_kd.errors import UserError
+from composer_kd.models.batch import keys_of, labels_of, logits_of
+from composer_kd.models.classifier import unwrapped
+
+__all__ = ['SampleLosses', 'StepLosses']
+
+
+class StepLosses(NamedTuple):
+    """What a step showed of its samples, on this rank and on the training device.
+
+    Attributes:
+        keys: int64 ``[n, 2]``: sample id and view.
+        loss: float32 ``[n]``: of the sample alone, with its hard label, before whatever weights or mixes it.
+        correct: uint8 ``[n]``: whether the label had the highest logit.
+    """
+
+    keys: Tensor
+    loss: Tensor
+    correct: Tensor
+
+
+class SampleLosses:
+    """Collects the losses of a step over its microbatches.
+
+    The owner, an algorithm or a callback, passes four events on; what runs twice in a step (SAM, a retry after running
+    out of memory) counts once: a pass begins from nothing, and the first that comes to its end is the step's, at the
+    weights that the step began with. Nothing is read back from the device.
+
+    ============================  ======================
+    at                            call
+    ============================  ======================
+    ``BEFORE_TRAIN_BATCH``        :meth:`start_pass`
+    ``BEFORE_FORWARD``            :meth:`read_labels`
+    ``AFTER_FORWARD``             :meth:`add`
+    ``AFTER_TRAIN_BATCH``         :meth:`end_pass`
+    ``BATCH_END``                 :meth:`take`
+    ============================  ======================
+
+    The loss is the model's ``per_sample_loss(outputs, batch)`` where it has one, else the cross-entropy of its logits
+    in float32.
+
+    Args:
+        owner: How error lines call the algorithm or callback that needs the losses.
+    """
+
+    def __init__(self, owner: str):
+        self.owner = owner
+        self._labels: Tensor | None = None
+        self._pass: list[StepLosses] = []
+        self._taken: list[StepLosses] | None = None
+
+    def start_pass(self) -> None:
+        self._pass = []
+
+    def read_labels(self, batch: Any) -> None:
+        """Keep the hard labels before MixUp and LabelSmoothing replace them; refuse a batch without them or keys."""
+        self._labels = labels_of(batch)
+        if self._labels is None:
+            raise UserError(f'{self.owner}: the training batches have no hard labels (integers of shape [batch])')
+        if keys_of(batch) is None:
+            raise UserError(
+                f'{self.owner}: the training batches are not (image, label, key): losses of samples need their ids; '
+                f'use data out of shards (composer-kd convert, composer_kd.data.open_data)'
+            )
+
+    def add(self, model: nn.Module, outputs: Any, batch: Any) -> StepLosses:
+        """Enter a microbatch, and return what was entered.
+
+        Args:
+            model: The Trainer's ``state.model``, as it is wrapped.
+            outputs: What it answered.
+            batch: What it was asked, on the device.
+        """
+        labels, keys = self._labels, keys_of(batch)
+        assert labels is not None, 'read_labels comes first'
+        assert keys is not None, 'read_labels comes first'
+        per_sample = getattr(unwrapped(model), 'per_sample_loss', None)
+        with torch.no_grad():
+            logits = logits_of(outputs, 'the student').float()
+            if per_sample is None:
+                loss = F.cross_entropy(logits, labels, reduction='none')
+            else:
+                loss = self._checked(per_sample(outputs, (batch[0], labels, *batch[2:])), labels)
+            correct = (logits.argmax(dim=1) == labels).to(torch.uint8)
+        self._pass.append(StepLosses(keys, loss, correct))
+        return self._pass[-1]
+
+    def end_pass(self) -> None:
+        if self._taken is None:
+            self._taken = self._pass
+
+    def take(self) -> StepLosses:
+        """What the step showed; the next one begins from nothing."""
+        parts = self._taken if self._taken is not None else self._pass
+        self._taken, self._pass = None, []
+        return parts[0] if len(parts) == 1 else StepLosses(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _checked(self, loss: Any, labels: Tensor) -> Tensor:
+        if not isinstance(loss, Tensor) or loss.shape != labels.shape:
+            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise UserError(
+                f"{self.owner}: the model's per_sample_loss gives {shape}; needed is one loss a sample, "
+                f'{tuple(labels.shape)}'
+            )
+        return loss.detach().float()

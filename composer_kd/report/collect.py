@@ -77,7 +77,7 @@ class Run:
     def finished(self) -> bool:
         if self.planned_epochs is not None:
             return self.last_epoch >= self.planned_epochs
-        return bool(self.epochs) and bool(self.manifest)
+        return bool(self.epochs) and self.manifest.get('weights') is not None
 
     @property
     def shared(self) -> bool:

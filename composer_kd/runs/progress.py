@@ -62,7 +62,7 @@ class Progress(Callback):
         config = planned.config
         self.say(f'{self._label}: {config.model.name}, {config.max_duration}, seed {config.seed}{taught}')
         named = re.match(r'ep(\d+)-ba(\d+)-', checkpoint.name) if checkpoint else None
-        if self._run.manifest_file.is_file():
+        if self._run.manifest_file.is_file() and self._run.manifest().finished:
             self.say(f'{self._label}: finished before, but its files are damaged or missing: they are made again')
         if named:
             self._epochs_left -= int(named[1])

@@ -10,21 +10,21 @@ from composer_kd.errors import UserError
 from composer_kd.models import build_model, load_into, weights_hash
 from composer_kd.teachers.live import LiveTeacher, Normalization
 
-__all__ = ['RunTeacher', 'teacher_from_run']
+__all__ = ['RunTeacher', 'finished_manifest', 'teacher_from_run']
 
 
 class RunTeacher(LiveTeacher):
     """A live teacher that knows which run it comes from."""
 
     def __init__(self, run: RunDir, name: str | None = None, data_normalization: Normalization | None = None):
-        manifest = _finished_manifest(run)
+        manifest = finished_manifest(run)
         config = run.read_config()
         if 'model' not in config:
             raise UserError(f'{run.config_file}: there is no model in it; restore the file')
         data = manifest.data
         module = build_model(config['model'], data.num_classes, data.shape, where=f'{run.config_file}: model')
         load_into(module, run.weights_file)
-        if weights_hash(module) != manifest.weights.hash:
+        if manifest.weights is None or weights_hash(module) != manifest.weights.hash:
             raise UserError(
                 f'{run.weights_file}: damaged: these are not the weights that the run ended with; restore the file, or '
                 f'remove {run.path} and run again'
@@ -44,7 +44,10 @@ def teacher_from_run(
     return RunTeacher(RunDir(path), name, data_normalization)
 
 
-def _finished_manifest(run: RunDir):
+def finished_manifest(run: RunDir):
     if not manifest_file(run.path).is_file() or not run.weights_file.is_file():
         run.load_weights()  # Says in one line what is missing: the directory, its configuration or its weights.
-    return run.manifest()
+    manifest = run.manifest()
+    if not manifest.finished:
+        raise UserError(f'{run.path}: the run has not finished; run it to its end first')
+    return manifest

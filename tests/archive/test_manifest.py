@@ -33,12 +33,20 @@ def test_what_is_written(run_dir):
     assert read_manifest(run_dir).data.num_samples == 100
 
 
+def test_a_manifest_of_recorders_is_not_that_of_a_finished_run(run_dir):
+    assert read_manifest(run_dir).finished
+    for key in ('weights', 'finished_epoch', 'precision', 'multiply_adds', 'parameters'):
+        edited(run_dir, lambda values, key=key: values.pop(key))
+    assert not read_manifest(run_dir).finished
+    assert verify(run_dir).weights is None, 'what is recorded is checked all the same'
+
+
 def test_keys_of_later_versions_are_kept(run_dir):
-    edited(run_dir, lambda values: values.update(logits={'views': [0, 1]}))
+    edited(run_dir, lambda values: values.update(hints={'layers': [0, 1]}))
     edited(run_dir, lambda values: values['files']['weights.safetensors'].update(kind='weights'))
     write_manifest(run_dir, read_manifest(run_dir))
     values = json.loads(manifest_file(run_dir).read_text())
-    assert values['logits'] == {'views': [0, 1]}
+    assert values['hints'] == {'layers': [0, 1]}
     assert values['files']['weights.safetensors']['kind'] == 'weights'
 
 
@@ -81,7 +89,7 @@ def test_names_that_lead_outside_are_refused(run_dir, manifest, name):
 MISTAKES = [
     (lambda values: values.update(schema=2), 'its schema is 2, this version of composer_kd reads 1'),
     (lambda values: values.pop('schema'), 'its schema is None'),
-    (lambda values: values.pop('weights'), r'manifest\.json\.weights: this key is required'),
+    (lambda values: values.pop('data'), r'manifest\.json\.data: this key is required'),
     (lambda values: values.update(seed='x'), r'manifest\.json\.seed: should be a valid integer'),
     (lambda values: values['data'].update(num_classes=0), r'data\.num_classes: should be greater than 0'),
     (lambda values: values['files']['weights.safetensors'].update(bytes=-1), 'bytes: should be greater than or equal'),

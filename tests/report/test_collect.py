@@ -50,6 +50,15 @@ def test_a_half_written_last_line_is_left_out(tmp_path):
     assert not found.finished
 
 
+def test_a_manifest_that_recorders_began_is_not_that_of_a_finished_run(tmp_path):
+    run = write_run(tmp_path / 'r', accuracies([0.1, 0.2]), max_duration='100ba')
+    assert collect(run)[0].finished
+    file = run / 'archive' / 'manifest.json'
+    manifest = json.loads(file.read_text())
+    file.write_text(json.dumps({**manifest, 'weights': None, 'finished_epoch': None}))
+    assert not collect(run)[0].finished
+
+
 def test_a_broken_line_elsewhere_is_refused_with_its_number(tmp_path):
     run = write_run(tmp_path / 'r', accuracies([0.1, 0.2, 0.3]))
     lines = (run / 'metrics.jsonl').read_text().splitlines()

@@ -3,6 +3,7 @@
 from composer_kd.archive.archive import Archive, aligned
 from composer_kd.archive.files import atomic_write, replacing, xxh3_of
 from composer_kd.archive.manifest import Manifest, file_records, read_manifest, verify, write_manifest
+from composer_kd.archive.parts import read_parts, remove_parts, write_part
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.archive.samples import Samples
 from composer_kd.archive.table import Table
@@ -17,8 +18,11 @@ __all__ = [
     'atomic_write',
     'file_records',
     'read_manifest',
+    'read_parts',
+    'remove_parts',
     'replacing',
     'verify',
     'write_manifest',
+    'write_part',
     'xxh3_of',
 ]

@@ -188,12 +188,19 @@ class Archive:
         Args:
             kind: ``'loss'``, ``'logits'`` or ``'adversarial'``.
             number: The epoch, the view or the set.
-            samples: Whose values these are; unknown ones are added to the archive's samples.
+            samples: Whose values these are; unknown ones are added to the archive's samples. Of several of one id and
+                content, the first counts.
             columns: One row a sample of ``samples``.
             facts: For the manifest, beside ``seen``. Plain values; those that are there already stay, unless replaced.
             counts: For the manifest too, added to what is there: images, seconds, clipped values.
+            counts: Further facts, numbers: what they cost so far is added to them (``clipped``, ``images``,
+                ``seconds``, ``multiply_adds``).
             merge: Keep what the table says of other samples; otherwise it is written anew.
         """
+        distinct = samples.distinct()
+        if len(distinct) < len(samples):
+            samples = samples.take(distinct)
+            columns = {name: column[torch.from_numpy(distinct)] for name, column in columns.items()}
         with self.writing():
             manifest = self.manifest()
             before = manifest.archive

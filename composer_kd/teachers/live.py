@@ -10,6 +10,7 @@ import torch
 from composer.core.precision import get_precision_context
 from composer.models import ComposerModel
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from composer_kd.errors import UserError
 from composer_kd.models import Classifier, multiply_adds
@@ -47,7 +48,8 @@ class LiveTeacher(Teacher):
         self.module.eval()
         self._parts = list(self.module.modules())
         self.module.requires_grad_(False)
-        student = state.model  # At INIT it is not wrapped yet.
+        # At INIT it is not wrapped yet; a recorded teacher's model may be loaded later.
+        student = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
         self._cpu_autocast = bool(getattr(student, 'cpu_autocast', False))
         self._channels_last = bool(getattr(student, 'channels_last', False))
         if self._channels_last:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from composer_kd.errors import UserError
+from composer_kd.errors import UserError, nearest
 
 __all__ = ['Teacher']
 
@@ -17,8 +17,9 @@ __all__ = ['Teacher']
 class Teacher:
     """A source of target logits for the very batch that the student saw.
 
-    Make one with :meth:`live`, :meth:`from_checkpoint` or :meth:`from_run`; wherever a teacher is expected, a module or
-    the path of a run directory will do as well.
+    Make one with :meth:`recorded`, :meth:`live`, :meth:`from_checkpoint` or :meth:`from_run`; wherever a teacher is
+    expected, a module or the path of a run directory will do as well. A run directory is a recorded teacher where its
+    archive covers the training's views, else a live one.
 
     A teacher is a plain attribute of its algorithm: Composer neither saves, nor moves, nor trains it.
     """
@@ -32,6 +33,16 @@ class Teacher:
     def logits(self, batch: Any, state: Any) -> Tensor:
         """Float32 logits ``[B, C]`` for a batch on the device, just as the student's forward received it."""
         raise NotImplementedError
+
+    @property
+    def only_looks_up(self) -> bool:
+        """Whether it cannot be asked about anything that is not recorded, evaluation data for one."""
+        return False
+
+    @property
+    def stored_accuracy(self) -> float | None:
+        """What its own training ended with on validation data, where that is known."""
+        return None
 
     def multiply_adds(self, shape: Sequence[int]) -> int:
         """The cost of one sample of that shape; 0 for a teacher that does not compute."""
@@ -93,6 +104,8 @@ class Teacher:
     ) -> Teacher:
         """A live teacher from a run directory: its model, its weights and the normalisation it was trained with.
 
+        It computes whatever the run's archive holds; see :meth:`recorded` for one that looks up.
+
         Args:
             path: The run directory.
             name: How lines and metrics call it; the directory's name by default.
@@ -103,8 +116,35 @@ class Teacher:
         return teacher_from_run(Path(path), name, data_normalization)
 
     @classmethod
-    def of(cls, teacher: Teacher | torch.nn.Module | str | Path) -> Teacher:
-        """``teacher`` itself, a live one around a module, or the one of a run directory."""
+    def recorded(
+        cls,
+        run: str | Path,
+        fill: bool = False,
+        unseen: str = 'live',
+        name: str | None = None,
+        data_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> Teacher:
+        """A teacher that need not run: it looks up the logits in a run's archive, by sample and view.
+
+        The training data must be ours (samples with ids and content hashes), augmented as it was when the logits were
+        recorded. A sample whose content has changed counts as not seen, whatever its id.
+
+        Args:
+            run: The run directory, here or on a remote that Streaming knows.
+            fill: Compute what is missing with the run's model and keep it in the archive, so that the next training
+                with the same augmentation finds it there.
+            unseen: What teaches a sample that the archive does not know: ``'live'``, the run's model, or ``'label'``,
+                its label alone.
+            name: How lines and metrics call it; the directory's name by default.
+            data_normalization: As in :meth:`live`, for what the model has to compute.
+        """
+        from composer_kd.teachers.recorded import RecordedTeacher
+
+        return RecordedTeacher(run, name, fill, unseen, data_normalization)
+
+    @classmethod
+    def of(cls, teacher: Teacher | torch.nn.Module | str | Path | Mapping[str, Any]) -> Teacher:
+        """``teacher`` itself, a live one around a module, or that of a run directory: recorded where it can be."""
         if isinstance(teacher, Teacher):
             return teacher
         if isinstance(teacher, torch.nn.Module):
@@ -115,7 +155,27 @@ class Teacher:
                     f'teachers: {str(teacher)!r} is a file; a checkpoint needs its model: '
                     f'Teacher.from_checkpoint({str(teacher)!r}, model=...)'
                 )
-            return cls.from_run(teacher)
+            from composer_kd.teachers.recorded import RecordedTeacher
+
+            return RecordedTeacher(teacher, or_live=True)
+        if isinstance(teacher, Mapping):
+            return _from_options(dict(teacher))
         raise UserError(
-            f'teachers: {teacher!r} is not a teacher; give a module, the path of a run directory, or a Teacher'
+            f'teachers: {teacher!r} is not a teacher; give a module, the path of a run directory, a mapping as '
+            f"{{'recorded': path, 'fill': true}}, or a Teacher"
         )
+
+
+def _from_options(options: dict[str, Any]) -> Teacher:
+    """``{recorded: RUN, fill: true, unseen: label}`` or ``{live: RUN}``, as a YAML writes it."""
+    kinds = [kind for kind in ('recorded', 'live') if kind in options]
+    if len(kinds) != 1:
+        raise UserError(f"teachers: {options!r}: expected one of 'recorded' and 'live' with a run, and their options")
+    run = options.pop(kinds[0])
+    allowed = ('fill', 'unseen', 'name') if kinds == ['recorded'] else ('name',)
+    for key in options:
+        if key not in allowed:
+            raise UserError(f'teachers: {kinds[0]} {run!r} has no option {key!r}; {nearest(key, allowed)}')
+    if not isinstance(run, str | Path):
+        raise UserError(f'teachers: {kinds[0]}: expected the path of a run directory, got {run!r}')
+    return Teacher.recorded(run, **options) if kinds == ['recorded'] else Teacher.from_run(run, **options)

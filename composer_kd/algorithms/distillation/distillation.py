@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
+from torch.nn import functional as F
 
+from composer_kd.algorithms.distillation.lookup import Lookup
 from composer_kd.algorithms.distillation.loss import make_loss
 from composer_kd.algorithms.distillation.overtaking import Overtaking
 from composer_kd.algorithms.distillation.step_sums import StepSums
@@ -28,13 +30,14 @@ from composer_kd.teachers.checks import OutputChecks
 from composer_kd.teachers.clock import Clock
 from composer_kd.teachers.live import LiveTeacher
 from composer_kd.teachers.mix import Mix, Step, make_mix
+from composer_kd.teachers.recorded import RecordedTeacher
 from composer_kd.teachers.teacher import Teacher
 
 __all__ = ['Distillation']
 
 log = logging.getLogger(__name__)
 
-TeacherLike = Teacher | torch.nn.Module | str | Path
+TeacherLike = Teacher | torch.nn.Module | str | Path | Mapping[str, Any]
 
 
 class Distillation(Algorithm):
@@ -53,7 +56,8 @@ class Distillation(Algorithm):
     target prefer the same class); on the first batches also ``distill/teacher_accuracy/<name>``.
 
     Args:
-        teachers: Modules, paths of run directories, or :class:`composer_kd.Teacher` objects; one or several.
+        teachers: Modules, paths of run directories, or :class:`composer_kd.Teacher` objects; one or several. Recorded
+            and live ones may be mixed.
         mix: How several outputs become one target: ``'uniform'``, a list of weights, ``'dirichlet'``, ``'random_one'``,
             a name with options (``{'name': 'dirichlet', 'alpha': 0.5, 'per': 'sample'}``) or a
             :class:`composer_kd.teachers.Mix`. Default: ``'uniform'``.
@@ -113,6 +117,9 @@ class Distillation(Algorithm):
         self.clock = Clock()
         self.images_taught = [0] * len(self.teachers)
         """Forward passes so far in this process, one number a teacher, on this rank."""
+        self.images_recorded = [0] * len(self.teachers)
+        """Outputs looked up so far in this process (forward passes saved), one number a teacher, on this rank."""
+        self._lookup = Lookup(self)
         self._overtaking = Overtaking() if self.schedule.until_overtaken else None
         self._sums = StepSums()
         self._checked = False
@@ -120,6 +127,7 @@ class Distillation(Algorithm):
         # Of the microbatch under way:
         self._labels: Tensor | None = None
         self._target: Tensor | None = None
+        self._taught: Tensor | None = None  # Which samples are taught; None for all.
         self._strength = 0.0
         self._label_weight = 1.0
 
@@ -142,6 +150,7 @@ class Distillation(Algorithm):
             self._fit_start(state)
         elif event == Event.BATCH_START:
             self._sums.start_step()
+            self._look_up(state)
         elif event == Event.BEFORE_TRAIN_BATCH:
             self._sums.start_pass()
         elif event == Event.BEFORE_FORWARD:
@@ -164,6 +173,12 @@ class Distillation(Algorithm):
     def teacher_seconds(self) -> float:
         """Seconds spent in teachers so far in this process, on this rank."""
         return self.clock.seconds()
+
+    @property
+    def live_teachers(self) -> list[LiveTeacher]:
+        """The teachers that compute, with the models that recorded ones keep for what is not recorded."""
+        held = [teacher.live if isinstance(teacher, RecordedTeacher) else teacher for teacher in self.teachers]
+        return [one for one in held if isinstance(one, LiveTeacher)]
 
     @property
     def overtaken(self) -> bool:
@@ -192,7 +207,7 @@ class Distillation(Algorithm):
     def _refuse_teachers_that_differ_between_ranks(self) -> None:
         if dist.get_world_size() == 1:
             return
-        hashes = [weights_hash(teacher.module) for teacher in self.teachers if isinstance(teacher, LiveTeacher)]
+        hashes = [weights_hash(live.module) for live in self.live_teachers]
         everyone = dist.all_gather_object(hashes)
         if any(other != everyone[0] for other in everyone):
             raise UserError(
@@ -218,21 +233,27 @@ class Distillation(Algorithm):
             )
         trained = {id(p) for optimizer in state.optimizers for group in optimizer.param_groups for p in group['params']}
         dataset = getattr(state.train_dataloader, 'dataset', None)
-        for teacher in self.teachers:
-            if isinstance(teacher, LiveTeacher):
-                if any(id(parameter) in trained for parameter in teacher.module.parameters()):
-                    raise UserError(
-                        f'{owner}: the optimizer holds parameters of teacher {teacher.name!r}; teachers are not trained'
-                    )
-                teacher.read_normalization(dataset, state.device)
+        self._lookup.start(state)
+        for live in self.live_teachers:
+            if any(id(parameter) in trained for parameter in live.module.parameters()):
+                raise UserError(
+                    f'{owner}: the optimizer holds parameters of teacher {live.name!r}; teachers are not trained'
+                )
+            live.read_normalization(dataset, state.device)
 
     # -- a step ---------------------------------------------------------------------------------------------------
+
+    def _look_up(self, state: State) -> None:
+        # The batch is still whole and on the host: what is recorded of it is gathered once, for all microbatches.
+        if self._lookup.teachers and self.kd_weight * self.schedule.weight(Progress.of(state), self.overtaken):
+            with self.clock.running(state.device.name == 'gpu'):
+                self._lookup.batch(state)
 
     def _ask_teachers(self, state: State) -> None:
         on = self.schedule.weight(Progress.of(state), self.overtaken)
         self._strength = self.kd_weight * on
         self._label_weight = self.label_weight if on else 1.0
-        self._target = None
+        self._target = self._taught = None
         student = logits_of(state.outputs, 'the student')
         if not self._checked:
             self._check_all(student, state)
@@ -241,7 +262,10 @@ class Distillation(Algorithm):
         step = self._step(state, student)
         asked = self.mix.asked(len(self.teachers), step)
         with self.clock.running(student.is_cuda):
-            outputs = torch.stack([self._ask(number, student, state) for number in asked])
+            if self._lookup.teachers:
+                outputs, self._taught = self._lookup.outputs(asked, student, state)
+            else:
+                outputs = torch.stack([self.ask(number, student, state) for number in asked])
             self._target = self.mix(outputs, step)
 
     def _check_all(self, student: Tensor, state: State) -> None:
@@ -250,15 +274,25 @@ class Distillation(Algorithm):
         soon = self.mix.asked(len(self.teachers), step) if self._strength else []
         with self.clock.running(student.is_cuda):
             for number in range(len(self.teachers)):
-                if number not in soon:
-                    self._ask(number, student, state)
+                if number not in soon and number not in self._lookup.teachers:
+                    self.ask(number, student, state)
 
-    def _ask(self, number: int, student: Tensor, state: State) -> Tensor:
+    def ask(self, number: int, student: Tensor, state: State) -> Tensor:
+        """The logits that a teacher computes for the microbatch, checked and counted."""
         logits = self.teachers[number].logits(state.batch, state)
         self.checks.shapes(number, logits, student)
-        self._sums.add_check(number, self.checks.row(number, logits, self._labels))
+        self.check(number, logits)
         self.images_taught[number] += len(logits)
         return logits
+
+    def check(self, number: int, logits: Tensor) -> None:
+        """Look into what a teacher gave for the microbatch; judged at the end of the step."""
+        self._sums.add_check(number, self.checks.row(number, logits, self._labels))
+
+    @property
+    def samples_before(self) -> int:
+        """Where in the step's batch the microbatch begins."""
+        return self._sums.samples
 
     def _step(self, state: State, student: Tensor) -> Step:
         samples, keys = len(student), keys_of(state.batch)
@@ -283,16 +317,41 @@ class Distillation(Algorithm):
             self._sums.add(samples, label, None, None)
             return
         label = self._label_weight * label
+        if self._taught is not None and self._target is not None:
+            label = label + self._of_the_untaught(student, self._taught)
         if self._target is None:  # kd_weight is 0: the other weight holds nevertheless.
             self._sums.add(samples, label, None, None)
             self._set_loss(state, label)
             return
-        distill = self._strength * self._loss(student, self._target, self._labels)
-        agreement = (student.argmax(dim=1) == self._target.argmax(dim=1)).sum()
+        distill, agreement = self._distill(student, self._target)
         self._sums.add(samples, label, distill, agreement)
         # A sum, not the label loss itself: Composer scales what is backpropagated in place.
         self._set_loss(state, label + distill)
         self._target = None
+
+    def _distill(self, student: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The term as weighted, averaged over the microbatch, and on how many samples both sides agree."""
+        labels, share = self._labels, 1.0
+        if self._taught is not None:
+            share = float(self._taught.sum()) / len(student)
+            if not share:
+                return 0.0 * student.sum(), student.new_zeros(())
+            labels = None if labels is None else labels[self._taught]
+            student, target = student[self._taught], target[self._taught]
+        distill = self._strength * share * self._loss(student, target, labels)
+        return distill, (student.argmax(dim=1) == target.argmax(dim=1)).sum()
+
+    def _of_the_untaught(self, student: Tensor, taught: Tensor) -> Tensor:
+        """What makes the label's weight 1 again for samples that no teacher knows."""
+        if self._label_weight == 1.0 or bool(taught.all()):
+            return student.new_zeros(())
+        if self._labels is None:
+            raise UserError(
+                f"{type(self).__name__}: samples that no teacher knows are taught by their labels (unseen='label'), "
+                f'and this batch has no hard labels; use label_weight=1'
+            )
+        losses = F.cross_entropy(student, self._labels.long(), reduction='none')
+        return (1.0 - self._label_weight) * (losses * ~taught).sum() / len(student)
 
     @staticmethod
     def _set_loss(state: State, total: Tensor) -> None:
@@ -310,6 +369,7 @@ class Distillation(Algorithm):
         # BATCH_END comes after the clock has moved on: the step that ended is the one that the sums belong to.
         metrics, rows = self._sums.reduce(len(self.teachers), state.device)
         metrics['distill/weight'] = self._strength
+        metrics |= self._lookup.metrics()
         metrics |= self.checks.judge(rows, more_to_come=self._strength > 0)
         logger.log_metrics(metrics)
         self.last_step = metrics
@@ -333,9 +393,12 @@ class Distillation(Algorithm):
             student = logits_of(state.outputs, 'the student')
             target = None
             if overtaking.needs_teachers:
-                with self.clock.running(student.is_cuda):
-                    target = self.mix.expected(torch.stack([t.logits(state.batch, state) for t in self.teachers]))
-                self.images_taught = [images + len(target) for images in self.images_taught]
+                if any(teacher.only_looks_up for teacher in self.teachers):
+                    overtaking.teacher_accuracy = self._stored_accuracy()
+                else:
+                    with self.clock.running(student.is_cuda):
+                        target = self.mix.expected(torch.stack([t.logits(state.batch, state) for t in self.teachers]))
+                    self.images_taught = [images + len(target) for images in self.images_taught]
             overtaking.count(labels, student, target)
         else:
             overtaking.end(state.device)
@@ -343,11 +406,23 @@ class Distillation(Algorithm):
             if overtaking.overtaken:
                 log.info('%s: the student has overtaken its teachers: %s', type(self).__name__, overtaking.metrics())
 
+    def _stored_accuracy(self) -> float:
+        """Of teachers that cannot be asked: the best that their runs, and those of the others, ended with."""
+        stored = [teacher.stored_accuracy for teacher in self.teachers]
+        known = [accuracy for accuracy in stored if accuracy is not None]
+        if not known:
+            raise UserError(
+                f"{type(self).__name__}: schedule 'until overtaken' needs the teachers' validation accuracy, and their "
+                f"runs stored none; use unseen='live', or a run with data.val_fraction above 0"
+            )
+        return max(known)
+
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state['checks'] = self.checks.state_dict()
+        state['lookup'] = self._lookup.state_dict()
         if self._overtaking is not None:
             state['overtaking'] = self._overtaking.state_dict()
         return state
@@ -356,6 +431,7 @@ class Distillation(Algorithm):
         del strict
         self._loaded = True
         self.checks.load_state_dict(state['checks'])
+        self._lookup.load_state_dict(state.get('lookup', {}))
         if self._overtaking is not None and 'overtaking' in state:
             self._overtaking.load_state_dict(state['overtaking'])
 

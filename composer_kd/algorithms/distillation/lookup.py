@@ -1,0 +1,188 @@
+"""What is recorded of a batch: looked up once when its step begins, completed by models, given out by microbatch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from composer.core import State
+from torch import Tensor
+
+from composer_kd.data.sampler import TrainSampler
+from composer_kd.errors import UserError
+from composer_kd.models.batch import keys_of
+from composer_kd.schedule import Progress
+from composer_kd.teachers.filling import fill_view
+from composer_kd.teachers.recorded import RecordedTeacher
+from composer_kd.teachers.recordings import Looked, Recordings
+
+if TYPE_CHECKING:
+    from composer_kd.algorithms.distillation.distillation import Distillation
+
+__all__ = ['Lookup']
+
+
+class Lookup:
+    """The recorded side of a distillation.
+
+    Args:
+        owner: The algorithm, whose teachers they are and which counts and checks what they give.
+    """
+
+    def __init__(self, owner: Distillation):
+        self._owner = owner
+        self.teachers: dict[int, int] = {}
+        """Number of a teacher that looks up, to its place among those that do."""
+        self._recordings: Recordings | None = None
+        self._looked: Looked | None = None
+        self._filled: set[int] = set()
+        self._begun_with: dict[str, bool] = {}
+        self._moved: Tensor | None = None
+        self._step = {'asked': 0, 'recorded': 0}
+
+    # -- before training ------------------------------------------------------------------------------------------
+
+    def start(self, state: State) -> None:
+        """Decide, now that the data is known, who looks up; open the tables when they are first needed."""
+        recorded = {
+            number: teacher
+            for number, teacher in enumerate(self._owner.teachers)
+            if isinstance(teacher, RecordedTeacher)
+        }
+        if not recorded:
+            return
+        views = self._views_wanted(state)
+        for number, teacher in recorded.items():
+            teacher.decide(state, views, self._begun_with.get(str(number)))
+            self._begun_with[str(number)] = teacher.looks_up
+        looking = [number for number, teacher in recorded.items() if teacher.looks_up]
+        self.teachers = {number: place for place, number in enumerate(looking)}
+        self._filled.clear()
+        if looking:
+            dataset = state.train_dataloader.dataset  # type: ignore[union-attr]
+            device = next(state.model.parameters()).device
+            self._recordings = Recordings([recorded[number] for number in looking], dataset, device)
+
+    def _views_wanted(self, state: State) -> list[int] | None:
+        """The views of the epochs in which the schedule is on; ``None`` if that cannot be told beforehand."""
+        sampler, progress = _sampler(state), Progress.of(state)
+        if sampler is None or progress.epochs is None:
+            views = getattr(getattr(state.train_dataloader, 'dataset', None), 'views', None)
+            return None if views is None else list(range(views))
+        length = progress.epoch_length or 1
+        views = set()
+        for epoch in range(int(np.ceil(progress.epochs))):
+            inside = (
+                Progress(epoch, epoch * length + batch, batch, length, progress.epochs) for batch in range(length)
+            )
+            if any(self._owner.schedule.weight(one, False) for one in inside):
+                views.add(sampler.view(epoch))
+        return sorted(views)
+
+    # -- a step ---------------------------------------------------------------------------------------------------
+
+    def batch(self, state: State) -> None:
+        """Look the batch up; first, let teachers with ``fill`` record what they lack of its views."""
+        keys = keys_of(state.batch)
+        if keys is None:
+            raise UserError(
+                f'{type(self._owner).__name__}: recorded teachers look up by key, and this batch has none; batches are '
+                f'(x, y, key), or use live teachers'
+            )
+        assert self._recordings is not None
+        for view in keys[:, 1].unique().tolist():
+            if view not in self._filled:
+                self._fill(view, state)
+        self._looked = self._recordings.look_up(keys)
+        self._moved = None
+        self._step = {'asked': 0, 'recorded': 0}
+
+    def _fill(self, view: int, state: State) -> None:
+        recordings = self._recordings
+        assert recordings is not None
+        sampler, dataset = _sampler(state), recordings.dataset
+        selection = sampler.selection if sampler is not None else None
+        wanted = np.ones(len(dataset), bool) if selection is None else selection(int(state.timestamp.epoch))
+        for number, place in self.teachers.items():
+            teacher = recordings.teachers[place]
+            if teacher.fill and not (recordings.seen(place, view) | ~wanted).all():
+                self._owner.images_taught[number] += fill_view(teacher, state, view, wanted)
+                recordings.forget(view)
+        if selection is None:  # Else another epoch may ask for other samples of this view.
+            self._filled.add(view)
+
+    def outputs(self, asked: Sequence[int], student: Tensor, state: State) -> tuple[Tensor, Tensor | None]:
+        """Logits ``[K, B, C]`` of the teachers that are asked, and which samples all of them know (``None``: all).
+
+        A sample that an archive does not know is computed by that teacher's model, where it has one to hand.
+        """
+        owner, looked = self._owner, self._looked
+        keys = keys_of(state.batch)
+        assert looked is not None
+        assert keys is not None
+        logits, seen, moved = looked.part(owner.samples_before, keys)
+        self._moved = moved if self._moved is None else self._moved | moved
+        taught = None
+        rows = []
+        for number in asked:
+            if number not in self.teachers:
+                rows.append(owner.ask(number, student, state))
+                continue
+            place = self.teachers[number]
+            owner.checks.shapes(number, logits[place], student)
+            own, known = logits[place], None if seen is None else seen[place]
+            if known is not None and not bool(known.all()):
+                own, known = self._complete(number, own, known, state)
+            if not owner.checks.judged[number]:
+                owner.check(number, own if known is None else own[known])
+            served = len(own) if seen is None else int(seen[place].sum())
+            owner.images_recorded[number] += served
+            self._step['asked'] += len(own)
+            self._step['recorded'] += served
+            if known is not None:
+                taught = known if taught is None else taught & known
+            rows.append(own)
+        if len(rows) == len(self.teachers) == len(logits) and list(asked) == list(self.teachers) and seen is None:
+            return logits, None  # As they were gathered, without a copy.
+        return torch.stack(rows), taught
+
+    def _complete(self, number: int, own: Tensor, known: Tensor, state: State) -> tuple[Tensor, Tensor | None]:
+        teacher = self._owner.teachers[number]
+        assert isinstance(teacher, RecordedTeacher)
+        if teacher.unseen == 'label' and not teacher.fill:
+            return own, known
+        unknown = ~known
+        some: Any = tuple(part[unknown] for part in state.batch)
+        own = own.clone()
+        own[unknown] = teacher.compute(some, state)
+        self._owner.images_taught[number] += int(unknown.sum())
+        return own, None
+
+    def metrics(self) -> dict[str, float]:
+        """The share of outputs that were looked up, and the check that they were those of the right samples."""
+        if not self._step['asked']:
+            return {}
+        if self._moved is not None and bool(self._moved):
+            raise UserError(
+                f'{type(self._owner).__name__}: the microbatches came in another order than the batch, so recorded '
+                f'outputs would be those of other samples; use live teachers with this way of splitting batches'
+            )
+        metrics = {'distill/recorded': self._step['recorded'] / self._step['asked']}
+        self._step = {'asked': 0, 'recorded': 0}
+        return metrics
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, bool]:
+        """Who looked up: a training that is continued stays with it."""
+        return dict(self._begun_with)
+
+    def load_state_dict(self, state: dict[str, bool]) -> None:
+        self._begun_with = dict(state)
+
+
+def _sampler(state: State) -> TrainSampler | None:
+    sampler = getattr(state.train_dataloader, 'sampler', None)
+    return sampler if isinstance(sampler, TrainSampler) else None

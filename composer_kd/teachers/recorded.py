@@ -1,0 +1,243 @@
+"""A teacher that looks its outputs up in a run's archive, and the live one beside it for what was never recorded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from composer_kd.archive import Archive, Manifest, Samples
+from composer_kd.errors import UserError
+from composer_kd.models.batch import keys_of
+from composer_kd.teachers.from_run import RunTeacher, finished_manifest
+from composer_kd.teachers.live import LiveTeacher, Normalization
+from composer_kd.teachers.teacher import Teacher
+
+__all__ = ['UNSEEN', 'RecordedTeacher']
+
+log = logging.getLogger(__name__)
+
+UNSEEN = ('live', 'label')
+
+# What feeds the student another image than the one whose key travels with it, by the names of Composer's classes.
+_CHANGES_THE_INPUT = {'MixUp', 'CutMix', 'ColOut', 'CutOut', 'ProgressiveResizing', 'AugMix', 'RandAugment'}
+_CHANGES_THE_BATCH = {'SelectiveBackprop'}
+
+
+class RecordedTeacher(Teacher):
+    """A run's recorded logits as a teacher; see :meth:`composer_kd.Teacher.recorded`.
+
+    Attributes:
+        archive: Where the logits are.
+        looks_up: Whether the archive serves this training; decided when its data is known (FIT_START). Until then, and
+            where it does not, :attr:`live` teaches.
+        live: The run's model; loaded when something has to be computed.
+    """
+
+    def __init__(
+        self,
+        run: str | Path,
+        name: str | None = None,
+        fill: bool = False,
+        unseen: str = 'live',
+        data_normalization: Normalization | None = None,
+        or_live: bool = False,
+    ):
+        if not isinstance(fill, bool):
+            raise UserError(f'Teacher.recorded({str(run)!r}): fill is true or false, got {fill!r}')
+        if unseen not in UNSEEN:
+            raise UserError(f"Teacher.recorded({str(run)!r}): unseen is 'live' or 'label', got {unseen!r}")
+        self.archive = Archive(run)
+        self.path = Path(run)
+        self.name = name or self.path.name
+        self.fill = fill
+        self.unseen = unseen
+        self.or_live = or_live
+        self.data_normalization = data_normalization
+        self.manifest: Manifest = finished_manifest(self.archive.run)
+        self.looks_up = not or_live
+        self.live: LiveTeacher | None = None
+        if or_live:
+            self.load_live()  # Its faults are found where a live teacher's are: before anything is built around it.
+
+    # -- deciding -------------------------------------------------------------------------------------------------
+
+    def place(self, state: Any) -> None:
+        problem = refused_beside(state.algorithms)
+        if problem and not self.or_live:
+            raise UserError(f'teacher {self.name!r}: {problem}')
+        if self.live is not None:
+            self.live.place(state)
+
+    def decide(self, state: Any, views: Iterable[int] | None, begun_with: bool | None = None) -> None:
+        """Look up or compute: said once the training data is known, and logged.
+
+        Args:
+            state: The trainer's.
+            views: The views that the training will ask for; ``None`` if that cannot be told.
+            begun_with: What a training that is continued began with; it is not decided twice.
+        """
+        dataset = getattr(state.train_dataloader, 'dataset', None)
+        problem = refused_beside(state.algorithms) or self._misfit(dataset, views)
+        if problem and (not self.or_live or begun_with):
+            began = 'this training began with its recorded outputs; ' if begun_with else ''
+            raise UserError(f'teacher {self.name!r}: {began}{problem}')
+        if self.or_live:
+            self.looks_up = problem is None if begun_with is None else begun_with
+            why = f': {problem}' if problem else ''
+            chosen = f'recorded in {len(self.archive.views)} views' if self.looks_up else f'live{why}'
+            log.info('teacher %s is %s', self.name, chosen)
+        if not self.looks_up:
+            return
+        seen = self.rows(dataset) >= 0
+        needs_live = self.fill or (self.unseen == 'live' and not (seen.all() and self._complete(views)))
+        if needs_live:
+            self.load_live()
+            if not self.or_live:
+                assert self.live is not None
+                self.live.place(state)
+        else:
+            self.live = None
+        if seen.any() and not seen.all():
+            how = 'are computed by the model' if needs_live else 'are taught by their labels alone'
+            log.warning(
+                'teacher %s: %s of %s samples are not in its archive (new or changed); they %s',
+                self.name, f'{int((~seen).sum()):,}', f'{len(seen):,}', how,
+            )  # fmt: skip
+
+    def _misfit(self, dataset: Any, views: Iterable[int] | None) -> str | None:
+        """Why the archive cannot serve this data, and what to do; ``None`` if it can."""
+        where = self.path
+        if not all(hasattr(dataset, name) for name in ('ids', 'content_hashes', 'labels', 'augmentation')):
+            return (
+                f'recorded outputs are looked up by key, and the training data ({type(dataset).__name__}) has none; '
+                f'use data out of shards (composer-kd convert), or the live teacher: Teacher.from_run({str(where)!r})'
+            )
+        classes = self.manifest.data.num_classes
+        if getattr(dataset, 'num_classes', classes) != classes:
+            return f'{where} was trained on {classes} classes, the data has {dataset.num_classes}; use another teacher'
+        recorded = self.archive.views if self.archive.exists else []
+        wanted = None if views is None else sorted(set(views))
+        if not self.fill:
+            remedy = f'record them with `composer-kd harvest {where}`, or use fill: true or the live teacher'
+            if not recorded:
+                return f'{where} has no recorded logits; {remedy}'
+            if wanted is None or not set(wanted) <= set(recorded):
+                shown = f'views {_ranges(recorded)}'
+                asked = 'fresh views every epoch' if wanted is None else f'views {_ranges(wanted)}'
+                return (
+                    f'{where} holds {shown}, the training wants {asked}; set data.views to {len(recorded)}, or {remedy}'
+                )
+        for view in recorded:
+            facts = self.archive.facts('logits', view)
+            if problem := self._other_recording(facts, dataset):
+                return problem
+        rows = self.rows(dataset) if recorded else np.zeros(0, np.int64)
+        if recorded and not (rows >= 0).any() and not self.fill:
+            return (
+                f'{where} holds none of this data (no id with the same content); teach with the live teacher, or '
+                f'harvest over this data: composer-kd harvest {where} data.source=...'
+            )
+        return None
+
+    def _other_recording(self, facts: dict[str, Any], dataset: Any) -> str | None:
+        theirs, ours = facts.get('augmentation'), asdict(dataset.augmentation)
+        if theirs != ours:
+            keys = sorted(map(str, {*(theirs or {}), *ours}))
+            differences = ', '.join(
+                f'{key} {(theirs or {}).get(key)!r} there, {ours.get(key)!r} here'
+                for key in keys
+                if (theirs or {}).get(key) != ours.get(key)
+            )
+            return (
+                f'{self.path} was recorded with another augmentation ({differences}); make data the same, or harvest '
+                f'again with --replace'
+            )
+        weights = self.manifest.weights
+        if facts.get('source') != 'training' and weights is not None and facts.get('weights') != weights.hash:
+            return f'{self.path}: its logits are of other weights than it holds now; harvest again with --replace'
+        return None
+
+    def _complete(self, views: Iterable[int] | None) -> bool:
+        """Whether every view that is wanted knows every sample of the archive."""
+        samples = len(self.archive.samples())
+        return views is not None and all(self.archive.facts('logits', view)['seen'] == samples for view in set(views))
+
+    def rows(self, dataset: Any) -> NDArray[np.int64]:
+        """For each row of the data set the archive's, or -1."""
+        if not self.archive.exists:
+            return np.full(len(dataset), -1, np.int64)
+        return self.archive.samples().rows_by_key(Samples.of(dataset))
+
+    def load_live(self) -> LiveTeacher:
+        if self.live is None:
+            self.live = RunTeacher(self.archive.run, self.name, self.data_normalization)
+        return self.live
+
+    # -- teaching -------------------------------------------------------------------------------------------------
+
+    def logits(self, batch: Any, state: Any) -> Tensor:
+        """What the model says to this very batch; what is recorded is looked up by :class:`.Recordings`."""
+        keys = keys_of(batch)
+        if self.looks_up and keys is not None and bool((keys[:, 1] >= 0).any()) and self.live is None:
+            raise UserError(f'teacher {self.name!r} is recorded: its outputs are looked up for a whole batch')
+        return self.compute(batch, state)
+
+    def compute(self, batch: Any, state: Any) -> Tensor:
+        """What the run's model says, recorded or not."""
+        if self.live is None:
+            live = self.load_live()
+            live.place(state)
+            live.read_normalization(getattr(state.train_dataloader, 'dataset', None), state.device)
+            return live.logits(batch, state)
+        return self.live.logits(batch, state)
+
+    @property
+    def only_looks_up(self) -> bool:
+        return self.unseen == 'label' and not self.fill and self.live is None
+
+    @property
+    def stored_accuracy(self) -> float | None:
+        """On the validation part, at the end of the run's own training."""
+        lines = self.archive.run.metrics()
+        return next((line['val_accuracy'] for line in reversed(lines) if line.get('val_accuracy') is not None), None)
+
+    def multiply_adds(self, shape: Sequence[int]) -> int:
+        if self.live is not None:
+            return self.live.multiply_adds(shape)
+        return self.manifest.multiply_adds or 0
+
+    def __repr__(self) -> str:
+        if self.or_live:
+            return f'Teacher.of({str(self.path)!r})'
+        return f'Teacher.recorded({str(self.path)!r}, fill={self.fill}, unseen={self.unseen!r})'
+
+
+def refused_beside(algorithms: Iterable[Any]) -> str | None:
+    """Why recorded outputs would be those of other images, beside these algorithms; ``None`` if they are not."""
+    for algorithm in algorithms:
+        name = type(algorithm).__name__
+        if name in _CHANGES_THE_INPUT:
+            return (
+                f'recorded outputs belong to the image that its key names, and {name} makes another one of it; '
+                f'leave out {name}, or use the live teacher'
+            )
+        if name in _CHANGES_THE_BATCH:
+            return (
+                f'{name} drops images of a batch but not their keys, so recorded outputs would be those of others; '
+                f'leave out {name}, or use the live teacher'
+            )
+    return None
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """``0 to 3`` for consecutive numbers, else all of the first few."""
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f'{numbers[0]} to {numbers[-1]}'
+    return ', '.join(map(str, numbers[:6])) + (', ...' if len(numbers) > 6 else '')

@@ -8,18 +8,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from composer_kd.algorithms import Distillation, TeacherMixupKD
     from composer_kd.archive import Archive
+    from composer_kd.callbacks import RecordLosses
     from composer_kd.errors import UserError
     from composer_kd.schedule import Schedule
     from composer_kd.teachers import Teacher
 
 __version__ = '0.1.0'
-__all__ = ['Archive', 'Distillation', 'Schedule', 'Teacher', 'TeacherMixupKD', 'UserError', '__version__']
+__all__ = [
+    'Archive',
+    'Distillation',
+    'RecordLosses',
+    'Schedule',
+    'Teacher',
+    'TeacherMixupKD',
+    'UserError',
+    '__version__',
+]
 
 # Public names are imported when they are first asked for: `composer-kd --help` need not wait for torch.
 _HOMES = {
     'Archive': 'composer_kd.archive',
     'Distillation': 'composer_kd.algorithms',
     'TeacherMixupKD': 'composer_kd.algorithms',
+    'RecordLosses': 'composer_kd.callbacks',
     'UserError': 'composer_kd.errors',
     'Schedule': 'composer_kd.schedule',
     'Teacher': 'composer_kd.teachers',

@@ -1,7 +1,8 @@
-"""What watches a run: its measures, its health, and that all ranks evaluate the same model."""
+"""What watches a run: its measures, its health, what it leaves for later runs, and that all ranks are alike."""
 
 from composer_kd.callbacks.measures import Measures
 from composer_kd.callbacks.nan_guard import NanGuard
+from composer_kd.callbacks.record_losses import RecordLosses
 from composer_kd.callbacks.same_buffers import SameBuffers
 
-__all__ = ['Measures', 'NanGuard', 'SameBuffers']
+__all__ = ['Measures', 'NanGuard', 'RecordLosses', 'SameBuffers']

@@ -67,10 +67,16 @@ class SampleLosses:
         self._labels = labels_of(batch)
         if self._labels is None:
             raise UserError(f'{self.owner}: the training batches have no hard labels (integers of shape [batch])')
-        if keys_of(batch) is None:
+        keys = keys_of(batch)
+        if keys is None:
             raise UserError(
                 f'{self.owner}: the training batches are not (image, label, key): losses of samples need their ids; '
                 f'use data out of shards (composer-kd convert, composer_kd.data.open_data)'
+            )
+        if len(keys) != len(self._labels):
+            raise UserError(
+                f'{self.owner}: a batch has {len(self._labels)} labels and {len(keys)} keys; leave out what drops '
+                f'samples from a batch (SelectiveBackprop)'
             )
 
     def add(self, model: nn.Module, outputs: Any, batch: Any) -> StepLosses:

@@ -11,8 +11,9 @@ import torch
 from composer.utils import dist, get_device
 
 from composer_kd.archive import RunDir
+from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.errors import UserError
-from composer_kd.runs.execute import execute, on_rank_zero
+from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import Plan, make_plan
 from composer_kd.runs.progress import Progress
 from composer_kd.runs.side_by_side import devices_to_use, execute_side_by_side

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from composer.utils import dist
@@ -18,6 +17,7 @@ from composer.utils import dist
 from composer_kd.algorithms import Distillation
 from composer_kd.archive.manifest import SCHEMA, Manifest, file_records, write_manifest
 from composer_kd.archive.presence import Presence
+from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.errors import UserError
 from composer_kd.models import multiply_adds, parameters, save_weights, weights_hash
@@ -26,9 +26,7 @@ from composer_kd.runs.plan import Plan, PlannedRun
 from composer_kd.runs.progress import Progress
 from composer_kd.teachers.live import LiveTeacher
 
-__all__ = ['execute', 'on_rank_zero']
-
-T = TypeVar('T')
+__all__ = ['execute']
 
 # What may differ between the YAML that began a run and the one that continues it: it does not change the result.
 _FREE = (
@@ -194,19 +192,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def on_rank_zero(work: Callable[[], T]) -> T:
-    """Do ``work`` on rank 0 and give its result to all ranks; its :class:`UserError` is raised on all of them."""
-    if dist.get_world_size() == 1:
-        return work()
-    outcome: list[Any] = [None, None]
-    if dist.get_global_rank() == 0:
-        try:
-            outcome[0] = work()
-        except UserError as error:
-            outcome[1] = str(error)
-    dist.broadcast_object_list(outcome, src=0)
-    if outcome[1] is not None:
-        raise UserError(outcome[1])
-    return outcome[0]

@@ -1,4 +1,4 @@
-"""Callbacks under two ranks, in one launch: all evaluate rank 0's buffers, and one rank's bad loss stops all."""
+"""Callbacks under two ranks, in one launch: rank 0's buffers, a bad loss that stops all, recordings as one rank's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from composer_kd import RecordLosses
 from composer_kd.callbacks.same_buffers import SameBuffers
 from tests.algorithms.common import images_and_labels, make_trainer, net
+from tests.callbacks.keyed import small_net, tables, train
 
 TWO_RANKS = """
 import sys, torch
@@ -78,6 +80,17 @@ try:
 except UserError as error:
     line = str(error)
 noted['lines'] = dist.all_gather_object(line)
+
+# Recorders, interrupted inside an epoch and continued.
+from pathlib import Path
+from composer_kd import RecordLosses
+from tests.callbacks import keyed
+
+folder = Path(sys.argv[1])
+recorders = lambda: [RecordLosses(folder / 'recorded')]
+options = dict(epochs='2ep', save_interval='3ba')
+keyed.train(recorders(), net=keyed.small_net(False), folder=folder, **options)
+keyed.train(recorders(), net=keyed.small_net(False, seed=4), load=folder / 'ep0-ba3-rank0.pt', **options)
 if dist.get_global_rank() == 0:
     torch.save(noted, sys.argv[1] + '/noted.pt')
 """
@@ -145,3 +158,12 @@ def test_one_rank_keeps_its_buffers() -> None:
         each.close()
     for own, other in zip(trainer.state.model.buffers(), plain.state.model.buffers(), strict=True):
         assert torch.equal(own, other)
+
+
+def test_two_ranks_record_the_losses_that_one_records(folder: Path, tmp_path: Path) -> None:
+    train([RecordLosses(tmp_path)], net=small_net(False), epochs='2ep')
+    one, two = tables(tmp_path), tables(folder / 'recorded')
+    assert list(one) == list(two) == [0, 1]
+    for epoch in one:
+        assert torch.equal(one[epoch]['seen'], two[epoch]['seen'])
+        torch.testing.assert_close(one[epoch]['loss'], two[epoch]['loss'], rtol=1e-3, atol=1e-4)

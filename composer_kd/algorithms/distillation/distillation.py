@@ -285,9 +285,10 @@ class Distillation(Algorithm):
         self.images_taught[number] += len(logits)
         return logits
 
-    def check(self, number: int, logits: Tensor) -> None:
-        """Look into what a teacher gave for the microbatch; judged at the end of the step."""
-        self._sums.add_check(number, self.checks.row(number, logits, self._labels))
+    def check(self, number: int, logits: Tensor, of: Tensor | None = None) -> None:
+        """Look into what a teacher gave for the microbatch, or for some samples of it; judged at the step's end."""
+        labels = self._labels if of is None or self._labels is None else self._labels[of]
+        self._sums.add_check(number, self.checks.row(number, logits, labels))
 
     @property
     def samples_before(self) -> int:

@@ -136,7 +136,10 @@ class Lookup:
             if known is not None and not bool(known.all()):
                 own, known = self._complete(number, own, known, state)
             if not owner.checks.judged[number]:
-                owner.check(number, own if known is None else own[known])
+                if known is None:
+                    owner.check(number, own)
+                elif bool(known.any()):
+                    owner.check(number, own[known], of=known)
             served = len(own) if seen is None else int(seen[place].sum())
             owner.images_recorded[number] += served
             self._step['asked'] += len(own)

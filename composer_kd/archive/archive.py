@@ -4,94 +4,101 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from composer_kd.archive.kinds import KINDS, SAMPLES, is_table, kind_of
 from composer_kd.archive.manifest import (
     ArchiveRecord,
+    FileRecord,
     Manifest,
     TableRecord,
     file_records,
     inside,
-    read_manifest,
+    parse_manifest,
     verify_file,
     write_manifest,
 )
+from composer_kd.archive.remote import RemoteRun, run_at
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.archive.samples import Samples
-from composer_kd.archive.table import Table, read_table, write_table
+from composer_kd.archive.table import Table, merged, read_table, write_table
 from composer_kd.archive.waiting import locked
 from composer_kd.errors import UserError
 
-__all__ = ['Archive', 'aligned']
+__all__ = ['Archive']
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of table: where it lies, how its files are called, what its columns hold for a sample nobody has seen."""
-
-    name: str
-    stem: str
-    columns: frozenset[str]
-
-
-KINDS = {
-    'loss': Kind('loss', 'ep', frozenset({'loss', 'correct'})),
-    'logits': Kind('logits', 'view', frozenset({'logits', 'values', 'indices', 'rest'})),
-    'adversarial': Kind('adversarial', 'set', frozenset({'delta'})),
-}
-SAMPLES = 'archive/samples.safetensors'
+T = TypeVar('T')
 
 
 class Archive:
     """The per-sample tables of one run directory.
 
-    Every table has a row for each sample of :attr:`samples` (one that was written when there were fewer knows nothing
+    Every table has a row for each sample of :meth:`samples` (one that was written when there were fewer knows nothing
     of the later ones) and a ``seen`` column. A table is verified when it is opened. Writing is a transaction under a
     lock: new files first, then the manifest, then the files that it no longer names are removed; a process that is
-    killed anywhere leaves the state before.
+    killed anywhere leaves the state before. Reading needs no lock, and sees the state before or the one after.
 
     Args:
-        run: The run directory.
+        run: The run directory: a path, or the URL of one on a remote that Streaming knows (``s3://bucket/runs/gen0``),
+            whose files are fetched when they are asked for, verified, and only read.
+
+    Example:
+        >>> from composer_kd import Archive
+        >>> from composer_kd.archive import Samples, aligned
+        >>> archive = Archive('runs/gen0')
+        >>> archive.epochs, archive.views
+        ([0, 1, 2], [0, 1, 2, 3])
+        >>> rows = archive.samples().rows_by_content(Samples.of(dataset))  # of my data, -1 for what it does not know
+        >>> last = aligned(archive.table('loss', 2), rows)
+        >>> last['loss'][last['seen'] == 1].mean()
+        tensor(1.7310)
     """
 
     def __init__(self, run: str | Path | RunDir):
-        self.run = run if isinstance(run, RunDir) else RunDir(run)
-        self._open: dict[str, Table] = {}
-        self._samples: tuple[str, Samples] | None = None
+        self.run = run_at(run)
+        self._read: tuple[bytes, Manifest] | None = None
+        self._open: dict[str, tuple[tuple[Any, ...], Any]] = {}
 
     def __repr__(self) -> str:
-        return f'Archive({str(self.run.path)!r})'
+        return f'Archive({str(self.run)!r})'
 
     # -- reading --------------------------------------------------------------------------------------------------
 
     @property
     def exists(self) -> bool:
-        return self.run.manifest_file.is_file() and read_manifest(self.run.path).archive is not None
+        """Whether anything is recorded."""
+        return self.run.manifest_file.is_file() and self.manifest().archive is not None
 
     def manifest(self) -> Manifest:
         """The manifest as it is now: other processes may be recording."""
-        return read_manifest(self.run.path)
+        file = self.run.manifest_file
+        try:
+            content = file.read_bytes()
+        except OSError:
+            return self.run.manifest()  # Says in one line what is missing.
+        if self._read is None or self._read[0] != content:
+            self._read = (content, parse_manifest(self.run.path, content))
+        return self._read[1]
 
     def record(self) -> ArchiveRecord:
         """What the archive holds; one line if it holds nothing."""
+        if not isinstance(self.run, RemoteRun) and not self.run.path.is_dir():
+            raise UserError(f'{self.run}: no such run directory; train that run first, or correct the path')
         record = self.manifest().archive if self.run.manifest_file.is_file() else None
         if record is None:
             raise UserError(
-                f'{self.run.path}: nothing is recorded there; record with `archive:` in its YAML, or with '
-                f'`composer-kd harvest {self.run.path}`'
+                f'{self.run}: nothing is recorded there; record with `archive:` in its YAML, or with '
+                f'`composer-kd harvest {self.run}`'
             )
         return record
 
     def numbers(self, kind: str) -> list[int]:
         """The epochs, views or sets that there are tables of."""
-        return sorted(getattr(self.record(), kind))
+        return sorted(self.record().tables(kind_of(kind).name))
 
     @property
     def epochs(self) -> list[int]:
@@ -105,70 +112,104 @@ class Archive:
 
     def samples(self) -> Samples:
         """The samples that the rows belong to, in their order."""
-        return self._retrying(self._read_samples)
+        return self._consistently(self._samples)
 
     def table(self, kind: str, number: int) -> Table:
         """One table, verified, memory-mapped; columns of a length up to that of :meth:`samples`."""
-
-        def read() -> Table:
-            record = getattr(self.record(), kind).get(number)
-            if record is None:
-                known = ', '.join(map(str, self.numbers(kind))) or 'none'
-                what = {'loss': 'losses of epoch', 'logits': 'logits of view'}.get(kind, f'{kind} table')
-                raise UserError(f'{self.run.path}: the archive has no {what} {number}; recorded: {known}')
-            if record.file not in self._open:
-                self._verify(record.file)
-                self._open[record.file] = _checked(read_table(self.run.path / record.file), self.run.path / record.file)
-            return self._open[record.file]
-
-        return self._retrying(read)
+        return self._consistently(lambda manifest, record: self._table(manifest, record, kind, number))
 
     def facts(self, kind: str, number: int) -> dict[str, Any]:
         """What the manifest says about a table beside its file: ``seen`` and what was put with it."""
-        record = getattr(self.record(), kind)[number]
-        return {key: value for key, value in record.model_dump().items() if key != 'file'}
+        return self._entry(self.record(), kind, number).model_dump(exclude={'file'})
 
     def bytes(self) -> dict[str, int]:
-        """Bytes on disk for each kind of table."""
+        """Bytes on disk of the samples and of each kind of table."""
         manifest = self.manifest()
         if manifest.archive is None:
             return {}
         sizes = {'samples': manifest.files[manifest.archive.samples].bytes}
         for kind in KINDS:
-            sizes[kind] = sum(manifest.files[one.file].bytes for one in getattr(manifest.archive, kind).values())
+            sizes[kind] = sum(manifest.files[one.file].bytes for one in manifest.archive.tables(kind).values())
         return sizes
 
-    def _read_samples(self) -> Samples:
-        name = self.record().samples
-        if self._samples is None or self._samples[0] != name:
-            self._verify(name)
-            self._samples = (name, Samples.load(self.run.path / name))
-        return self._samples[1]
+    def check(self) -> None:
+        """Open everything: beyond the hashes, that columns, lengths and counts are what the manifest says."""
 
-    def _verify(self, name: str) -> None:
-        verify_file(self.run.path, self.manifest(), name)
+        def check(manifest: Manifest, record: ArchiveRecord) -> None:
+            samples = self._samples(manifest, record)
+            if len(samples) != record.count or len(samples.distinct()) != len(samples):
+                raise UserError(
+                    f'{self.run}: {record.samples} has {len(samples):,} samples, {len(samples.distinct()):,} distinct '
+                    f'ones, the manifest says {record.count:,}; record anew'
+                )
+            for kind in KINDS:
+                for number, entry in record.tables(kind).items():
+                    seen = int(self._table(manifest, record, kind, number)['seen'].sum())
+                    if seen != entry.seen:
+                        raise UserError(
+                            f'{self.run}: {entry.file} knows {seen:,} samples, the manifest says {entry.seen:,}; '
+                            f'record it again'
+                        )
 
-    def _retrying(self, read: Callable[[], Any]) -> Any:
-        """Another process may replace a file between the reading of the manifest and that of the file: once more."""
-        before = self.run.manifest_file.read_bytes() if self.run.manifest_file.is_file() else b''
-        try:
-            return read()
-        except (UserError, OSError):
-            if not self.run.manifest_file.is_file() or self.run.manifest_file.read_bytes() == before:
-                raise
-            return read()
+        self._consistently(check)
+
+    def _consistently(self, read: Callable[[Manifest, ArchiveRecord], T]) -> T:
+        """Read files by one manifest; when some are gone or others by then because another process writes, anew."""
+        record, manifest = self.record(), self.manifest()
+        while True:
+            try:
+                return read(manifest, record)
+            except (UserError, OSError):
+                if isinstance(self.run, RemoteRun):
+                    self.run.refresh()
+                now = self.manifest()
+                if now == manifest or now.archive is None:
+                    raise
+                manifest, record = now, now.archive
+
+    def _samples(self, manifest: Manifest, record: ArchiveRecord) -> Samples:
+        return self._opened(manifest, record.samples, Samples.load)
+
+    def _table(self, manifest: Manifest, record: ArchiveRecord, kind: str, number: int) -> Table:
+        entry = self._entry(record, kind, number)
+        table = self._opened(manifest, entry.file, read_table)
+        columns = {name: column for name, column in table.columns.items() if name != 'seen'}
+        seen = table.columns.get('seen')
+        if seen is None or seen.dtype != torch.uint8 or seen.dim() != 1 or not KINDS[kind].fits(columns):
+            raise UserError(
+                f'{self.run}: {entry.file} is no table of {kind}: expected seen uint8 [n] and '
+                f'{KINDS[kind].expected()}; record it again'
+            )
+        if not 0 < len(table) <= record.count:
+            raise UserError(
+                f'{self.run}: {entry.file} has {len(table):,} rows for {record.count:,} samples; record it again'
+            )
+        return table
+
+    def _entry(self, record: ArchiveRecord, kind: str, number: int) -> TableRecord:
+        tables = record.tables(kind_of(kind).name)
+        if number not in tables:
+            known = ', '.join(map(str, sorted(tables))) or 'none'
+            raise UserError(f'{self.run}: the archive has no {KINDS[kind].what} {number}; recorded: {known}')
+        return tables[number]
+
+    def _opened(self, manifest: Manifest, name: str, load: Callable[[Path], T]) -> T:
+        """A file as ``load`` reads it: verified when it is first asked for, and when another one took its place."""
+        path = self._inside(name)
+        known = self._open.get(name)
+        if known is None or known[0] != _identity(path, manifest.files[name]):
+            if isinstance(self.run, RemoteRun):
+                self.run.fetch_listed(manifest, name)
+            else:
+                verify_file(self.run.path, manifest, name)
+            self._open[name] = known = (_identity(path, manifest.files[name]), load(path))
+        return known[1]
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the archive's lock; other writers wait."""
-        with locked(self.run.path / 'archive' / '.lock'):
-            yield
-
     def begin(self, manifest: Manifest) -> None:
         """Give a run that has not finished a manifest for its recorders; one that is there stays."""
-        with self.writing():
+        with self._locked():
             if not self.run.manifest_file.is_file():
                 write_manifest(self.run.path, manifest)
 
@@ -192,115 +233,111 @@ class Archive:
                 content, the first counts.
             columns: One row a sample of ``samples``.
             facts: For the manifest, beside ``seen``. Plain values; those that are there already stay, unless replaced.
-            counts: For the manifest too, added to what is there: images, seconds, clipped values.
             counts: Further facts, numbers: what they cost so far is added to them (``clipped``, ``images``,
                 ``seconds``, ``multiply_adds``).
             merge: Keep what the table says of other samples; otherwise it is written anew.
         """
+        if not kind_of(kind).fits(columns) or {len(column) for column in columns.values()} != {len(samples)}:
+            given = ', '.join(f'{name} {column.dtype} {list(column.shape)}' for name, column in columns.items())
+            raise UserError(
+                f'archive: a table of {kind} for {len(samples)} samples has {KINDS[kind].expected()}; got {given}'
+            )
         distinct = samples.distinct()
+        if not len(distinct):
+            return
         if len(distinct) < len(samples):
             samples = samples.take(distinct)
             columns = {name: column[torch.from_numpy(distinct)] for name, column in columns.items()}
-        with self.writing():
-            manifest = self.manifest()
+        with self._transaction() as manifest:
             before = manifest.archive
-            known = Samples.none() if before is None else self._read_samples()
+            known = self._samples(manifest, before) if before else Samples.none()
             grown = known.extended(samples)
+            written = []
             if before is None or len(grown) > len(known):
-                sample_file = self._free_name(SAMPLES, manifest)
-                grown.save(self.run.path / sample_file)
-            else:
-                sample_file = before.samples
-            rows = torch.from_numpy(grown.rows_by_key(samples))
-            old = getattr(before, kind).get(number) if before is not None and merge else None
-            table = self.table(kind, number) if old is not None else None
-            merged = _merged(table, len(grown), rows, columns)
-            file = self._free_name(f'archive/{kind}/{KINDS[kind].stem}{number:04d}.safetensors', manifest)
-            write_table(self.run.path / file, merged, {'kind': kind, 'number': str(number)})
-            entry = {**(old.model_dump() if old is not None else {}), **(facts or {})}
-            entry |= {name: entry.get(name, 0) + count for name, count in (counts or {}).items()}
-            entry |= {'file': file, 'seen': int(merged['seen'].sum())}
-            record = before or ArchiveRecord(samples=sample_file, count=0)
-            tables = {**getattr(record, kind), number: TableRecord.model_validate(entry)}
-            record = record.model_copy(update={'samples': sample_file, 'count': len(grown), kind: tables})
-            self._replace(manifest, record, [sample_file, file])
+                sample_file = _free_name(SAMPLES, manifest)
+                grown.save(self._inside(sample_file))
+                written.append(sample_file)
+                before = before or ArchiveRecord(samples=sample_file, count=0)
+                before = before.model_copy(update={'samples': sample_file, 'count': len(grown)})
+            old = before.tables(kind).get(number) if merge else None
+            table = self._table(manifest, before, kind, number) if old else None
+            together = merged(table, len(grown), torch.from_numpy(grown.rows_by_key(samples)), columns)
+            file = _free_name(KINDS[kind].file(number), manifest)
+            write_table(self._inside(file), together, {'kind': kind, 'number': str(number)})
+            written.append(file)
+            entry = old.model_dump() if old else {}
+            added = {name: entry.get(name, 0) + count for name, count in (counts or {}).items()}
+            entry |= {**(facts or {}), **added, 'file': file, 'seen': int(together['seen'].sum())}
+            tables = {**before.tables(kind), number: TableRecord.model_validate(entry)}
+            self._replace(manifest, before.model_copy(update={kind: tables}), written)
 
     def drop(self, kind: str, keep: Callable[[int], bool]) -> None:
         """Forget the tables of a kind whose numbers ``keep`` refuses."""
-        with self.writing():
-            manifest = self.manifest()
-            if manifest.archive is None:
-                return
-            tables = {number: table for number, table in getattr(manifest.archive, kind).items() if keep(number)}
-            if len(tables) < len(getattr(manifest.archive, kind)):
-                self._replace(manifest, manifest.archive.model_copy(update={kind: tables}), [])
+        with self._transaction() as manifest:
+            record = manifest.archive
+            tables = record.tables(kind_of(kind).name) if record else {}
+            kept = {number: table for number, table in tables.items() if keep(number)}
+            if record is not None and len(kept) < len(tables):
+                self._replace(manifest, record.model_copy(update={kind: kept}), [])
 
     def update(self, change: Callable[[Manifest], Manifest]) -> None:
         """Rewrite the manifest under the lock, so that nothing that is being recorded meanwhile is lost."""
-        with self.writing():
-            write_manifest(self.run.path, change(self.manifest()))
+        with self._transaction() as manifest:
+            write_manifest(self.run.path, change(manifest))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Other writers wait; a writer that waits for itself waits for ever, so no transaction holds another."""
+        if isinstance(self.run, RemoteRun):
+            self.run.refuse_to_write()
+        with locked(self.run.path / 'archive' / '.lock'):
+            yield
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Manifest]:
+        """Hold the lock; at the end, a bad one too, what the manifest on the disk does not name is removed."""
+        with self._locked():
+            try:
+                yield self.manifest()
+            finally:
+                self._sweep()
 
     def _replace(self, manifest: Manifest, record: ArchiveRecord, written: list[str]) -> None:
-        """The transaction's end: the manifest names the new files, then those that it no longer names go."""
-        named = {record.samples} | {t.file for kind in KINDS for t in getattr(record, kind).values()}
-        kept = {name: entry for name, entry in manifest.files.items() if not _is_table(name) or name in named}
+        """The moment in which the transaction happens: one manifest takes the place of another."""
+        named = set(record.files)
+        kept = {name: entry for name, entry in manifest.files.items() if not is_table(name) or name in named}
         files = {**kept, **file_records(self.run.path, written)}
         write_manifest(self.run.path, manifest.model_copy(update={'archive': record, 'files': files}))
-        for path in [*(self.run.path / 'archive').glob('*.safetensors'), *(self.run.path / 'archive').glob('*/*')]:
-            name = path.relative_to(self.run.path).as_posix()
-            if _is_table(name) and name not in named:
-                with suppress(OSError):
-                    path.unlink()
-                self._open.pop(name, None)
 
-    def _free_name(self, name: str, manifest: Manifest) -> str:
-        """``name``, or ``name`` with a number when the manifest names that file: what it names is never touched."""
-        inside(self.run.path, name, 'the archive')
-        free, count = name, 0
-        while free in manifest.files:
-            count += 1
-            free = name.replace('.safetensors', f'-{count}.safetensors')
-        return free
+    def _sweep(self) -> None:
+        """Remove tables without a name in the manifest, and what killed writers left half-written."""
+        with suppress(UserError, OSError):  # A manifest that cannot be read does not say what is of use: all stays.
+            named = self.manifest().files
+            for folder in ('archive', *(f'archive/{kind}' for kind in KINDS)):
+                for path in (self.run.path / folder).glob('*.safetensors*'):
+                    name = f'{folder}/{path.name}'
+                    half_written = path.name.startswith('.') and path.suffix == '.tmp'
+                    if half_written or (is_table(name) and name not in named):
+                        self._inside(name).unlink()
+                        self._open.pop(name, None)
 
-
-def _is_table(name: str) -> bool:
-    """Whether a file is a table or the samples: what a transaction may remove. Parts have a folder of their own."""
-    folder, _, file = name.rpartition('/')
-    return file.endswith('.safetensors') and folder in {'archive', *(f'archive/{kind}' for kind in KINDS)}
+    def _inside(self, name: str) -> Path:
+        return inside(self.run.path, name, 'the archive')
 
 
-def _checked(table: Table, path: Path) -> Table:
-    seen = table.columns.get('seen')
-    if seen is None or seen.dtype != torch.uint8 or seen.dim() != 1:
-        raise UserError(f'{path}: not a table of the archive, it has no column seen; record it again')
-    return table
+def _free_name(name: str, manifest: Manifest) -> str:
+    """``name``, or ``name`` with a number where the manifest names that file: what it names is never touched."""
+    free, count = name, 0
+    while free in manifest.files:
+        count += 1
+        free = name.replace('.safetensors', f'-{count}.safetensors')
+    return free
 
 
-def _merged(table: Table | None, count: int, rows: Tensor, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The columns of ``table`` brought to ``count`` rows, with ``columns`` put in at ``rows``; ``seen`` follows."""
-    merged = {}
-    for name, column in columns.items():
-        filled = torch.zeros(count, *column.shape[1:], dtype=column.dtype)
-        if table is not None:
-            before = table.columns.get(name)
-            if before is None or before.dtype != column.dtype or before.shape[1:] != column.shape[1:]:
-                raise UserError(
-                    f'the archive holds {name} in another form ({sorted(table.columns)}); record into an empty one'
-                )
-            filled[: len(before)] = before
-        filled[rows] = column.detach().cpu()
-        merged[name] = filled
-    seen = torch.zeros(count, dtype=torch.uint8)
-    if table is not None:
-        seen[: len(table)] = table['seen']
-    seen[rows] = 1
-    return {**merged, 'seen': seen}
-
-
-def aligned(table: Table, rows: NDArray[np.int64]) -> Table:
-    """The table's rows in the order of a data set: ``rows`` as :class:`Samples` finds them, -1 for unknown samples."""
-    inside_table = (rows >= 0) & (rows < len(table))
-    place = torch.from_numpy(np.where(inside_table, rows, 0))
-    columns = {name: column.index_select(0, place) for name, column in table.columns.items()}
-    columns['seen'] = columns['seen'] * torch.from_numpy(inside_table.astype(np.uint8))
-    return Table(columns, table.facts)
+def _identity(path: Path, record: FileRecord) -> tuple[Any, ...]:
+    """What changes when a file is replaced, without reading it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (record.xxh3,)
+    return record.xxh3, status.st_ino, status.st_size, status.st_mtime_ns

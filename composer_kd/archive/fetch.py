@@ -14,11 +14,16 @@ from composer_kd.archive.files import make_folder, writing_to
 from composer_kd.archive.waiting import locked
 from composer_kd.errors import UserError
 
-__all__ = ['Fetcher', 'is_remote']
+__all__ = ['Fetcher', 'default_cache', 'is_remote']
 
 _MISSING = ('404', 'NoSuchKey', 'NotFound', 'not found', 'does not exist')
 
 log = logging.getLogger(__name__)
+
+
+def default_cache() -> Path:
+    """``$COMPOSER_KD_CACHE``, else ``~/.cache/composer_kd``."""
+    return Path(os.environ.get('COMPOSER_KD_CACHE') or '~/.cache/composer_kd').expanduser().absolute()
 
 
 def is_remote(source: str) -> bool:

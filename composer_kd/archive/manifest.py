@@ -1,7 +1,8 @@
-"""``archive/manifest.json``: what a finished run left, with the size and hash of every file.
+"""``archive/manifest.json``: what a run left, with the size and hash of every file and of itself.
 
-It is written last, so a run directory with a manifest is a finished one. Schema 1 may gain keys; readers keep those
-they do not know. A change that an old reader would misread raises the schema's number.
+It is written after the files that it names. A run that trains may have one, for what its recorders have written; when
+the run has finished, it has weights. Schema 1 may gain keys; readers keep those they do not know. A change that an old
+reader would misread raises the schema's number.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import xxhash
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from composer_kd.archive.files import atomic_write, xxh3_of
+from composer_kd.archive.kinds import KINDS, is_table
 from composer_kd.errors import UserError
 from composer_kd.section import Section, parse_section
 
@@ -26,9 +29,11 @@ __all__ = [
     'Normalization',
     'TableRecord',
     'WeightsRecord',
+    'damage',
     'file_records',
     'inside',
     'manifest_file',
+    'parse_manifest',
     'read_manifest',
     'verify',
     'verify_file',
@@ -92,6 +97,14 @@ class ArchiveRecord(Record):
     logits: dict[Number, TableRecord] = Field(default_factory=dict)
     adversarial: dict[Number, TableRecord] = Field(default_factory=dict)
 
+    def tables(self, kind: str) -> dict[int, TableRecord]:
+        return getattr(self, kind)
+
+    @property
+    def files(self) -> list[str]:
+        """The files of the samples and of all tables."""
+        return [self.samples, *(table.file for kind in KINDS for table in self.tables(kind).values())]
+
 
 class Manifest(Record):
     """Everything that later runs need to know about a run.
@@ -139,58 +152,104 @@ def file_records(run_dir: Path, names: Iterable[str]) -> dict[str, FileRecord]:
 
 def write_manifest(run_dir: Path, manifest: Manifest) -> None:
     """Write the manifest, atomically; every file in it must have been written before."""
-    for name in manifest.files:
-        inside(run_dir, name, 'the manifest')
-    text = json.dumps(manifest.model_dump(mode='json', by_alias=True), indent=1, ensure_ascii=False)
-    atomic_write(manifest_file(run_dir), text + '\n')
+    _check_names(run_dir, manifest, 'the manifest')
+    values = manifest.model_dump(mode='json', by_alias=True)
+    content = json.dumps({**values, 'xxh3': _UNSEALED}, indent=1, ensure_ascii=False).encode() + b'\n'
+    before, _, after = content.rpartition(_UNSEALED.encode())
+    atomic_write(manifest_file(run_dir), before + xxhash.xxh3_128_hexdigest(content).encode() + after)
 
 
 def read_manifest(run_dir: Path) -> Manifest:
-    """The manifest, checked: its schema, its types, and that its names stay in the run directory."""
+    """The manifest, checked: its own hash, its schema, its types, and that its names stay in the run directory."""
     path = manifest_file(run_dir)
     try:
-        values = json.loads(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f'{path}: no such file: the run has not finished; run it to its end first') from None
-    except ValueError:
-        raise UserError(f'{path}: not JSON, the file is damaged; remove it and run again to write it anew') from None
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}); see to it and try again') from None
+    return parse_manifest(run_dir, content)
+
+
+def parse_manifest(run_dir: Path, content: bytes) -> Manifest:
+    """What the bytes of a manifest say; see :func:`read_manifest`."""
+    path = manifest_file(run_dir)
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError):
+        raise UserError(f'{path}: not JSON, the file is damaged; restore it') from None
     schema = values.get('schema') if isinstance(values, dict) else None
     if schema != SCHEMA:
         raise UserError(
             f'{path}: its schema is {schema!r}, this version of composer_kd reads {SCHEMA}; use the other one'
         )
+    seal = values.pop('xxh3', None)
+    if seal is not None and not _is_sealed(content, seal):
+        raise UserError(
+            f'{path}: damaged: its content is not what was written (the xxh3 in it differs); restore it, or, if you '
+            f'changed it yourself, remove its last key, xxh3'
+        )
     manifest = parse_section(Manifest, values, str(path))
-    for name in manifest.files:
-        inside(run_dir, name, str(path))
+    _check_names(run_dir, manifest, str(path))
     return manifest
+
+
+# In place of the manifest's own hash while that is computed.
+_UNSEALED = '-' * 32
+
+
+def _is_sealed(content: bytes, seal: object) -> bool:
+    if not isinstance(seal, str) or len(seal) != len(_UNSEALED):
+        return False
+    before, _, after = content.rpartition(seal.encode(errors='replace'))
+    return xxhash.xxh3_128_hexdigest(before + _UNSEALED.encode() + after) == seal
+
+
+def _check_names(run_dir: Path, manifest: Manifest, where: str) -> None:
+    for name in manifest.files:
+        inside(run_dir, name, where)
+    for name in manifest.archive.files if manifest.archive else ():
+        if name not in manifest.files or not is_table(name):
+            raise UserError(f'{where}: the archive names {name!r}, which is no table among its files; record anew')
 
 
 def verify(run_dir: Path) -> Manifest:
     """Read every file that the manifest lists and compare size and hash; the first wrong one is named."""
     manifest = read_manifest(run_dir)
     for name in manifest.files:
-        verify_file(run_dir, manifest, name)
+        try:
+            verify_file(run_dir, manifest, name)
+        except UserError:
+            if read_manifest(run_dir) == manifest:
+                raise
+            return verify(run_dir)  # Something was recorded meanwhile, and this file replaced.
     return manifest
 
 
 def verify_file(run_dir: Path, manifest: Manifest, name: str) -> None:
     """Compare one file with the manifest; one that the manifest does not list is wrong too."""
     path = inside(run_dir, name, str(manifest_file(run_dir)))
-    record = manifest.files.get(name)
-    if record is None:
+    if name not in manifest.files:
         raise UserError(f'{path}: not listed in {manifest_file(run_dir)}, so it cannot be verified; run it again')
+    again = 'record it again' if is_table(name) else 'remove the run directory and run again'
     if not path.is_file():
-        raise UserError(
-            f'{path}: this file of the run is missing; restore it, or remove the run directory and run again'
-        )
-    size = path.stat().st_size
-    if size != record.bytes:
-        wrong = f'it has {size:,} bytes, the manifest says {record.bytes:,}'
-    elif xxh3_of(path) != record.xxh3:
-        wrong = 'its content is not what was written (the xxh3 differs)'
-    else:
-        return
-    raise UserError(f'{path}: damaged: {wrong}; restore it, or remove the run directory and run again')
+        raise UserError(f'{path}: this file of the run is missing; restore it, or {again}')
+    problem = damage(path, manifest.files[name])
+    if problem is not None:
+        raise UserError(f'{path}: damaged: {problem}; restore it, or {again}')
+
+
+def damage(path: Path, record: FileRecord) -> str | None:
+    """What is wrong with a file, in words; ``None`` if it is what was written."""
+    try:
+        size = path.stat().st_size
+        if size != record.bytes:
+            return f'it has {size:,} bytes, the manifest says {record.bytes:,}'
+        if xxh3_of(path) != record.xxh3:
+            return 'its content is not what was written (the xxh3 differs)'
+    except OSError as error:
+        return f'it cannot be read ({error.strerror})'
+    return None
 
 
 def inside(run_dir: Path, name: str, where: str) -> Path:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from composer_kd.archive.files import atomic_write, is_whole_zip, make_folder
 from composer_kd.archive.jsonl import append_line, read_lines, rewrite_lines
+from composer_kd.archive.kinds import is_table
 from composer_kd.archive.lock import locked
 from composer_kd.archive.manifest import Manifest, manifest_file, read_manifest, verify, verify_file
 from composer_kd.errors import UserError
@@ -34,6 +35,9 @@ class RunDir:
 
     def __repr__(self) -> str:
         return f'RunDir({str(self.path)!r})'
+
+    def __str__(self) -> str:
+        return str(self.path)
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -95,12 +99,15 @@ class RunDir:
 
     @property
     def finished(self) -> bool:
-        """Whether the manifest says so and the files that it lists have the sizes that it says."""
+        """Whether the manifest says so and the run's own files have the sizes that it says.
+
+        Tables do not count: others may be recording into the archive at this moment, and replace some.
+        """
         if not self.manifest_file.is_file():
             return False
         manifest = self.manifest()
         return manifest.finished and all(
-            _size(self.path / name) == record.bytes for name, record in manifest.files.items()
+            _size(self.path / name) == record.bytes for name, record in manifest.files.items() if not is_table(name)
         )
 
     def manifest(self) -> Manifest:

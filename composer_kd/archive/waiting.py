@@ -23,4 +23,6 @@ def locked(path: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        # Explicitly: a loader worker that was forked meanwhile has the descriptor too, and would hold the lock on.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)

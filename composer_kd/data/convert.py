@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from composer_kd.archive.fetch import default_cache
 from composer_kd.data.cifar import superclasses_of
 from composer_kd.data.description import Description
-from composer_kd.data.section import default_cache
 from composer_kd.data.write import Encoding, Images, Labelled, write_dataset
 from composer_kd.errors import UserError, nearest
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from composer_kd.archive.fetch import default_cache
 from composer_kd.errors import UserError, nearest
 from composer_kd.section import Section
 
-__all__ = ['SYNTHETIC', 'DataSection', 'SyntheticSection', 'default_cache']
+__all__ = ['SYNTHETIC', 'DataSection', 'SyntheticSection']
 
 SYNTHETIC = 'synthetic100'
 
@@ -96,8 +96,3 @@ class DataSection(Section):
     def cache(self) -> Path:
         """The cache folder that is meant, whether it exists or not."""
         return Path(self.cache_dir).expanduser().absolute() if self.cache_dir else default_cache()
-
-
-def default_cache() -> Path:
-    """``$COMPOSER_KD_CACHE``, else ``~/.cache/composer_kd``."""
-    return Path(os.environ.get('COMPOSER_KD_CACHE') or '~/.cache/composer_kd').expanduser().absolute()

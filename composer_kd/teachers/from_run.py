@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from composer_kd.archive.manifest import manifest_file
+from composer_kd.archive.manifest import Manifest
+from composer_kd.archive.remote import run_at
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.errors import UserError
 from composer_kd.models import build_model, load_into, weights_hash
@@ -27,10 +28,10 @@ class RunTeacher(LiveTeacher):
         if manifest.weights is None or weights_hash(module) != manifest.weights.hash:
             raise UserError(
                 f'{run.weights_file}: damaged: these are not the weights that the run ended with; restore the file, or '
-                f'remove {run.path} and run again'
+                f'remove {run} and run again'
             )
         normalization = (data.normalization.mean, data.normalization.std)
-        super().__init__(module, name or run.path.name, normalization, data_normalization)
+        super().__init__(module, name or Path(str(run)).name, normalization, data_normalization)
         self.path = run.path
 
     def __repr__(self) -> str:
@@ -38,16 +39,17 @@ class RunTeacher(LiveTeacher):
 
 
 def teacher_from_run(
-    path: Path, name: str | None = None, data_normalization: Normalization | None = None
+    path: str | Path, name: str | None = None, data_normalization: Normalization | None = None
 ) -> RunTeacher:
     """The teacher in a run directory; one line if the run is not there, not finished or damaged."""
-    return RunTeacher(RunDir(path), name, data_normalization)
+    return RunTeacher(run_at(path), name, data_normalization)
 
 
-def finished_manifest(run: RunDir):
-    if not manifest_file(run.path).is_file() or not run.weights_file.is_file():
+def finished_manifest(run: RunDir) -> Manifest:
+    """The manifest of a run that has finished; one line for one that has not."""
+    if not run.manifest_file.is_file() or not run.weights_file.is_file():
         run.load_weights()  # Says in one line what is missing: the directory, its configuration or its weights.
     manifest = run.manifest()
     if not manifest.finished:
-        raise UserError(f'{run.path}: the run has not finished; run it to its end first')
+        raise UserError(f'{run}: the run has not finished; run it to its end first')
     return manifest

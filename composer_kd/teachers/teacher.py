@@ -107,13 +107,13 @@ class Teacher:
         It computes whatever the run's archive holds; see :meth:`recorded` for one that looks up.
 
         Args:
-            path: The run directory.
+            path: The run directory, here or on a remote that Streaming knows.
             name: How lines and metrics call it; the directory's name by default.
             data_normalization: As in :meth:`live`; a loader of your own has to be told here what its batches come with.
         """
         from composer_kd.teachers.from_run import teacher_from_run
 
-        return teacher_from_run(Path(path), name, data_normalization)
+        return teacher_from_run(path, name, data_normalization)
 
     @classmethod
     def recorded(

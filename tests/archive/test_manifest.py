@@ -19,6 +19,7 @@ def run_dir(tmp_path, manifest):
 
 def edited(run_dir, change):
     values = json.loads(manifest_file(run_dir).read_text())
+    values.pop('xxh3', None)
     change(values)
     manifest_file(run_dir).write_text(json.dumps(values))
 
@@ -29,6 +30,7 @@ def test_what_is_written(run_dir):
     assert values['files']['weights.safetensors']['bytes'] == 7
     assert values['data']['normalization'] == {'mean': [0.5, 0.5, 0], 'std': [0.25, 0.25, 1]}
     assert 'schema_version' not in values
+    assert list(values)[-1] == 'xxh3'
     assert read_manifest(run_dir) == verify(run_dir)
     assert read_manifest(run_dir).data.num_samples == 100
 

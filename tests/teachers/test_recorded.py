@@ -127,7 +127,7 @@ def test_top_k_tables_are_spread_when_looked_up(run) -> None:
 
 def rewrite(run: Path, change) -> None:
     path = run / 'archive' / 'manifest.json'
-    manifest = json.loads(path.read_text())
+    manifest = {**json.loads(path.read_text()), 'xxh3': None}  # edited by hand: no longer sealed
     change(manifest)
     path.write_text(json.dumps(manifest))
 

@@ -62,11 +62,14 @@ class Measures(Callback):
             'seconds_eval': 0.0,
             'student': 0.0,
             'teacher': 0.0,
+            'saved': 0.0,
+            'recorded': 0.0,
         }
         self._start_epoch()
         self._evaluations: dict[str, float] = {}
         self._costs: dict[tuple[Any, ...], int] = {}
-        self._teacher_seen = (0.0, [])
+        self._teacher_seen: tuple[float, list[int]] = (0.0, [])
+        self._recorded_seen: list[int] = []
         self._fetched = self._evaluated = 0.0
         self._ended = False
         self._written: tuple[int, dict[str, float], dict[str, float]] | None = None
@@ -89,6 +92,7 @@ class Measures(Callback):
             self._rewind(int(state.timestamp.epoch))
         self._ended = False
         self._teacher_seen = self._teacher_counts(state)
+        self._recorded_seen = self._recorded_counts(state)
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
         # Batches that a resumed run skips come by here too; only one that is trained reaches BATCH_END.
@@ -122,15 +126,17 @@ class Measures(Callback):
     def batch_end(self, state: State, logger: Logger) -> None:
         counts = torch.stack(self._taken or self._pass).sum(dim=0)
         seconds, teacher_seconds, teacher_cost = self._teacher_step(state)
-        costs = counts.new_tensor([self._student_cost, teacher_cost])
+        costs = counts.new_tensor([self._student_cost, teacher_cost, *self._saved_step(state)])
         everything = torch.cat([counts, costs])
         dist.all_reduce(everything, reduce_operation='SUM')
-        samples, labelled, correct, loss, student, teacher = everything.tolist()
+        samples, labelled, correct, loss, student, teacher, recorded, saved = everything.tolist()
         epoch, totals = self._epoch, self._totals
         for name, value in (('samples', samples), ('labelled', labelled), ('correct', correct), ('loss', loss)):
             epoch[name] += value
         totals['student'] += student
         totals['teacher'] += teacher
+        totals['recorded'] += recorded
+        totals['saved'] += saved
         self._add_seconds(train=seconds, teacher=teacher_seconds)
         self._add_distillation(state, samples)
         epoch['runs'] = max(epoch['runs'], self._count_runs() if epoch['batches'] % 20 == 0 else 0)
@@ -145,6 +151,14 @@ class Measures(Callback):
             if now != before:
                 cost += (now - before) * self._cost_of_a_sample(state, number)
         return time.perf_counter() - self._fetched, seconds - seconds_before, cost
+
+    def _saved_step(self, state: State) -> tuple[float, float]:
+        """Outputs that this step looked up on this rank, and the multiply-adds that computing them would have cost."""
+        before, self._recorded_seen = self._recorded_seen, self._recorded_counts(state)
+        images = [now - then for now, then in zip(self._recorded_seen, before, strict=True)]
+        return float(sum(images)), float(
+            sum(count * self._cost_of_a_sample(state, number) for number, count in enumerate(images) if count)
+        )
 
     def _add_seconds(self, train: float = 0.0, teacher: float = 0.0, evaluation: float = 0.0) -> None:
         for name, value in (('seconds_train', train), ('seconds_teacher', teacher), ('seconds_eval', evaluation)):
@@ -247,6 +261,8 @@ class Measures(Callback):
             'seconds_eval_total': totals['seconds_eval'],
             'multiply_adds_student_total': totals['student'],
             'multiply_adds_teacher_total': totals['teacher'],
+            'multiply_adds_teacher_saved_total': totals['saved'],
+            'images_recorded_total': int(totals['recorded']),
             'images_per_second': sums['samples'] / sums['seconds_train'] if sums['seconds_train'] else None,
             'runs_beside': int(max(sums['runs'], 1)),
             'world_size': dist.get_world_size(),
@@ -258,6 +274,10 @@ class Measures(Callback):
     def _teacher_counts(self, state: State) -> tuple[float, list[int]]:
         algorithm = _distillation(state)
         return (algorithm.teacher_seconds, list(algorithm.images_taught)) if algorithm else (0.0, [])
+
+    def _recorded_counts(self, state: State) -> list[int]:
+        algorithm = _distillation(state)
+        return list(algorithm.images_recorded) if algorithm else []
 
     def _cost_of_a_sample(self, state: State, teacher: int | None = None) -> int:
         """Multiply-adds of one forward pass, of the student or of a teacher; counted once a shape."""

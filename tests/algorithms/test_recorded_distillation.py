@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from composer_kd import Archive, Distillation, Teacher, TeacherMixupKD, UserError
 from composer_kd.archive import Samples
+from composer_kd.callbacks import Measures
+from composer_kd.models import multiply_adds
 from tests.teachers.recorded_runs import BATCH, harvest, tiny_data, train, trained_run
 
 VIEWS, STEPS = 2, 3
@@ -82,6 +84,20 @@ def test_recorded_and_live_teachers_share_a_mix(runs) -> None:
     assert mixed.algorithm.images_taught == [0, 0, 2 * STEPS * BATCH]
     assert mixed.algorithm.images_recorded == [2 * STEPS * BATCH, 2 * STEPS * BATCH, 0]
     torch.testing.assert_close(mixed.weights, live.weights, atol=2e-4, rtol=1e-3)
+
+
+def test_what_looking_up_saved_is_counted(runs) -> None:
+    lines: list[dict] = []
+    teachers = [Teacher.recorded(runs[0]), Teacher.recorded(runs[1]), Teacher.from_run(runs[2])]
+    data = tiny_data(VIEWS)
+    train(TeacherMixupKD(teachers), data, callbacks=[Measures(lines.append)])
+    forward = multiply_adds(teachers[2].module, data.shape)  # type: ignore[attr-defined]
+    for line in lines:
+        images = line['epoch'] * STEPS * BATCH
+        assert line['images_recorded_total'] == 2 * images
+        assert line['multiply_adds_teacher_saved_total'] == 2 * images * forward
+        assert line['multiply_adds_teacher_total'] == images * forward
+        assert line['multiply_adds_student_total'] == 3 * images * forward
 
 
 def test_microbatches_get_their_part_of_what_was_looked_up(runs) -> None:

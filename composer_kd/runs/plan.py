@@ -15,6 +15,7 @@ from composer_kd.errors import UserError, nearest
 from composer_kd.runs.config import RunConfig, named_mapping
 from composer_kd.runs.objects import algorithm_class, check_objects
 from composer_kd.section import Section, parse_section
+from composer_kd.teachers.teacher import kind_of
 
 __all__ = ['Plan', 'PlannedRun', 'make_plan']
 
@@ -199,22 +200,32 @@ def _resolve_teachers(
         where = '.'.join(filter(None, [place, 'algorithms', algorithm]))
         if issubclass(algorithm_class(algorithm, place), Distillation):
             teachers = options.get('teachers')
-            if not isinstance(teachers, list) or not teachers or not all(isinstance(one, str) for one in teachers):
+            if not isinstance(teachers, list) or not teachers or not all(isinstance(t, str | dict) for t in teachers):
                 raise UserError(
                     f'{where}.teachers: expected a list of runs of the lineage or of run directories, got {teachers!r}'
                 )
-            resolved = []
+            resolved, runs = [], []
             for teacher in teachers:
-                run = _teacher_run(teacher, name, number, repeats, f'{where}.teachers')
+                kind = _kind_of(teacher, where) if isinstance(teacher, dict) else None
+                called = teacher if kind is None else teacher[kind]
+                run = _teacher_run(called, name, number, repeats, f'{where}.teachers')
                 names += [run] if run else []
-                resolved.append(str(folder / run) if run else teacher)
-            if len(set(resolved)) < len(resolved):
+                runs.append(str(folder / run) if run else called)
+                resolved.append(runs[-1] if kind is None else {**teacher, kind: runs[-1]})
+            if len(set(runs)) < len(runs):
                 raise UserError(
                     f'{where}.teachers: a teacher is there twice: {teachers}; use mix weights to count one more'
                 )
             options = {**options, 'teachers': resolved}
         algorithms[algorithm] = options
     return algorithms, tuple(dict.fromkeys(names))
+
+
+def _kind_of(teacher: dict[str, Any], where: str) -> str:
+    try:
+        return kind_of(teacher)
+    except UserError as error:
+        raise UserError(f'{where}.{error}') from None
 
 
 def _teacher_run(teacher: str, name: str, number: int, repeats: dict[str, int], where: str) -> str | None:

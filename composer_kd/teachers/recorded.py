@@ -17,13 +17,11 @@ from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of
 from composer_kd.teachers.from_run import RunTeacher, finished_manifest
 from composer_kd.teachers.live import LiveTeacher, Normalization
-from composer_kd.teachers.teacher import Teacher
+from composer_kd.teachers.teacher import UNSEEN, Teacher
 
-__all__ = ['UNSEEN', 'RecordedTeacher']
+__all__ = ['RecordedTeacher']
 
 log = logging.getLogger(__name__)
-
-UNSEEN = ('live', 'label')
 
 # What feeds the student another image than the one whose key travels with it, by the names of Composer's classes.
 _CHANGES_THE_INPUT = {'MixUp', 'CutMix', 'ColOut', 'CutOut', 'ProgressiveResizing', 'AugMix', 'RandAugment'}

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from composer_kd.errors import UserError, nearest
 
-__all__ = ['Teacher']
+__all__ = ['UNSEEN', 'Teacher', 'kind_of']
+
+UNSEEN = ('live', 'label')
 
 
 class Teacher:
@@ -166,16 +168,31 @@ class Teacher:
         )
 
 
-def _from_options(options: dict[str, Any]) -> Teacher:
-    """``{recorded: RUN, fill: true, unseen: label}`` or ``{live: RUN}``, as a YAML writes it."""
+def kind_of(options: Mapping[str, Any]) -> str:
+    """``'recorded'`` or ``'live'``: the key of the run in a teacher's mapping; what is wrong with it is one line."""
     kinds = [kind for kind in ('recorded', 'live') if kind in options]
     if len(kinds) != 1:
-        raise UserError(f"teachers: {options!r}: expected one of 'recorded' and 'live' with a run, and their options")
-    run = options.pop(kinds[0])
-    allowed = ('fill', 'unseen', 'name') if kinds == ['recorded'] else ('name',)
-    for key in options:
-        if key not in allowed:
-            raise UserError(f'teachers: {kinds[0]} {run!r} has no option {key!r}; {nearest(key, allowed)}')
+        raise UserError(
+            f"teachers: {dict(options)!r}: expected one of 'recorded' and 'live' with a run, and their options"
+        )
+    kind, run = kinds[0], options[kinds[0]]
     if not isinstance(run, str | Path):
-        raise UserError(f'teachers: {kinds[0]}: expected the path of a run directory, got {run!r}')
-    return Teacher.recorded(run, **options) if kinds == ['recorded'] else Teacher.from_run(run, **options)
+        raise UserError(f'teachers: {kind}: expected a run directory, got {run!r}')
+    allowed = {'name': str, **({'fill': bool, 'unseen': str} if kind == 'recorded' else {})}
+    for key, value in options.items():
+        if key == kind:
+            continue
+        if key not in allowed:
+            raise UserError(f'teachers: {kind} {run!r} has no option {key!r}; {nearest(str(key), allowed)}')
+        if not isinstance(value, allowed[key]):
+            raise UserError(f'teachers: {kind} {run!r}: {key} is {value!r}; expected a {allowed[key].__name__}')
+    if options.get('unseen', 'live') not in UNSEEN:
+        raise UserError(f"teachers: recorded {run!r}: unseen is 'live' or 'label', got {options['unseen']!r}")
+    return kind
+
+
+def _from_options(options: dict[str, Any]) -> Teacher:
+    """``{recorded: RUN, fill: true, unseen: label}`` or ``{live: RUN}``, as a YAML writes it."""
+    kind = kind_of(options)
+    run = options.pop(kind)
+    return Teacher.recorded(run, **options) if kind == 'recorded' else Teacher.from_run(run, **options)

@@ -18,6 +18,7 @@ from composer_kd.runs.construct import check_options, construct, split_name
 from composer_kd.runs.names import ALGORITHMS, CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
 from composer_kd.schedule import Progress
 from composer_kd.teachers import Teacher
+from composer_kd.teachers.teacher import kind_of
 
 __all__ = [
     'algorithm_class',
@@ -108,8 +109,8 @@ def check_objects(config: RunConfig, place: str) -> None:
 class _NamedTeacher(Teacher):
     """Stands for a teacher whose run may not have begun."""
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, teacher: str | dict[str, Any]):
+        self.name = teacher if isinstance(teacher, str) else str(teacher.get('name') or teacher[kind_of(teacher)])
 
 
 def _make(registry: Registry[Any], kind: str, name: str, options: dict[str, Any]) -> Any:

@@ -86,15 +86,18 @@ class Archive:
 
     def record(self) -> ArchiveRecord:
         """What the archive holds; one line if it holds nothing."""
+        return self._snapshot()[1]
+
+    def _snapshot(self) -> tuple[Manifest, ArchiveRecord]:
         if not isinstance(self.run, RemoteRun) and not self.run.path.is_dir():
             raise UserError(f'{self.run}: no such run directory; train that run first, or correct the path')
-        record = self.manifest().archive if self.run.manifest_file.is_file() else None
-        if record is None:
+        manifest = self.manifest() if self.run.manifest_file.is_file() else None
+        if manifest is None or manifest.archive is None:
             raise UserError(
                 f'{self.run}: nothing is recorded there; record with `archive:` in its YAML, or with '
                 f'`composer-kd harvest {self.run}`'
             )
-        return record
+        return manifest, manifest.archive
 
     def numbers(self, kind: str) -> list[int]:
         """The epochs, views or sets that there are tables of."""
@@ -155,17 +158,17 @@ class Archive:
 
     def _consistently(self, read: Callable[[Manifest, ArchiveRecord], T]) -> T:
         """Read files by one manifest; when some are gone or others by then because another process writes, anew."""
-        record, manifest = self.record(), self.manifest()
+        manifest, record = self._snapshot()
         while True:
             try:
                 return read(manifest, record)
             except (UserError, OSError):
                 if isinstance(self.run, RemoteRun):
                     self.run.refresh()
-                now = self.manifest()
-                if now == manifest or now.archive is None:
+                before = manifest
+                manifest, record = self._snapshot()
+                if manifest == before:
                     raise
-                manifest, record = now, now.archive
 
     def _samples(self, manifest: Manifest, record: ArchiveRecord) -> Samples:
         return self._opened(manifest, record.samples, Samples.load)

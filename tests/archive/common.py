@@ -14,3 +14,11 @@ def samples(*rows):
 
 def losses(*values):
     return {'loss': torch.tensor(values), 'correct': torch.ones(len(values), dtype=torch.uint8)}
+
+
+def values(archive, kind, number, column):
+    """(id, content) to value, of the samples that a table has seen."""
+    samples, table = archive.samples(), archive.table(kind, number)
+    keys = zip(samples.ids.tolist(), samples.content.tolist(), strict=True)
+    rows = zip(keys, table['seen'].tolist(), table[column].tolist(), strict=False)
+    return {key: round(value, 6) for key, seen, value in rows if seen}

@@ -23,6 +23,7 @@ class Progress:
         epoch_length: Batches in an epoch; ``None`` where the loader cannot tell.
         epochs: The length of the whole training in epochs (a fraction where it is given in batches or samples);
             ``None`` where it cannot be told (a duration in tokens or seconds).
+        batches: The length of the whole training in batches, where it is given so.
     """
 
     epoch: int
@@ -30,6 +31,7 @@ class Progress:
     batch_in_epoch: int = 0
     epoch_length: int | None = None
     epochs: float | None = None
+    batches: int | None = None
 
     @classmethod
     def of(cls, state: Any) -> Progress:
@@ -41,6 +43,7 @@ class Progress:
             batch_in_epoch=int(state.timestamp.batch_in_epoch),
             epoch_length=length,
             epochs=_epochs(state, length),
+            batches=_batches(state),
         )
 
     @property
@@ -50,7 +53,12 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """The finished part of the whole training: (epoch + batch in epoch / length) / epochs."""
+        """The finished part of the whole training: (epoch + batch in epoch / length) / epochs.
+
+        A training whose length is given in batches counts those: its epochs may change their length.
+        """
+        if self.batches:
+            return self.batch / self.batches
         if not self.epochs:
             raise UserError("schedule: 'dur' needs a max_duration in epochs, batches or samples; use ep or ba instead")
         return self.in_epochs / self.epochs
@@ -69,6 +77,11 @@ def _epochs(state: Any, length: int | None) -> float | None:
     if unit == 'sp' and samples is not None:
         return value / samples()
     return None
+
+
+def _batches(state: Any) -> int | None:
+    duration = state.max_duration
+    return duration.value if duration is not None and duration.unit.value == 'ba' else None
 
 
 # Batch 3 of 30 is at 0.1dur, although (0 + 3 / 10) / 3 comes out as the float below 0.1. No step is as short as this.

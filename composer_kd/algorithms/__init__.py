@@ -1,11 +1,13 @@
 """Composer algorithms, one folder each."""
 
 from composer_kd.algorithms.distillation import Distillation
+from composer_kd.algorithms.loss_curriculum import LossCurriculum
 from composer_kd.algorithms.teacher_mixup import TeacherMixupKD
 from composer_kd.registry import Registry
 
-__all__ = ['ALGORITHMS', 'Distillation', 'TeacherMixupKD']
+__all__ = ['ALGORITHMS', 'Distillation', 'LossCurriculum', 'TeacherMixupKD']
 
 ALGORITHMS: Registry[type] = Registry('algorithms')
 ALGORITHMS.add('Distillation', Distillation, 'teachers, a mix, a loss and a schedule: the mechanism behind all methods')
 ALGORITHMS.add('TeacherMixupKD', TeacherMixupKD, 'CE + MSE to a linear combination of earlier iterations of the model')
+ALGORITHMS.add('LossCurriculum', LossCurriculum, 'losses of samples, recorded or its own, decide what an epoch trains on')

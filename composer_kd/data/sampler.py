@@ -32,8 +32,9 @@ class TrainSampler(DistributedSampler):
     """
 
     selection: Callable[[int], NDArray[np.bool_]] | None = None
-    """Which rows an epoch trains on, one truth value a row, as a pure function of the epoch; ``None`` for all. The
-    selected rows keep the order that they have among all."""
+    """Which rows an epoch trains on, one truth value a row; ``None`` for all. The selected rows keep the order that
+    they have among all. It is asked for the epoch under way; and, when a training is continued, for the epochs before
+    it, of which Composer throws away what comes, so that any rows will do."""
 
     closing: tuple[int, int] | None = None
     """(first epoch, views): from that epoch on, the views are 0, 1, ... once more, so that what is recorded at the end
@@ -47,8 +48,7 @@ class TrainSampler(DistributedSampler):
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
-        if self.selection is not None:
-            self._resize(int(self.selection(epoch).sum()))
+        self._resize(len(self.samples) if self.selection is None else int(self.selection(epoch).sum()))
 
     def _resize(self, rows: int) -> None:
         # Whole batches, and at least one: a curriculum may begin with fewer rows than a batch has.

@@ -2,6 +2,7 @@
 
 from composer_kd.functional.augment import augment, normalise
 from composer_kd.functional.counter import counter_hash, uniform
+from composer_kd.functional.curriculum import pace, places, prune, share_weights, top_share, within_share
 from composer_kd.functional.losses import LOSSES, hard, kl, mse, soft_cross_entropy, standardize
 from composer_kd.functional.mixing import dirichlet_weights, mix_outputs
 from composer_kd.functional.top_k import keep_top, spread_rest, to_half
@@ -17,9 +18,15 @@ __all__ = [
     'mix_outputs',
     'mse',
     'normalise',
+    'pace',
+    'places',
+    'prune',
+    'share_weights',
     'soft_cross_entropy',
     'spread_rest',
     'standardize',
     'to_half',
+    'top_share',
     'uniform',
+    'within_share',
 ]

@@ -317,7 +317,7 @@ class Archive:
         with suppress(UserError, OSError):  # A manifest that cannot be read does not say what is of use: all stays.
             named = self.manifest().files
             for folder in ('archive', *(f'archive/{kind}' for kind in KINDS)):
-                for path in (self.run.path / folder).glob('*.safetensors*'):
+                for path in (self.run.path / folder).glob('*'):
                     name = f'{folder}/{path.name}'
                     half_written = path.name.startswith('.') and path.suffix == '.tmp'
                     if half_written or (is_table(name) and name not in named):

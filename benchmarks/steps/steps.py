@@ -1,11 +1,13 @@
-"""What a training step costs: a hand-written PyTorch loop, our Trainer path, and the same with live teachers.
+"""What a training step costs: a hand-written PyTorch loop, our Trainer path, and the same with teachers and recorders.
 
-    python benchmarks/steps/steps.py [--model resnet20] [--rounds 9] [--steps 12]
+    python benchmarks/steps/steps.py [--model resnet20] [--rounds 15] [--steps 12]
 
 All arms train the same model on the same batches in one process, in turn, round by round; a round's figure is its
 median step, from the end of one step to the end of the next, loading included. Printed, and written to steps.json and
-steps.md beside this file: medians of the rounds' ratios with their quartiles. Targets: the Trainer at most 1.05 times
-the loop; K live teachers at most 1.05 times (student step + K teacher forward passes).
+steps.md beside this file: medians, and for ratios of a round's figures a 95 % confidence interval of the median
+(bootstrap over rounds). Targets: the Trainer at most 1.05 times the loop; K recorded teachers at most 1.03 times the
+student's step; K live ones at most 1.05 times (student's step + K forward passes). What looking up and recording take
+is also measured directly, by a clock around our own code: small shares drown in a ratio's noise.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import random
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -26,17 +30,19 @@ from composer import Trainer
 from composer.core import Callback
 from torch.nn import functional as F
 
-from composer_kd import TeacherMixupKD
+from composer_kd import RecordLosses, Teacher, TeacherMixupKD
 from composer_kd.archive import atomic_write
 from composer_kd.callbacks import Measures, NanGuard, SameBuffers
 from composer_kd.data import DataSection, open_data
 from composer_kd.data.section import SyntheticSection
 from composer_kd.models import build_model, classifier
-from composer_kd.runs.execute import hardware, versions
+from composer_kd.runs.execute import execute, hardware, versions
 from composer_kd.runs.memory import keep_freed_memory
+from composer_kd.runs.plan import make_plan
+from composer_kd.runs.progress import Progress
 
 BATCH = 128
-TEACHERS = (1, 3)
+TEACHERS = (1, 3, 5)
 
 
 class Steps(Callback):
@@ -49,11 +55,32 @@ class Steps(Callback):
         self.ends.append(time.perf_counter())
 
 
+class Timed:
+    """Sums the seconds of an object's own methods, each call by itself."""
+
+    def __init__(self, target: object, names: tuple[str, ...]):
+        self.seconds = 0.0
+        for name in names:
+            setattr(target, name, self._clocked(getattr(target, name)))
+
+    def _clocked(self, method: Callable) -> Callable:
+        def call(*arguments, **options):
+            begun = time.perf_counter()
+            try:
+                return method(*arguments, **options)
+            finally:
+                self.seconds += time.perf_counter() - begun
+
+        return call
+
+
 class Bench:
-    def __init__(self, model: str, steps: int):
-        self.model, self.steps = model, steps
-        section = DataSection(synthetic=SyntheticSection(train_size=4000, test_size=100))
+    def __init__(self, model: str, steps: int, folder: Path):
+        self.model, self.steps, self.folder = model, steps, folder
+        self.synthetic = {'train_size': 4000, 'test_size': 100}
+        section = DataSection(synthetic=SyntheticSection(**self.synthetic), views=1)
         self.data = open_data(section, batch_size=BATCH, seed=1)
+        self.microseconds: dict[str, list[float]] = {}
 
     def net(self, seed: int) -> torch.nn.Module:
         torch.manual_seed(seed)
@@ -83,18 +110,73 @@ class Bench:
 
         return run
 
-    def trainer(self, teachers: int) -> Callable[[], float]:
+    def recorded_runs(self, count: int) -> list[Path]:
+        """Finished runs of a step each: their outputs are as good to look up as any."""
+        values = {
+            'name': 'teacher', 'save_folder': str(self.folder), 'repeat': count, 'device': 'cpu', 'precision': 'bf16',
+            'data': {'synthetic': self.synthetic, 'clean_subset': 100}, 'model': {'name': self.model},
+            'batch_size': BATCH, 'max_duration': '1ba',
+        }  # fmt: skip
+        plan = make_plan(values)
+        execute(plan, Progress(False, stream=sys.stderr))
+        return [run.folder for run in plan.runs]
+
+    def live(self, count: int) -> Callable[[], float]:
+        return self.trainer(TeacherMixupKD([self.net(10 + number) for number in range(count)]))
+
+    def recorded(self, runs: list[Path]) -> Callable[[], float]:
+        """The warming round fills the archives; afterwards no teacher runs."""
+        algorithm = TeacherMixupKD([Teacher.recorded(run, fill=True) for run in runs])
+        own = Timed(algorithm, ('_look_up', '_ask_teachers', '_add_to_loss', '_batch_end'))
+        looked = Timed(algorithm._lookup, ('batch', 'outputs'))
+        run = self.trainer(algorithm)
+        name = f'{len(runs)} recorded'
+
+        def timed() -> float:
+            taught, own.seconds, looked.seconds = sum(algorithm.images_taught), 0.0, 0.0
+            figure = run()
+            if sum(algorithm.images_taught) == taught:
+                self.note(f'looking up, {name}', looked.seconds)
+                self.note(f'the whole distillation, {name}', own.seconds)
+            return figure
+
+        return timed
+
+    def recording(self) -> Callable[[], float]:
+        recorder = RecordLosses(self.folder / 'losses')
+        events = ('before_train_batch', 'before_forward', 'after_forward', 'after_train_batch', 'batch_end')
+        own = Timed(recorder, events)
+        run = self.trainer(callback=recorder)
+
+        def timed() -> float:
+            own.seconds = 0.0
+            figure = run()
+            self.note('RecordLosses', own.seconds)
+            return figure
+
+        return timed
+
+    def note(self, name: str, seconds: float) -> None:
+        self.microseconds.setdefault(name, []).append(1e6 * seconds / self.steps)
+
+    def trainer(self, algorithm: TeacherMixupKD | None = None, callback: Callback | None = None) -> Callable[[], float]:
         """Our path: what a YAML's run has, without evaluators and checkpoints."""
         model = classifier(self.net(1), cpu_autocast=True, channels_last=True)
         steps = Steps()
-        taught = [TeacherMixupKD([self.net(10 + number) for number in range(teachers)])] if teachers else []
+        taught = [algorithm] if algorithm else []
         trainer = Trainer(
             model=model,
             train_dataloader=self.data.train,
             max_duration='1ba',
             optimizers=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
             algorithms=taught,
-            callbacks=[SameBuffers(), NanGuard(), Measures(lambda line: None), steps],
+            callbacks=[
+                SameBuffers(),
+                NanGuard(),
+                Measures(lambda line: None),
+                *([callback] if callback else []),
+                steps,
+            ],
             progress_bar=False,
             device='cpu',
             seed=1,
@@ -132,47 +214,89 @@ def quartiles(values: list[float]) -> list[float]:
     return [round(value, 4) for value in statistics.quantiles(values, n=4)]
 
 
+def interval(values: list[float], draws: int = 2000) -> list[float]:
+    """The median, and the bounds of its 95 % confidence interval (bootstrap)."""
+    chance = random.Random(0)
+    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(draws))
+    low, high = medians[int(0.025 * draws)], medians[int(0.975 * draws)]
+    return [round(value, 4) for value in (statistics.median(values), low, high)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', default='resnet20')
-    parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--steps', type=int, default=12)
     parser.add_argument('--out', type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     warnings.simplefilter('ignore')
     keep_freed_memory()  # As `composer run` does on the CPU; for all arms alike.
-    bench = Bench(options.model, options.steps)
-    arms = {'loop': bench.loop(), 'forward': bench.forward(), 'trainer': bench.trainer(0)}
-    arms |= {f'{count} live': bench.trainer(count) for count in TEACHERS}
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for number in range(options.rounds + 1):
-        for name, run in arms.items():
-            figure = run()
-            if number:  # The first round warms up.
-                seconds[name].append(figure)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, microseconds = measure(Bench(options.model, options.steps, Path(folder)), options.rounds)
     rounds = [dict(zip(seconds, figures, strict=True)) for figures in zip(*seconds.values(), strict=True)]
     ratios = {'trainer / loop': [r['trainer'] / r['loop'] for r in rounds]}
     for count in TEACHERS:
+        ratios[f'{count} recorded / trainer'] = [r[f'{count} recorded'] / r['trainer'] for r in rounds]
+    for count in TEACHERS:
         name = f'{count} live / (trainer + {count} forward)'
         ratios[name] = [r[f'{count} live'] / (r['trainer'] + count * r['forward']) for r in rounds]
+    ratios['recording losses / trainer'] = [r['recording losses'] / r['trainer'] for r in rounds]
+    step = 1e6 * statistics.median(seconds['trainer'])
     result = {
         'what': f'{options.model}, batch {BATCH}, bf16, channels_last',
         'command': ' '.join(['python benchmarks/steps/steps.py', *sys.argv[1:]]),
         'date': date.today().isoformat(),
+        'rounds': options.rounds,
         'hardware': hardware(),
         'versions': versions(),
         'milliseconds': {name: quartiles([1000 * value for value in values]) for name, values in seconds.items()},
-        'ratios': {name: quartiles(values) for name, values in ratios.items()},
+        'ratios': {name: interval(values) for name, values in ratios.items()},
+        'own microseconds a step': {name: quartiles(values) for name, values in microseconds.items()},
+        'own share of the plain step': {n: round(statistics.median(v) / step, 5) for n, v in microseconds.items()},
     }
-    lines = [f'# Step costs: {result["what"]}', '']
-    facts = result['hardware']
-    lines += [f'`{result["command"]}`, {result["date"]}, {facts["cpu"]}, {facts["threads"]} threads.', '']
-    lines += ['| | median | quartiles |', '|---|---:|---:|']
-    lines += [f'| {name}, ms | {q[1]:.1f} | {q[0]:.1f} to {q[2]:.1f} |' for name, q in result['milliseconds'].items()]
-    lines += [f'| {name} | {q[1]:.3f} | {q[0]:.3f} to {q[2]:.3f} |' for name, q in result['ratios'].items()]
+    text = table(result)
     atomic_write(options.out / 'steps.json', json.dumps(result, indent=1) + '\n')
-    atomic_write(options.out / 'steps.md', '\n'.join(lines) + '\n')
-    print('\n'.join(lines))
+    atomic_write(options.out / 'steps.md', text + '\n')
+    print(text)
+
+
+def measure(bench: Bench, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds of a step of each arm, round by round, and microseconds of our own code in it."""
+    runs = bench.recorded_runs(max(TEACHERS))
+    arms = {'loop': bench.loop(), 'forward': bench.forward(), 'trainer': bench.trainer()}
+    arms |= {f'{count} recorded': bench.recorded(runs[:count]) for count in TEACHERS}
+    arms |= {f'{count} live': bench.live(count) for count in TEACHERS}
+    arms['recording losses'] = bench.recording()
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(rounds + 1):
+        for name, run in arms.items():
+            figure = run()
+            if number:  # The first round warms up.
+                seconds[name].append(figure)
+        if not number:
+            bench.microseconds.clear()
+    return seconds, bench.microseconds
+
+
+def table(result: dict) -> str:
+    facts = result['hardware']
+    lines = [f'# Step costs: {result["what"]}', '']
+    lines += [f'`{result["command"]}`, {result["date"]}, {facts["cpu"]}, {facts["threads"]} threads,']
+    lines += [f'{result["rounds"]} rounds.', '', '| milliseconds | median | quartiles |', '|---|---:|---:|']
+    lines += [f'| {name} | {q[1]:.1f} | {q[0]:.1f} to {q[2]:.1f} |' for name, q in result['milliseconds'].items()]
+    lines += ['', '| ratio | median | 95 % confidence |', '|---|---:|---:|']
+    lines += [f'| {name} | {m:.3f} | {low:.3f} to {high:.3f} |' for name, (m, low, high) in result['ratios'].items()]
+    lines += [
+        '',
+        '| our own code in a step, microseconds | median | quartiles | of the plain step |',
+        '|---|---:|---:|---:|',
+    ]
+    shares = result['own share of the plain step']
+    lines += [
+        f'| {name} | {q[1]:.0f} | {q[0]:.0f} to {q[2]:.0f} | {100 * shares[name]:.2f} % |'
+        for name, q in result['own microseconds a step'].items()
+    ]
+    return '\n'.join(lines)
 
 
 if __name__ == '__main__':

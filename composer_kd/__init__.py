@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from composer_kd.algorithms import Distillation, TeacherMixupKD
+    from composer_kd.algorithms import Distillation, LossCurriculum, TeacherMixupKD
     from composer_kd.archive import Archive
-    from composer_kd.callbacks import RecordLosses
+    from composer_kd.callbacks import RecordLogits, RecordLosses
     from composer_kd.errors import UserError
     from composer_kd.schedule import Schedule
     from composer_kd.teachers import Teacher
@@ -17,6 +17,8 @@ __version__ = '0.1.0'
 __all__ = [
     'Archive',
     'Distillation',
+    'LossCurriculum',
+    'RecordLogits',
     'RecordLosses',
     'Schedule',
     'Teacher',
@@ -29,7 +31,9 @@ __all__ = [
 _HOMES = {
     'Archive': 'composer_kd.archive',
     'Distillation': 'composer_kd.algorithms',
+    'LossCurriculum': 'composer_kd.algorithms',
     'TeacherMixupKD': 'composer_kd.algorithms',
+    'RecordLogits': 'composer_kd.callbacks',
     'RecordLosses': 'composer_kd.callbacks',
     'UserError': 'composer_kd.errors',
     'Schedule': 'composer_kd.schedule',

@@ -17,8 +17,7 @@ from composer_kd.archive.archive import Archive
 from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.archive.samples import Samples
-from composer_kd.callbacks.recording import begin_recording, refuse_beside
-from composer_kd.errors import UserError
+from composer_kd.callbacks.recording import begin_recording, refuse_beside, rows_of
 from composer_kd.models.sample_losses import SampleLosses, StepLosses
 
 __all__ = ['RecordLosses']
@@ -119,7 +118,7 @@ class RecordLosses(Callback):
         entries = self._everyones()
         if entries is None:
             return
-        rows = _rows_of(entries.ids, self._samples)
+        rows = rows_of(entries.ids, self._samples, type(self).__name__)
         columns = {'loss': torch.from_numpy(entries.loss), 'correct': torch.from_numpy(entries.correct)}
         samples = self._samples.take(rows)
         on_rank_zero(lambda: self.archive.put('loss', self._epoch, samples, columns, merge=False))
@@ -161,16 +160,3 @@ class _Entries(NamedTuple):
     loss: NDArray[Any]
     correct: NDArray[Any]
     batch: NDArray[Any]
-
-
-def _rows_of(ids: NDArray[np.int64], samples: Samples) -> NDArray[np.int64]:
-    order = np.argsort(samples.ids, kind='stable')
-    place = np.searchsorted(samples.ids, ids, sorter=order)
-    rows = order[np.minimum(place, len(order) - 1)]
-    strange = samples.ids[rows] != ids
-    if strange.any():
-        raise UserError(
-            f'RecordLosses: the batches have a sample with id {ids[strange][0]}, which the training data set does not '
-            f'list among its ids'
-        )
-    return rows

@@ -6,7 +6,9 @@ from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from composer.core import State
+from numpy.typing import NDArray
 
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.manifest import SCHEMA, DataRecord, Manifest
@@ -14,7 +16,7 @@ from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.samples import Samples
 from composer_kd.errors import UserError
 
-__all__ = ['begin_recording', 'refuse_beside']
+__all__ = ['begin_recording', 'refuse_beside', 'rows_of']
 
 
 def refuse_beside(state: State, names: Collection[str], owner: str, why: str) -> None:
@@ -77,3 +79,17 @@ def _data_record(dataset: Any, samples: int, owner: str) -> DataRecord:
             f'{owner}: the training data ({type(dataset).__name__}) has no {error.name}; an archive says what data it '
             f'is of: use data out of shards (composer-kd convert, composer_kd.data.open_data)'
         ) from None
+
+
+def rows_of(ids: NDArray[np.int64], samples: Samples, owner: str) -> NDArray[np.int64]:
+    """The rows of the training data that hold these ids."""
+    order = np.argsort(samples.ids, kind='stable')
+    place = np.searchsorted(samples.ids, ids, sorter=order)
+    rows = order[np.minimum(place, len(order) - 1)]
+    strange = samples.ids[rows] != ids
+    if strange.any():
+        raise UserError(
+            f'{owner}: the batches have a sample with id {ids[strange][0]}, which the training data set does not '
+            f'list among its ids'
+        )
+    return rows

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of, labels_of, logits_of
 from composer_kd.models.classifier import unwrapped
+from composer_kd.models.first_pass import FirstPass
 
 __all__ = ['SampleLosses', 'StepLosses']
 
@@ -32,9 +33,8 @@ class StepLosses(NamedTuple):
 class SampleLosses:
     """Collects the losses of a step over its microbatches.
 
-    The owner, an algorithm or a callback, passes four events on; what runs twice in a step (SAM, a retry after running
-    out of memory) counts once: a pass begins from nothing, and the first that comes to its end is the step's, at the
-    weights that the step began with. Nothing is read back from the device.
+    The owner, an algorithm or a callback, passes five events on. What runs twice in a step counts once, as
+    :class:`~composer_kd.models.first_pass.FirstPass` says. Nothing is read back from the device.
 
     ============================  ======================
     at                            call
@@ -56,11 +56,10 @@ class SampleLosses:
     def __init__(self, owner: str):
         self.owner = owner
         self._labels: Tensor | None = None
-        self._pass: list[StepLosses] = []
-        self._taken: list[StepLosses] | None = None
+        self._passes = FirstPass[StepLosses]()
 
     def start_pass(self) -> None:
-        self._pass = []
+        self._passes.start()
 
     def read_labels(self, batch: Any) -> None:
         """Keep the hard labels before MixUp and LabelSmoothing replace them; refuse a batch without them or keys."""
@@ -98,17 +97,16 @@ class SampleLosses:
             else:
                 loss = self._checked(per_sample(outputs, (batch[0], labels, *batch[2:])), labels)
             correct = (logits.argmax(dim=1) == labels).to(torch.uint8)
-        self._pass.append(StepLosses(keys, loss, correct))
-        return self._pass[-1]
+        losses = StepLosses(keys, loss, correct)
+        self._passes.add(losses)
+        return losses
 
     def end_pass(self) -> None:
-        if self._taken is None:
-            self._taken = self._pass
+        self._passes.end()
 
     def take(self) -> StepLosses:
         """What the step showed; the next one begins from nothing."""
-        parts = self._taken if self._taken is not None else self._pass
-        self._taken, self._pass = None, []
+        parts = self._passes.take()
         return parts[0] if len(parts) == 1 else StepLosses(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _checked(self, loss: Any, labels: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from composer_kd.errors import UserError
 from composer_kd.functional.top_k import keep_top, to_half
 from composer_kd.teachers.recorded import RecordedTeacher
 
-__all__ = ['encoded', 'fill_view', 'logits_of_view']
+__all__ = ['encoded', 'fill_view', 'logits_of_view', 'precision_of']
 
 # Images in one forward pass: without gradients more fit than in a training batch.
 _CHUNK = 500
@@ -60,7 +60,7 @@ def fill_view(teacher: RecordedTeacher, state: Any, view: int, wanted: NDArray[n
                     'augmentation': asdict(dataset.augmentation),
                     'classes': int(dataset.num_classes),
                     'top_k': top_k,
-                    'precision': _precision(state),
+                    'precision': precision_of(state),
                     'weights': teacher.manifest.weights.hash,
                     'source': 'fill',
                 },
@@ -117,7 +117,8 @@ def _known(teacher: RecordedTeacher, dataset: Any, view: int) -> NDArray[np.bool
     return inside & (seen[np.where(inside, rows, 0)] != 0)
 
 
-def _precision(state: Any) -> str:
+def precision_of(state: Any) -> str:
+    """What a run's configuration calls the precision of its forward passes: ``fp32``, ``bf16`` or ``fp16``."""
     model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
     if getattr(model, 'cpu_autocast', False):
         return 'bf16'

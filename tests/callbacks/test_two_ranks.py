@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from composer_kd import RecordLosses
+from composer_kd import RecordLogits, RecordLosses
 from composer_kd.callbacks.same_buffers import SameBuffers
 from tests.algorithms.common import images_and_labels, make_trainer, net
 from tests.callbacks.keyed import small_net, tables, train
@@ -83,11 +83,11 @@ noted['lines'] = dist.all_gather_object(line)
 
 # Recorders, interrupted inside an epoch and continued.
 from pathlib import Path
-from composer_kd import RecordLosses
+from composer_kd import RecordLogits, RecordLosses
 from tests.callbacks import keyed
 
 folder = Path(sys.argv[1])
-recorders = lambda: [RecordLosses(folder / 'recorded')]
+recorders = lambda: [RecordLosses(folder / 'recorded'), RecordLogits(folder / 'recorded', views=2)]
 options = dict(epochs='2ep', save_interval='3ba')
 keyed.train(recorders(), net=keyed.small_net(False), folder=folder, **options)
 keyed.train(recorders(), net=keyed.small_net(False, seed=4), load=folder / 'ep0-ba3-rank0.pt', **options)
@@ -160,10 +160,12 @@ def test_one_rank_keeps_its_buffers() -> None:
         assert torch.equal(own, other)
 
 
-def test_two_ranks_record_the_losses_that_one_records(folder: Path, tmp_path: Path) -> None:
-    train([RecordLosses(tmp_path)], net=small_net(False), epochs='2ep')
-    one, two = tables(tmp_path), tables(folder / 'recorded')
-    assert list(one) == list(two) == [0, 1]
-    for epoch in one:
-        assert torch.equal(one[epoch]['seen'], two[epoch]['seen'])
-        torch.testing.assert_close(one[epoch]['loss'], two[epoch]['loss'], rtol=1e-3, atol=1e-4)
+def test_two_ranks_record_what_one_records(folder: Path, tmp_path: Path) -> None:
+    train([RecordLosses(tmp_path), RecordLogits(tmp_path, views=2)], net=small_net(False), epochs='2ep')
+    for kind, column in (('loss', 'loss'), ('logits', 'logits')):
+        one, two = tables(tmp_path, kind), tables(folder / 'recorded', kind)
+        assert list(one) == list(two) == [0, 1]
+        for number in one:
+            assert torch.equal(one[number]['seen'], two[number]['seen'])
+            torch.testing.assert_close(one[number][column], two[number][column], rtol=1e-2, atol=1e-2)
+            assert int(one[number]['seen'].sum()) == 256

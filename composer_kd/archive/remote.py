@@ -92,6 +92,11 @@ class RemoteRun(RunDir):
         except FileNotFoundError as error:
             raise UserError(f'{error}; the manifest there lists it: restore it') from None
 
+    def _require(self) -> None:
+        if not self.manifest_file.is_file():
+            raise UserError(f'{self.url}: no finished run is there, it has no {_MANIFEST}; correct the address')
+        super()._require()
+
     def _file(self, name: str) -> Path:
         """A file that is fetched on first use; one that the remote does not have is not there."""
         local = self.path / name

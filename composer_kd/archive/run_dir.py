@@ -140,7 +140,7 @@ class RunDir:
         self._require()
         if not self.weights_file.is_file():
             raise UserError(
-                f'{self.path} has no {self.weights_file.name}: the run has not finished ({self._progress()}); '
+                f'{self} has no {self.weights_file.name}: the run has not finished ({self._progress()}); '
                 'run it to its end first'
             )
         if self.manifest_file.is_file() and self.manifest().finished:
@@ -149,9 +149,9 @@ class RunDir:
 
     def _require(self) -> None:
         if not self.path.is_dir():
-            raise UserError(f'{self.path}: no such run directory; train that run first, or correct the path')
+            raise UserError(f'{self}: no such run directory; train that run first, or correct the path')
         if not self.config_file.is_file():
-            raise UserError(f'{self.path}: not a run directory, it has no {self.config_file.name}; correct the path')
+            raise UserError(f'{self}: not a run directory, it has no {self.config_file.name}; correct the path')
 
     def _progress(self) -> str:
         done = max((line.get('epoch', 0) for line in self.metrics()), default=0)

@@ -295,6 +295,17 @@ def test_damaged_run_directories_are_refused_in_one_line_each(tmp_path: Path) ->
     one_line(lambda: Teacher.of(run), 'has not finished')
 
 
+def test_a_run_on_a_remote_teaches_like_one_that_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('COMPOSER_KD_CACHE', str(tmp_path / 'cache'))
+    run = tmp_path / 'bucket' / 'gen0'
+    module = finished_run(run)
+    teacher = Teacher.from_run(f'file://{run}')
+    assert teacher.name == 'gen0'
+    assert isinstance(teacher, LiveTeacher)
+    assert all(torch.equal(a, b) for a, b in zip(teacher.module.parameters(), module.parameters(), strict=True))
+    assert isinstance(Teacher.of(f'file://{run}'), Teacher)
+
+
 def test_several_of_one_name_are_told_apart() -> None:
     algorithm = TeacherMixupKD([trained_net(11), trained_net(12), Teacher.live(trained_net(13), name='gen0')])
     assert [teacher.name for teacher in algorithm.teachers] == ['Sequential-0', 'Sequential-1', 'gen0']

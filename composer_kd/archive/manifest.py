@@ -206,8 +206,9 @@ def _is_sealed(content: bytes, seal: object) -> bool:
 
 
 def _check_names(run_dir: Path, manifest: Manifest, where: str) -> None:
+    root = run_dir.resolve()
     for name in manifest.files:
-        inside(run_dir, name, where)
+        inside(run_dir, name, where, root)
     for name in manifest.archive.files if manifest.archive else ():
         if name not in manifest.files or not is_table(name):
             raise UserError(f'{where}: the archive names {name!r}, which is no table among its files; record anew')
@@ -252,9 +253,16 @@ def damage(path: Path, record: FileRecord) -> str | None:
     return None
 
 
-def inside(run_dir: Path, name: str, where: str) -> Path:
-    """The path of ``name`` in the run directory; names that lead out of it, through links too, are refused."""
+def inside(run_dir: Path, name: str, where: str, root: Path | None = None) -> Path:
+    """The path of ``name`` in the run directory; names that lead out of it, through links too, are refused.
+
+    Args:
+        run_dir: The run directory.
+        name: Relative to it.
+        where: Where the name stands, for the error line.
+        root: ``run_dir`` resolved, for who asks about many names.
+    """
     path = run_dir / name
-    if '\0' in name or run_dir.resolve() not in path.resolve().parents:
+    if '\0' in name or (root or run_dir.resolve()) not in path.resolve().parents:
         raise UserError(f'{where}: the file name {name!r} leads out of the run directory; nothing of it is used')
     return path

@@ -10,4 +10,4 @@ __all__ = ['ALGORITHMS', 'Distillation', 'LossCurriculum', 'TeacherMixupKD']
 ALGORITHMS: Registry[type] = Registry('algorithms')
 ALGORITHMS.add('Distillation', Distillation, 'teachers, a mix, a loss and a schedule: the mechanism behind all methods')
 ALGORITHMS.add('TeacherMixupKD', TeacherMixupKD, 'CE + MSE to a linear combination of earlier iterations of the model')
-ALGORITHMS.add('LossCurriculum', LossCurriculum, 'losses of samples, recorded or its own, decide what an epoch trains on')
+ALGORITHMS.add('LossCurriculum', LossCurriculum, 'losses of samples, stored or its own, decide what an epoch trains on')

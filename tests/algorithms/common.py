@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from composer import Trainer
 from composer.core import Algorithm
 from composer.loggers import InMemoryLogger
+from composer.utils import dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from composer_kd import Archive
+from composer_kd.archive import Manifest, Samples
+from composer_kd.data.dataset import Facts, KeyedImages
+from composer_kd.data.sampler import TrainSampler
+from composer_kd.data.table import SampleTable
+from composer_kd.data.transform import Augmentation
 from composer_kd.models import classifier
 
 CLASSES = 10
@@ -28,9 +38,60 @@ def images_and_labels(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def loader(seed: int = 0, shuffle: bool = True) -> DataLoader:
     """A loader whose order depends on the epoch alone: a plain ``shuffle=True`` does not resume inside an epoch."""
-    data = TensorDataset(*images_and_labels(seed))
-    sampler = DistributedSampler(data, num_replicas=1, rank=0, shuffle=shuffle, seed=3)
-    return DataLoader(data, batch_size=BATCH, sampler=sampler, drop_last=True)
+    data, ranks = TensorDataset(*images_and_labels(seed)), dist.get_world_size()
+    sampler = DistributedSampler(data, ranks, dist.get_global_rank(), shuffle=shuffle, seed=3)
+    return DataLoader(data, BATCH // ranks, sampler=sampler, drop_last=True)
+
+
+class KeyedTask(KeyedImages):
+    """The tiny task with ids, contents and labels, as a data set out of shards has them."""
+
+    def __init__(self) -> None:
+        images, labels = images_and_labels()
+        rows = np.arange(SAMPLES)
+        nothing = np.zeros((SAMPLES, 3), np.int64)
+        table = SampleTable(7 * rows + 5, labels.numpy(), rows.astype(np.uint64) + 1000, nothing, nothing, nothing)
+        names = tuple(map(str, range(CLASSES)))
+        facts = Facts('tiny', names, None, None, (3, 8, 8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        super().__init__('train', table, facts, Augmentation.none(), None)
+        self._images = images
+
+    def images(self, rows: Tensor) -> Tensor:
+        return self._images[rows]
+
+
+def keyed_loader() -> DataLoader:
+    """The tiny task as batches of (image, label, key), in the order of this package's sampler."""
+    data, ranks = KeyedTask(), dist.get_world_size()
+    sampler = TrainSampler(data, BATCH, 3, ranks, dist.get_global_rank())
+    return DataLoader(data, BATCH // ranks, sampler=sampler, drop_last=True, collate_fn=lambda batch: batch)
+
+
+@functools.cache
+def recorded_run() -> Path:
+    """A run directory with the losses of three epochs of an earlier run on the tiny task."""
+    folder = tempfile.TemporaryDirectory()
+    _kept.append(folder)
+    images, labels = images_and_labels()
+    samples = Samples.of(KeyedTask())
+    data = {
+        'fingerprint': 'tiny',
+        'num_samples': SAMPLES,
+        'num_classes': CLASSES,
+        'shape': [3, 8, 8],
+        'normalization': {'mean': [0.0] * 3, 'std': [1.0] * 3},
+    }
+    archive = Archive(Path(folder.name) / 'earlier')
+    archive.begin(Manifest.model_validate({'schema': 1, 'run': 'earlier', 'seed': 0, 'data': data, 'files': {}}))
+    for epoch, steps in enumerate((1, 3, 9)):
+        logits = trained_net(21, steps)(images).detach()
+        losses = nn.functional.cross_entropy(logits, labels, reduction='none')
+        correct = (logits.argmax(dim=1) == labels).to(torch.uint8)
+        archive.put('loss', epoch, samples, {'loss': losses, 'correct': correct})
+    return archive.run.path
+
+
+_kept: list[tempfile.TemporaryDirectory] = []  # Removed when Python exits.
 
 
 def net(seed: int, batch_norm: bool = True, classes: int = CLASSES) -> nn.Module:
@@ -45,12 +106,12 @@ def net(seed: int, batch_norm: bool = True, classes: int = CLASSES) -> nn.Module
     )
 
 
-def trained_net(seed: int) -> nn.Module:
+def trained_net(seed: int, steps: int = 25) -> nn.Module:
     """A net that knows the task: teachers should be worth listening to."""
     module = net(seed)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
     images, labels = images_and_labels()
-    for _ in range(25):
+    for _ in range(steps):
         optimizer.zero_grad()
         nn.functional.cross_entropy(module(images), labels).backward()
         optimizer.step()

@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from composer.core import Algorithm
+from torch.utils.data import DataLoader
 
-from composer_kd import Distillation, TeacherMixupKD
-from tests.algorithms.common import trained_net
+from composer_kd import Distillation, LossCurriculum, TeacherMixupKD
+from tests.algorithms.common import keyed_loader, loader, recorded_run, trained_net
 
-# What an algorithm is called in a test's name -> how it is made, anew for every trainer.
-SETTINGS: dict[str, Callable[[], Algorithm]] = {
-    'TeacherMixupKD': lambda: TeacherMixupKD(teachers=[trained_net(11), trained_net(12)]),
-    'TeacherMixupKD-weights-every-2nd-epoch': lambda: TeacherMixupKD(
-        teachers=[trained_net(11), trained_net(12)], mix=[0.25, 0.75], schedule='every 2ep'
+
+@dataclass(frozen=True)
+class Setting:
+    """An algorithm, made anew for every trainer, and what it is trained on.
+
+    Args:
+        make: Makes the algorithm.
+        train_data: ``loader`` gives batches (x, y); ``keyed_loader`` (x, y, key), for what needs to know its samples.
+    """
+
+    make: Callable[[], Algorithm]
+    train_data: Callable[[], DataLoader] = loader
+
+
+# What an algorithm is called in a test's name.
+SETTINGS: dict[str, Setting] = {
+    'TeacherMixupKD': Setting(lambda: TeacherMixupKD(teachers=[trained_net(11), trained_net(12)])),
+    'TeacherMixupKD-weights-every-2nd-epoch': Setting(
+        lambda: TeacherMixupKD(teachers=[trained_net(11), trained_net(12)], mix=[0.25, 0.75], schedule='every 2ep')
     ),
-    'TeacherMixupKD-dirichlet': lambda: TeacherMixupKD(teachers=[trained_net(11), trained_net(12)], mix='dirichlet'),
-    'TeacherMixupKD-dirichlet-per-sample': lambda: TeacherMixupKD(
-        teachers=[trained_net(11), trained_net(12)], mix={'name': 'dirichlet', 'alpha': 0.4, 'per': 'sample'}
+    'TeacherMixupKD-dirichlet': Setting(
+        lambda: TeacherMixupKD(teachers=[trained_net(11), trained_net(12)], mix='dirichlet')
     ),
-    'TeacherMixupKD-random-one': lambda: TeacherMixupKD(
-        teachers=[trained_net(11), trained_net(12)], mix='random_one', schedule='first 0.5dur, cosine decay'
+    'TeacherMixupKD-dirichlet-per-sample': Setting(
+        lambda: TeacherMixupKD(
+            teachers=[trained_net(11), trained_net(12)], mix={'name': 'dirichlet', 'alpha': 0.4, 'per': 'sample'}
+        )
     ),
-    'Distillation-kl': lambda: Distillation(teachers=[trained_net(11)], loss='kl', temperature=2.0, label_weight=0.5),
-    'Distillation-soft-ce-standardized': lambda: Distillation(
-        teachers=[trained_net(11)], loss={'name': 'soft_ce', 'temperature': 2.0}, standardize=True
+    'TeacherMixupKD-random-one': Setting(
+        lambda: TeacherMixupKD(
+            teachers=[trained_net(11), trained_net(12)], mix='random_one', schedule='first 0.5dur, cosine decay'
+        )
     ),
-    'Distillation-until-overtaken': lambda: Distillation(
-        teachers=[trained_net(11)], loss='mse', schedule='until overtaken'
+    'Distillation-kl': Setting(
+        lambda: Distillation(teachers=[trained_net(11)], loss='kl', temperature=2.0, label_weight=0.5)
     ),
+    'Distillation-soft-ce-standardized': Setting(
+        lambda: Distillation(teachers=[trained_net(11)], loss={'name': 'soft_ce', 'temperature': 2.0}, standardize=True)
+    ),
+    'Distillation-until-overtaken': Setting(
+        lambda: Distillation(teachers=[trained_net(11)], loss='mse', schedule='until overtaken')
+    ),
+    'LossCurriculum': Setting(lambda: LossCurriculum(recorded_run()), keyed_loader),
+    'LossCurriculum-weights': Setting(
+        lambda: LossCurriculum(recorded_run(), statistic='last', order='hard_first', use='weights'), keyed_loader
+    ),
+    'LossCurriculum-infobatch': Setting(lambda: LossCurriculum(mode='infobatch', full_from='3ep'), keyed_loader),
+    'LossCurriculum-rho': Setting(lambda: LossCurriculum(recorded_run(), mode='rho', keep=0.6), keyed_loader),
 }

@@ -76,3 +76,47 @@ def test_evaluation_counts_every_sample_once_when_composer_trims(count, ranks):
         padding = sampler.total_size - len(sampler.dataset)
         kept += rows.tolist()[: -1 if rank >= ranks - padding else None]
     assert sorted(kept) == list(range(count))
+
+
+def selecting(samples, rows, epoch, **options):
+    sampler = TrainSampler(samples, options.pop('batch_size', 4), 0, options.pop('ranks', 1), options.pop('rank', 0))
+    sampler.selection = lambda _: rows
+    sampler.set_epoch(epoch)
+    return sampler
+
+
+def test_a_selection_keeps_the_order_that_its_rows_have_among_all():
+    samples = Samples(range(50))
+    rows = np.arange(50) % 3 == 0
+    chosen = np.array(list(selecting(samples, rows, 2))) % 50
+    among_all = epoch_of(samples, 2, batch_size=1)[0]
+    assert chosen.tolist() == [row for row in among_all.tolist() if rows[row]][:16], '17 rows are 4 whole batches of 4'
+
+
+def test_an_epoch_has_the_length_of_its_selection_and_the_full_one_after_it():
+    samples = Samples(range(50))
+    sampler = selecting(samples, np.arange(50) < 21, 0)
+    assert (len(sampler), len(list(sampler))) == (20, 20)
+    sampler.selection = lambda epoch: np.arange(50) < 9 + 4 * epoch
+    sampler.set_epoch(1)
+    assert (len(sampler), len(list(sampler))) == (12, 12)
+    sampler.selection = None
+    sampler.set_epoch(2)
+    assert (len(sampler), len(set(sampler))) == (48, 48)
+
+
+def test_fewer_rows_than_a_batch_are_repeated_and_none_is_no_batch():
+    samples = Samples(range(50))
+    few = np.array(list(selecting(samples, np.arange(50) < 3, 1, batch_size=8))) % 50
+    assert len(few) == 8
+    assert set(few.tolist()) == {0, 1, 2}
+    assert list(selecting(samples, np.zeros(50, bool), 1)) == []
+
+
+def test_the_ranks_of_a_selection_add_up_to_one_ranks_batches():
+    samples, rows = Samples(range(50)), np.arange(50) % 2 == 0
+    alone = np.array(list(selecting(samples, rows, 3))).reshape(-1, 4)
+    apart = [np.array(list(selecting(samples, rows, 3, ranks=2, rank=rank))).reshape(-1, 2) for rank in range(2)]
+    assert len(alone) == len(apart[0]) == 6
+    for step, parts in zip(alone.tolist(), np.concatenate(apart, axis=1).tolist(), strict=True):
+        assert set(step) == set(parts)

@@ -67,13 +67,8 @@ def keyed_loader() -> DataLoader:
     return DataLoader(data, BATCH // ranks, sampler=sampler, drop_last=True, collate_fn=lambda batch: batch)
 
 
-@functools.cache
-def recorded_run() -> Path:
-    """A run directory with the losses of three epochs of an earlier run on the tiny task."""
-    folder = tempfile.TemporaryDirectory()
-    _kept.append(folder)
-    images, labels = images_and_labels()
-    samples = Samples.of(KeyedTask())
+def begun_archive(path: Path) -> Archive:
+    """An archive of a run on the tiny task that has recorded nothing yet."""
     data = {
         'fingerprint': 'tiny',
         'num_samples': SAMPLES,
@@ -81,13 +76,23 @@ def recorded_run() -> Path:
         'shape': [3, 8, 8],
         'normalization': {'mean': [0.0] * 3, 'std': [1.0] * 3},
     }
-    archive = Archive(Path(folder.name) / 'earlier')
-    archive.begin(Manifest.model_validate({'schema': 1, 'run': 'earlier', 'seed': 0, 'data': data, 'files': {}}))
+    archive = Archive(path)
+    archive.begin(Manifest.model_validate({'schema': 1, 'run': path.name, 'seed': 0, 'data': data, 'files': {}}))
+    return archive
+
+
+@functools.cache
+def recorded_run() -> Path:
+    """A run directory with the losses of three epochs of an earlier run on the tiny task."""
+    folder = tempfile.TemporaryDirectory()
+    _kept.append(folder)
+    images, labels = images_and_labels()
+    archive = begun_archive(Path(folder.name) / 'earlier')
     for epoch, steps in enumerate((1, 3, 9)):
         logits = trained_net(21, steps)(images).detach()
         losses = nn.functional.cross_entropy(logits, labels, reduction='none')
         correct = (logits.argmax(dim=1) == labels).to(torch.uint8)
-        archive.put('loss', epoch, samples, {'loss': losses, 'correct': correct})
+        archive.put('loss', epoch, Samples.of(KeyedTask()), {'loss': losses, 'correct': correct})
     return archive.run.path
 
 

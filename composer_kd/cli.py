@@ -33,11 +33,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     _add_init(commands)
     _add_convert(commands)
+    _add_harvest(commands)
     _add_report(commands)
     _add_verify(commands)
     _add_list(commands)
-    arguments = parser.parse_args(words)
-    return report_errors(lambda: arguments.work(arguments), arguments.debug)
+    arguments, rest = parser.parse_known_args(words)
+    # Changes and options in any order, which argparse cannot do for one command among several.
+    if arguments.command == 'harvest' and not any(word.startswith('-') for word in rest):
+        arguments.runs += rest
+    elif rest:
+        parser.error(f'unrecognized arguments: {" ".join(rest)}')
+    again = '; repeat the same command to continue' if arguments.command == 'harvest' else ''
+    return report_errors(lambda: arguments.work(arguments), arguments.debug, hint=again)
 
 
 def report_errors(work: Callable[[], int], debug: bool, hint: str = '') -> int:
@@ -142,6 +149,42 @@ def _convert(arguments: argparse.Namespace) -> int:
     made = convert(arguments.source, arguments.out, encoding=arguments.encoding, compression=arguments.compression)
     parts = ', '.join(f'{split["samples"]:,} {name}' for name, split in made.splits.items())
     print(f'{arguments.out}: {parts} images of {len(made.classes)} classes; use it with data.source={arguments.out}')
+    return 0
+
+
+def _add_harvest(commands) -> None:
+    from composer_kd.runs.archive_section import DEFAULT_VIEWS
+
+    parser = commands.add_parser('harvest', help='record the outputs of finished runs, for students that look them up')
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories; data.KEY=VALUE for other data')
+    parser.add_argument(
+        '--views', type=int, default=DEFAULT_VIEWS, help='augmentations of each image (default: %(default)s)'
+    )
+    parser.add_argument('--top-k', type=int, help='keep the k largest logits and one level for all others')
+    parser.add_argument('--batch-size', type=int, default=1000, help='images in a forward pass (default: %(default)s)')
+    parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto')
+    parser.add_argument('--replace', action='store_true', help='forget the logits that are there')
+    parser.set_defaults(work=_harvest)
+
+
+def _harvest(arguments: argparse.Namespace) -> int:
+    from composer_kd.runs.command import quieten, say
+    from composer_kd.runs.harvest import harvest_run
+
+    quieten()
+    changes = [word for word in arguments.runs if '=' in word]
+    for run in (word for word in arguments.runs if '=' not in word):
+        harvest_run(
+            Path(run),
+            arguments.views,
+            changes,
+            top_k=arguments.top_k,
+            batch_size=arguments.batch_size,
+            device=arguments.device,
+            replace=arguments.replace,
+            say=say,
+            bar=sys.stdout.isatty(),
+        )
     return 0
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from composer_kd.errors import UserError, nearest
 
-__all__ = ['Section', 'parse_section']
+__all__ = ['Section', 'keys_of', 'parse_section']
 
 S = TypeVar('S', bound='Section')
 
@@ -28,13 +28,16 @@ def parse_section(section: type[S], values: Any, where: str) -> S:
         where: The path of the section in the file, as ``'data'`` or ``'lineage.gen1.data'``; may be empty.
     """
     if not isinstance(values, dict):
-        raise UserError(
-            f'{where or "the file"}: expected a mapping of {", ".join(section.model_fields)}, got {values!r}'
-        )
+        raise UserError(f'{where or "the file"}: expected a mapping of {", ".join(keys_of(section))}, got {values!r}')
     try:
         return section.model_validate(values)
     except ValidationError as error:
         raise UserError(_explain(section, error, where)) from None
+
+
+def keys_of(section: type[BaseModel]) -> list[str]:
+    """The keys of a section as a file writes them."""
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _explain(section: type[BaseModel], error: ValidationError, where: str) -> str:
@@ -43,7 +46,7 @@ def _explain(section: type[BaseModel], error: ValidationError, where: str) -> st
     path = '.'.join([where, *map(str, problem['loc'])] if where else map(str, problem['loc']))
     if problem['type'] == 'extra_forbidden':
         owner = _model_at(section, problem['loc'][:-1])
-        return f'{path}: unknown key; {nearest(problem["loc"][-1], owner.model_fields if owner else [])}'
+        return f'{path}: unknown key; {nearest(problem["loc"][-1], keys_of(owner) if owner else [])}'
     if problem['type'] == 'missing':
         return f'{path}: this key is required'
     if problem['type'] == 'model_option':

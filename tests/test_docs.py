@@ -25,6 +25,7 @@ from composer_kd import Distillation, TeacherMixupKD, cli
 from composer_kd.data.section import DataSection, SyntheticSection
 from composer_kd.models.section import ModelSection
 from composer_kd.run import main as run_main
+from composer_kd.runs.archive_section import ArchiveSection, LogitsSection
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.construct import construct
 from composer_kd.runs.names import ALGORITHMS
@@ -143,6 +144,7 @@ torch.set_num_threads(1)
 from composer_kd.data import open_data
 from composer_kd.models import classifier, mlp
 from composer_kd.runs.command import run_file
+from composer_kd.runs.archive_section import ArchiveSection, LogitsSection
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.yaml_file import read_yaml
 from pathlib import Path
@@ -336,7 +338,7 @@ def section_defaults(section: type[BaseModel]) -> dict[str, Any]:
     defaults: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         value = 'required' if field.is_required() else field.get_default(call_default_factory=True)
-        defaults[name] = value
+        defaults[field.alias or name] = value
     return defaults
 
 
@@ -347,6 +349,8 @@ def section_defaults(section: type[BaseModel]) -> dict[str, Any]:
         ('The run', RunConfig),
         ('data', DataSection),
         ('data.synthetic', SyntheticSection),
+        ('archive', ArchiveSection),
+        ('archive.logits', LogitsSection),
         ('model', ModelSection),
     ],
 )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import warnings
 
 import torch
-from composer.utils import dist, get_device
+from composer.utils import dist
 
 from composer_kd.archive import RunDir
 from composer_kd.archive.ranks import on_rank_zero
@@ -16,10 +15,11 @@ from composer_kd.errors import UserError
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import Plan, make_plan
 from composer_kd.runs.progress import Progress
+from composer_kd.runs.ranks import join_ranks
 from composer_kd.runs.side_by_side import devices_to_use, execute_side_by_side
 from composer_kd.runs.yaml_file import apply_overrides, find_yaml, read_yaml
 
-__all__ = ['run_file']
+__all__ = ['quieten', 'run_file', 'say']
 
 
 def run_file(
@@ -34,7 +34,7 @@ def run_file(
         report: Whether a table is printed and report.html written in the end.
         bar: Whether Composer's bar is shown; ``None`` shows it on a terminal.
     """
-    _quieten()
+    quieten()
     path = find_yaml(file)
     plan = make_plan(apply_overrides(read_yaml(path), changes), where=str(path))
     if only is not None:
@@ -45,7 +45,7 @@ def run_file(
     if devices > 1 and only is None:
         execute_side_by_side(plan, devices, file, changes, progress)
     else:
-        _join_ranks(plan)
+        join_ranks(plan.runs[0].config.device)
         execute(plan, progress)
     if report and only is None:
         on_rank_zero(lambda: _report(plan, progress))
@@ -62,18 +62,6 @@ def _refuse_what_is_not_here(plan: Plan) -> None:
             raise UserError(f'{run.name}: precision: fp16 needs a GPU; use bf16 or fp32')
 
 
-def _join_ranks(plan: Plan) -> None:
-    """Let the ranks of a launch find each other before the first of them has something to tell the others."""
-    if int(os.environ.get('WORLD_SIZE', '1')) == 1 or dist.is_initialized():
-        return
-    wanted = plan.runs[0].config.device
-    device = get_device(None if wanted == 'auto' else wanted)
-    if device.name == 'cpu' and 'OMP_NUM_THREADS' not in os.environ:
-        # Each rank would take every core for itself, and they would spend their time waiting for each other.
-        torch.set_num_threads(max(torch.get_num_threads() // dist.get_local_world_size(), 1))
-    dist.initialize_dist(device)
-
-
 def _report(plan: Plan, progress: Progress) -> None:
     from composer_kd.report import report
 
@@ -84,7 +72,13 @@ def _report(plan: Plan, progress: Progress) -> None:
     progress.say(f'\n{made.brief()}\nreport: {folder / "report.html"}')
 
 
-def _quieten() -> None:
+def say(line: str) -> None:
+    """A line for the person who waits, from rank 0 alone."""
+    if dist.get_global_rank() == 0:
+        print(line, flush=True)
+
+
+def quieten() -> None:
     """Leave the screen to lines that tell the person something: libraries' advice to their developers is none."""
     if not sys.warnoptions:
         for module in ('torch', 'composer', 'torchmetrics', 'streaming', 'pydantic', 'torchvision'):

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from composer_kd.data.section import DataSection
 from composer_kd.models.section import ModelSection
+from composer_kd.runs.archive_section import ArchiveSection
 from composer_kd.section import Section
 
 __all__ = ['RunConfig', 'named_mapping']
@@ -69,6 +70,8 @@ class RunConfig(Section):
         algorithms: Names to options: ours and all of Composer's.
         callbacks: Names to options, Composer's.
         loggers: Names to options, Composer's.
+        archive: What is recorded for later runs: losses of samples, logits; null records nothing.
+        curriculum: The options of LossCurriculum, with ``from`` for the run whose recorded losses it uses; null for none.
         eval_interval: How often the evaluators run.
         save_interval: How often a checkpoint is written.
         keep_checkpoints: How many of the last checkpoints stay; -1 keeps all.
@@ -89,6 +92,8 @@ class RunConfig(Section):
     algorithms: NamedMapping = Field(default_factory=dict)
     callbacks: NamedMapping = Field(default_factory=dict)
     loggers: NamedMapping = Field(default_factory=dict)
+    archive: ArchiveSection | None = None
+    curriculum: dict[str, Any] | None = None
     eval_interval: Duration = '1ep'
     save_interval: Duration = '1ep'
     keep_checkpoints: int = Field(default=1, ge=-1)

@@ -15,6 +15,7 @@ import torch
 from composer.utils import dist
 
 from composer_kd.algorithms import Distillation
+from composer_kd.archive import Archive
 from composer_kd.archive.manifest import SCHEMA, Manifest, file_records, write_manifest
 from composer_kd.archive.presence import Presence
 from composer_kd.archive.ranks import on_rank_zero
@@ -24,13 +25,15 @@ from composer_kd.models import multiply_adds, parameters, save_weights, weights_
 from composer_kd.runs.build import Built, build_trainer
 from composer_kd.runs.plan import Plan, PlannedRun
 from composer_kd.runs.progress import Progress
+from composer_kd.runs.recording import harvest_configured, make_recorders, reopen, supply_missing
 from composer_kd.teachers.live import LiveTeacher
 
 __all__ = ['execute']
 
 # What may differ between the YAML that began a run and the one that continues it: it does not change the result.
 _FREE = (
-    'callbacks', 'loggers', 'save_interval', 'keep_checkpoints', 'device', 'threads', 'data.cache_dir', 'data.workers',
+    'archive', 'callbacks', 'loggers', 'save_interval', 'keep_checkpoints', 'device', 'threads', 'data.cache_dir',
+    'data.workers',
 )  # fmt: skip
 
 
@@ -53,14 +56,16 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
         finished, checkpoint = on_rank_zero(enter)
         if finished:
             progress.finished_before(number, run)
+            supply_missing(planned.config, run, progress.say, progress.bar)
             return
         stack.enter_context(presence := Presence())
         progress.begin_run(number, planned, checkpoint)
+        on_rank_zero(lambda: reopen(run, checkpoint))
         built = build_trainer(
             planned.config,
             run,
             checkpoint,
-            callbacks=[progress],
+            callbacks=[*make_recorders(planned.config, run), progress],
             say=progress.say,
             progress_bar=progress.bar,
             count_runs=presence.count,
@@ -73,6 +78,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
             on_rank_zero(lambda: run.prune_checkpoints(planned.config.keep_checkpoints))
         finally:
             built.trainer.close()
+        harvest_configured(planned.config, run, built.data.train_set, progress.say, progress.bar)
         progress.end_run(number, run)
 
 
@@ -101,12 +107,21 @@ def _refuse_changes(run: RunDir, planned: PlannedRun) -> None:
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key) and not (key in _FREE or key.partition('.')[0] in _FREE)
     ]
+    if not run.finished and _recorded_views(before) != _recorded_views(now):
+        changed.append(f'archive.logits, from training: {_recorded_views(before)} -> {_recorded_views(now)}')
     if changed:
         shown = '; '.join(changed[:4]) + (f'; and {len(changed) - 4} more' if len(changed) > 4 else '')
         raise UserError(
             f'{run.path} was begun with other settings ({shown}); '
             f'put them back, choose another save_folder, or delete {run.path} to begin anew'
         )
+
+
+def _recorded_views(flat: dict[str, Any]) -> str:
+    """What is recorded of the training itself: it decides which views the last epochs show."""
+    if flat.get('archive.logits.from') != 'training':
+        return 'nothing'
+    return f'{flat["archive.logits.views"]} views, top_k {flat["archive.logits.top_k"]}'
 
 
 def _flat(values: Any, prefix: str = '') -> dict[str, Any]:
@@ -157,7 +172,20 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built) -> None:
         'parameters': parameters(built.model),
         'multiply_adds': multiply_adds(built.model, data.shape),
     }
-    write_manifest(run.path, Manifest.model_validate(manifest))
+    if not run.manifest_file.is_file():
+        write_manifest(run.path, Manifest.model_validate(manifest))
+        return
+    archive, own = Archive(run), manifest['weights']['hash']
+    # A training on another device may end in other weights: what was harvested of the former ones is of no use.
+    archive.drop('logits', lambda view: archive.facts('logits', view).get('weights') in (None, own))
+    archive.update(lambda recorded: _with_archive(manifest, recorded))
+
+
+def _with_archive(manifest: dict[str, Any], recorded: Manifest) -> Manifest:
+    """The manifest of a finished run with what its recorders have entered into the one before."""
+    tables = {} if recorded.archive is None else {name: recorded.files[name] for name in recorded.archive.files}
+    whole = Manifest.model_validate(manifest)
+    return whole.model_copy(update={'archive': recorded.archive, 'files': {**whole.files, **tables}})
 
 
 def hardware() -> dict[str, Any]:

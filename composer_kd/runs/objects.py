@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,12 +10,13 @@ from composer.core import Algorithm, Callback
 from composer.loggers import LoggerDestination
 from composer.optim import ComposerScheduler
 
-from composer_kd.algorithms import Distillation
+from composer_kd.algorithms import Distillation, LossCurriculum
 from composer_kd.errors import UserError
 from composer_kd.registry import Registry
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.construct import check_options, construct, split_name
 from composer_kd.runs.names import ALGORITHMS, CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
+from composer_kd.runs.recording import check_recording
 from composer_kd.schedule import Progress
 from composer_kd.teachers import Teacher
 from composer_kd.teachers.teacher import kind_of
@@ -64,10 +65,22 @@ def algorithm_class(name: str, place: str = '') -> type[Algorithm]:
 
 
 def make_algorithms(config: RunConfig, place: str = '') -> list[Algorithm]:
-    return [
-        construct(algorithm_class(name, place), options, _join(place, f'algorithms.{name}'))
-        for name, options in config.algorithms.items()
-    ]
+    return [construct(*entry) for entry in _algorithms(config, place)]
+
+
+def _algorithms(config: RunConfig, place: str) -> Iterator[tuple[type[Algorithm], dict[str, Any], str]]:
+    """Class, options and place in the file of every algorithm, that of the key ``curriculum`` included."""
+    for name, options in config.algorithms.items():
+        yield algorithm_class(name, place), options, _join(place, f'algorithms.{name}')
+    if config.curriculum is not None:
+        where, options = _join(place, 'curriculum'), dict(config.curriculum)
+        if 'archive' in options:
+            raise UserError(f'{where}.archive: unknown key; write from')
+        if 'from' in options:
+            options['archive'] = options.pop('from')
+        elif options.get('mode') != 'infobatch':
+            raise UserError(f'{where}.from: name the run of this file, or the run directory, that recorded losses')
+        yield LossCurriculum, options, where
 
 
 def make_callbacks(config: RunConfig) -> list[Callback]:
@@ -86,15 +99,20 @@ def check_objects(config: RunConfig, place: str) -> None:
     """
     make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))], place)
     make_scheduler(config, place)
+    check_recording(config, place)
     tried = []
-    for name, options in config.algorithms.items():
-        if issubclass(algorithm_class(name, place), Distillation):
+    for found, options, where in _algorithms(config, place):
+        if issubclass(found, Distillation):
             options = {**options, 'teachers': [_NamedTeacher(teacher) for teacher in options['teachers']]}
-        where = _join(place, f'algorithms.{name}')
-        tried.append(construct(algorithm_class(name, place), options, where))
+        tried.append(construct(found, options, where))
         if isinstance(tried[-1], Distillation) and config.epochs:
             start = Progress(epoch=0, batch=0, epochs=config.epochs)
             tried[-1].schedule.check(start, where=f'{where}.schedule')
+    curricula = [algorithm for algorithm in tried if isinstance(algorithm, LossCurriculum)]
+    if len(curricula) > 1:
+        raise UserError(f'{_join(place, "curriculum")}: LossCurriculum is there twice; give it once')
+    for curriculum in curricula:
+        curriculum.check_company(tried)
     if config.data.val_fraction == 0:
         for algorithm in tried:
             if isinstance(algorithm, Distillation) and algorithm.schedule.until_overtaken:

@@ -1,0 +1,120 @@
+"""What ``archive:`` asks of a run: checked before anything trains, recorded while it trains and harvested after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from composer.core import Callback
+
+from composer_kd.archive import Archive, Manifest, RunDir, remove_parts
+from composer_kd.archive.kinds import KINDS
+from composer_kd.archive.ranks import on_rank_zero
+from composer_kd.callbacks.record_logits import RecordLogits
+from composer_kd.callbacks.record_losses import RecordLosses
+from composer_kd.data.dataset import KeyedImages
+from composer_kd.errors import UserError
+from composer_kd.runs.config import RunConfig
+from composer_kd.runs.harvest import Inference, harvest_views, missing_views, open_run_data
+
+__all__ = ['check_recording', 'harvest_configured', 'make_recorders', 'reopen', 'supply_missing']
+
+
+def make_recorders(config: RunConfig, run: RunDir) -> list[Callback]:
+    """The callbacks that ``archive:`` asks for; logits from a harvest come after the training."""
+    wanted = config.archive
+    recorders: list[Callback] = []
+    if wanted is not None and wanted.losses:
+        recorders.append(RecordLosses(run))
+    if wanted is not None and wanted.logits is not None and wanted.logits.source == 'training':
+        recorders.append(RecordLogits(run, wanted.logits.views, wanted.logits.top_k))
+    return recorders
+
+
+def check_recording(config: RunConfig, place: str) -> None:
+    """Refuse what the recorders would refuse at their first look at the trainer, before another run trains for it."""
+    logits = config.archive.logits if config.archive is not None else None
+    if logits is None or logits.source != 'training':
+        return
+    where = '.'.join(filter(None, [place, 'archive', 'logits']))
+    if config.epochs is None:
+        raise UserError(f"{where}.from: 'training' records the last epochs, so max_duration is in epochs, as in '12ep'")
+    if logits.views > config.epochs:
+        raise UserError(f'{where}.views: {logits.views} are more than the epochs of {config.max_duration}; lower it')
+    if config.data.views is not None:
+        raise UserError(
+            f"{where}.from: 'training' needs fresh views every epoch, and data.views is {config.data.views}; set it to "
+            f"null, or use 'harvest'"
+        )
+
+
+def reopen(run: RunDir, checkpoint: Path | None) -> None:
+    """Make the archive of a directory that is trained in that of a run which has not finished.
+
+    From a checkpoint on, what was recorded before it stays; recorders know which that is. Files that are missing or cut
+    off are forgotten. Without a checkpoint the training is another one, and everything is.
+    """
+    if not run.manifest_file.is_file():
+        return
+    archive = Archive(run)
+    if checkpoint is None:
+        run.manifest_file.unlink()
+        remove_parts(archive)
+    else:
+        archive.update(lambda manifest: _unfinished(run, manifest))
+
+
+def _unfinished(run: RunDir, manifest: Manifest) -> Manifest:
+    def is_whole(name: str) -> bool:
+        path = run.path / name
+        return path.is_file() and path.stat().st_size == manifest.files[name].bytes
+
+    record = manifest.archive
+    if record is not None and not is_whole(record.samples):
+        record = None
+    if record is not None:
+        kinds = {kind: record.tables(kind) for kind in KINDS}
+        record = record.model_copy(
+            update={
+                kind: {number: table for number, table in tables.items() if is_whole(table.file)}
+                for kind, tables in kinds.items()
+            }
+        )
+    kept = [] if record is None else record.files
+    return manifest.model_copy(
+        update={
+            'archive': record,
+            'files': {name: manifest.files[name] for name in kept},
+            'weights': None,
+            'finished_epoch': None,
+        }
+    )
+
+
+def harvest_configured(
+    config: RunConfig, run: RunDir, dataset: KeyedImages, say: Callable[[str], None], bar: bool
+) -> None:
+    """The harvest that ``archive.logits`` asks for, when its run has finished; nothing where it asks for none."""
+    logits = config.archive.logits if config.archive is not None else None
+    if logits is not None and logits.source == 'harvest':
+        state = Inference.like(config.model_dump(mode='json'), config.device, dataset.num_classes)
+        harvest_views(run, dataset, logits.views, state, top_k=logits.top_k, say=say, bar=bar)
+
+
+def supply_missing(config: RunConfig, run: RunDir, say: Callable[[str], None], bar: bool) -> None:
+    """Harvest the logits that are asked for and that a finished run lacks, and say what can no longer be had."""
+    wanted = config.archive
+    if wanted is None:
+        return
+    archive, manifest = Archive(run), on_rank_zero(run.manifest)
+    record = manifest.archive
+    if wanted.losses and (record is None or len(record.loss) < (manifest.finished_epoch or 0)):
+        say(f'{run}: losses of samples are recorded while a run trains; of this one, some or all are not there')
+    if wanted.logits is None:
+        return
+    views = 1 if (manifest.augmentation or {}).get('name') == 'none' else wanted.logits.views
+    if wanted.logits.source == 'training':
+        if record is None or not set(range(views)) <= set(record.logits):
+            say(f"{run}: 'from: training' records while a run trains; use 'from: harvest' for one that has finished")
+    elif on_rank_zero(lambda: missing_views(archive, views, manifest.data.num_samples)):
+        harvest_configured(config, run, open_run_data(run).train_set, say, bar)

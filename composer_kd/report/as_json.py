@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from composer_kd.report.collect import Run
+from composer_kd.report.harvest import ArmArchive
 from composer_kd.report.headline import Headline
 from composer_kd.report.measures import COSTS, Spread, best, first_epoch_at, series
 from composer_kd.report.summary import Accuracy, ArmSummary, Summary
@@ -47,6 +48,19 @@ def _arm(summary: Summary, arm: ArmSummary) -> dict[str, Any]:
             for measure in summary.measures
         },
         'totals': {name: _spread(found) for name, found in arm.totals.items()},
+        'archive': _archive(arm.archive),
+    }
+
+
+def _archive(found: ArmArchive) -> dict[str, Any]:
+    return {
+        'recorded': [asdict(stored) for stored in found.stored],
+        'looked_up': found.served and asdict(found.served),
+        'harvest': {
+            **{cost: asdict(harvested) for cost, harvested in found.harvested.items()},
+            'shared_by_runs': found.sharers,
+            'known': not found.unknown,
+        },
     }
 
 

@@ -7,14 +7,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from composer_kd.report.collect import Arm, Run
+from composer_kd.report.measures import Series, common_epochs, series
 from composer_kd.report.summary import Summary
+from composer_kd.report.wording import unit_for
 
 __all__ = ['PARTIAL', 'SHARED', 'UNFINISHED', 'caveats', 'mark_arm', 'progress']
 
 SHARED, UNFINISHED, PARTIAL = '†', '‡', '*'
 
-_SETTINGS = ('model', 'data', 'optimizer', 'scheduler', 'max_duration', 'algorithms')
+_SETTINGS = ('model', 'data', 'optimizer', 'scheduler', 'max_duration', 'algorithms', 'curriculum')
 _ACROSS = ('model', 'data', 'optimizer', 'scheduler', 'max_duration')
+# Where losses come from: `curriculum: {from: RUN}`, `LossCurriculum: {archive: RUN}`.
+_NAME_A_RUN = ('from', 'archive')
+_SOME_RUN = 'a run'
 
 
 def mark_arm(arm: Arm) -> str:
@@ -26,18 +31,76 @@ def caveats(summary: Summary) -> list[str]:
     """Sentences in the order of weight; empty where all is well."""
     return [
         *_choice_of_baseline(summary),
+        *_harvest(summary),
+        *_recorded_elsewhere(summary),
         *_seeds(summary),
         *_repeats(summary),
         *_unfinished(summary),
         *_reached_by_some(summary),
         *_machine(summary),
         *_settings(summary),
+        *_lengths_of_epochs(summary),
     ]
 
 
 def _choice_of_baseline(summary: Summary) -> Iterable[str]:
-    if summary.baseline.arm.distilled and summary.others:
-        yield f'The baseline {summary.baseline.name} was itself trained with teachers.'
+    if summary.others:
+        for what, true in (
+            ('teachers', summary.baseline.arm.distilled),
+            ('a curriculum', summary.baseline.arm.curriculum),
+        ):
+            if true:
+                yield f'The baseline {summary.baseline.name} was itself trained with {what}.'
+
+
+def _harvest(summary: Summary) -> Iterable[str]:
+    for arm in summary.arms:
+        costs = [
+            (unit_for(cost, [found.harvest.mean]).quantity(found.harvest.mean), noun)
+            for cost, noun in (('multiply_adds', ' multiply-adds'), ('seconds', ''))
+            if (found := arm.archive.harvested[cost]).harvest and found.harvest.mean > 0
+        ]
+        if costs:
+            took = ' and '.join(quantity + noun for quantity, noun in costs)
+            yield (
+                f'{arm.name} looked up outputs that were harvested before, for {took}: '
+                'its costs are without that, but for the table "Harvest counted".'
+            )
+    unknown = [arm.name for arm in summary.arms if arm.archive.unknown]
+    if unknown:
+        yield (
+            f'{_names(unknown)} looked up outputs in archives of runs that are not in this report: '
+            'what a harvest of them took is not known, and not counted.'
+        )
+
+
+def _recorded_elsewhere(summary: Summary) -> Iterable[str]:
+    for arm in summary.arms:
+        filled = arm.archive.served and arm.archive.served.filled_elsewhere
+        if filled and filled.mean > 0:
+            took = unit_for('multiply_adds', [filled.mean]).quantity(filled.mean)
+            yield (
+                f'{arm.name} looked up outputs that other runs computed to fill an archive, for {took} multiply-adds: '
+                'they are inside the training of those runs.'
+            )
+
+
+def _lengths_of_epochs(summary: Summary) -> Iterable[str]:
+    """A curriculum leaves samples out: then an epoch is not an epoch."""
+    base = [series(run.epochs, 'samples') for run in summary.baseline.arm.counted]
+    for arm in summary.others:
+        own = [series(run.epochs, 'samples') for run in arm.arm.counted]
+        epochs = common_epochs([*own, *base])
+        if epochs and _samples(own, epochs) != _samples(base, epochs):
+            yield (
+                f'An epoch of {arm.name} has {_samples(own, epochs):,} samples on average, one of '
+                f'{summary.baseline.name} {_samples(base, epochs):,}: '
+                'compare time and multiply-adds, epochs are not of one length.'
+            )
+
+
+def _samples(runs: list[Series], epochs: list[int]) -> int:
+    return round(sum(run[epoch] for run in runs for epoch in epochs) / (len(runs) * len(epochs)))
 
 
 def _seeds(summary: Summary) -> Iterable[str]:
@@ -119,15 +182,24 @@ def _canonical(value: Any) -> str:
 
 
 def _without_seed(value: Any) -> Any:
-    """The settings less what the runs of an arm are meant to differ in: the seed, and which runs are the teachers."""
+    """The settings less what the runs of an arm are meant to differ in: the seed, and which runs they build on."""
     if isinstance(value, Mapping):
         kept = {str(key): _without_seed(inner) for key, inner in value.items() if key != 'seed'}
         if isinstance(value.get('teachers'), list):
-            kept['teachers'] = len(value['teachers'])
-        return kept
+            kept['teachers'] = [_without_run(teacher) for teacher in value['teachers']]
+        return {
+            key: _SOME_RUN if key in _NAME_A_RUN and isinstance(inner, str) else inner for key, inner in kept.items()
+        }
     if isinstance(value, list):
         return [_without_seed(inner) for inner in value]
     return value
+
+
+def _without_run(teacher: Any) -> Any:
+    """A teacher's kind and options."""
+    if isinstance(teacher, Mapping):
+        return {str(key): _SOME_RUN if key in ('recorded', 'live', 'name') else inner for key, inner in teacher.items()}
+    return _SOME_RUN
 
 
 def _names(names: list[str]) -> str:

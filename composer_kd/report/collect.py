@@ -91,6 +91,15 @@ class Run:
             record.get('loss_distill') is not None for record in self.epochs
         )
 
+    @property
+    def curriculum(self) -> bool:
+        """Whether losses of samples decided what the run trained on."""
+        algorithms = self.config.get('algorithms')
+        names = algorithms if isinstance(algorithms, Mapping) else ()
+        return bool(self.config.get('curriculum')) or any(
+            str(name).replace('_', '').lower() == 'losscurriculum' for name in names
+        )
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -124,6 +133,10 @@ class Arm:
     @property
     def distilled(self) -> bool:
         return any(run.distilled for run in self.runs)
+
+    @property
+    def curriculum(self) -> bool:
+        return any(run.curriculum for run in self.runs)
 
 
 def collect(paths: str | Path | Iterable[str | Path]) -> list[Run]:
@@ -238,7 +251,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         return {}
     try:
         manifest = json.loads(file.read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise UserError(f'{file}: cannot be read as JSON; restore it or leave this run out') from None
     return manifest if isinstance(manifest, dict) else {}
 

@@ -56,8 +56,9 @@ class Report:
 
     def brief(self) -> str:
         """The answer and the tables behind it, for the end of a training; all of it is in :meth:`text`."""
-        about = [table for table in self.tables if table.section == self.summary.primary.name]
-        parts = [wrapped(self.headline.sentence), *map(text_table, [*about, *self.tables[-2:-1]])]
+        sections = (self.summary.primary.name, 'cost', 'archive')
+        about = [table for table in self.tables if table.section in sections]
+        parts = [wrapped(self.headline.sentence), *map(text_table, about)]
         return '\n\n'.join(parts) + '\n'
 
     def markdown(self, pictures: str | None = None) -> str:

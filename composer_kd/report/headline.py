@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from composer_kd.report.measures import COSTS
 from composer_kd.report.summary import ArmSummary, Comparison, Summary
@@ -42,7 +42,7 @@ def headline(summary: Summary) -> Headline:
     """Compare at the highest accuracy that every seed of the baseline and of some other arm reached.
 
     The arm named is the cheapest of those; cheap is judged by training time where the runs had the machine for
-    themselves, else by multiply-adds, else by epochs.
+    themselves, else by multiply-adds, else by epochs; with the whole harvest of teachers' outputs that were looked up.
     """
     base = summary.baseline
     if summary.guessing and not summary.thresholds[summary.primary.name]:
@@ -72,16 +72,49 @@ def _compare(summary: Summary, index: int, able: list[ArmSummary]) -> Headline:
         for arm in able
     }
     decisive = _decisive(list(costs.values()))
-    best = max(able, key=lambda arm: costs[arm.name][decisive].ratio)
+    inside = {arm.name: _with_harvest(arm, decisive, costs[arm.name][decisive]) for arm in able}
+    best = max(able, key=lambda arm: (inside[arm.name] or costs[arm.name][decisive]).ratio)
     found = costs[best.name]
     short = _contradiction(found) if decisive == 'seconds' else None
-    short = short or _verdict(decisive, found[decisive])
+    short = short or _verdict(decisive, found[decisive], _harvest_in_words(best, decisive, inside[best.name]))
     among = f' (the cheapest of {len(summary.others)} arms)' if len(summary.others) > 1 else ''
     order = [decisive, *(cost for cost, one in found.items() if cost != decisive and not _alike(cost, one))]
     instead = [f'where {summary.baseline.name} took', *[_INSTEAD] * (len(order) - 1)]
     figures = ', '.join(_figure(cost, found[cost], words) for cost, words in zip(order, instead, strict=True))
     reached = f'to reach {percent(threshold)} {summary.primary.title}, {best.name}{among} took {figures}'
-    return Headline(short, f'{reached} ({_over(best, summary.baseline)}).', found, best, threshold)
+    detail = f'{reached} ({_over(best, summary.baseline)}).{_shared_in_words(best, decisive, found[decisive])}'
+    return Headline(short, detail, found, best, threshold)
+
+
+def _with_harvest(arm: ArmSummary, cost: str, found: Comparison, shared: bool = False) -> Comparison | None:
+    """The comparison with the harvest of the arm's teachers inside; ``None`` without one, or where it is not known."""
+    harvested = arm.archive.harvested.get(cost)
+    spread = harvested and (harvested.share if shared else harvested.harvest)
+    if not spread or not spread.mean:
+        return None
+    mean = found.arm.mean + spread.mean
+    return replace(found, arm=replace(found.arm, mean=mean), ratio=found.baseline.mean / mean)
+
+
+def _harvest_in_words(arm: ArmSummary, cost: str, inside: Comparison | None) -> str:
+    """What a claim of savings has to say of the harvest, in brackets; nothing where there was none."""
+    if inside is not None:
+        share = _change(cost, inside).removesuffix(f' {_NOUNS[cost]}')
+        return f" ({share} with the teachers' harvest inside)"
+    if arm.archive.unknown or arm.archive.took_harvest:
+        return " (the teachers' harvest not counted)"
+    filled = arm.archive.served and arm.archive.served.filled_elsewhere
+    return ' (what other runs filled the archives with not counted)' if filled and filled.mean > 0 else ''
+
+
+def _shared_in_words(arm: ArmSummary, cost: str, found: Comparison) -> str:
+    whole, shared = _with_harvest(arm, cost, found), _with_harvest(arm, cost, found, shared=True)
+    if whole is None:
+        return ''
+    words = f' With the harvest of its teachers it took {_quantities(cost, whole)[0]}'
+    if shared is not None and arm.archive.sharers != (1, 1):
+        words += f', and {_quantities(cost, shared)[0]} where the runs that used it share it'
+    return f'{words}.'
 
 
 def _over(arm: ArmSummary, baseline: ArmSummary) -> str:
@@ -115,7 +148,7 @@ def _contradiction(found: dict[str, Comparison]) -> str | None:
     return f'Retraining was not clearly cheaper ({facts})'
 
 
-def _verdict(cost: str, found: Comparison) -> str:
+def _verdict(cost: str, found: Comparison, harvest: str) -> str:
     noun = _NOUNS[cost]
     if not _side(found):
         return f'Retraining took {_change(cost, found)}'
@@ -123,7 +156,7 @@ def _verdict(cost: str, found: Comparison) -> str:
         leaning = _change(cost, found).removesuffix(f' {noun}')
         return f'Retraining was not clearly cheaper in {noun} ({leaning}, within the spread of the seeds)'
     if _side(found) > 0:
-        return f'Retraining took {_change(cost, found)}'
+        return f'Retraining took {_change(cost, found)}{harvest}'
     return f'Retraining was not cheaper and took {_change(cost, found)}'
 
 

@@ -26,7 +26,12 @@ METHOD = (
     'clean training accuracy after it, in evaluation mode, without augmentation. They are different measures.',
     'The best epoch is chosen with hindsight; compare last epochs.',
     'Training time and multiply-adds have the teachers inside. What it once cost to train the teachers is not counted: '
-    'they are earlier versions that exist already.',
+    'they are earlier versions that exist already. Nor is a harvest of their outputs, but where that is said; outputs '
+    'that a student computed to fill an archive are inside its training.',
+)
+_ARCHIVE = (
+    'What runs left for later ones, and what those saved by looking it up. Losses, and logits “from training”, are '
+    'by-products; a harvest takes a forward pass for each output.'
 )
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -44,6 +49,7 @@ def page(
     primary = by_section.pop(summary.primary.name, [])
     runs = by_section.pop('runs', [])
     cost = by_section.pop('cost', [])
+    archive = by_section.pop('archive', [])
     colors = {
         mark_arm(arm.arm): f'var({ACCENTS[place % len(ACCENTS)].variable})' for place, arm in enumerate(summary.arms)
     }
@@ -70,6 +76,8 @@ def page(
         f'<p>Mean ± standard deviation over seeds. The baseline is {escape(summary.baseline.name)}.</p>',
         *(_table(table, colors) for table in primary + cost),
         *(_table(table, colors) for others in by_section.values() for table in others),
+        *(('<h2>The archive</h2>', f'<p>{_ARCHIVE}</p>') if archive else ()),
+        *(_table(table, colors) for table in archive),
         '<h2>The runs</h2>',
         '<p>What each was, where it ran, and with which settings.</p>',
         *(_table(table, colors) for table in runs),

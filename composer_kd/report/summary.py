@@ -9,6 +9,7 @@ from pathlib import Path
 
 from composer_kd.errors import UserError, nearest
 from composer_kd.report.collect import Arm, Run, group_arms, labels
+from composer_kd.report.harvest import ArmArchive, Harvests
 from composer_kd.report.measures import (
     MEASURES,
     Measure,
@@ -46,6 +47,7 @@ class ArmSummary:
     accuracy: dict[str, Accuracy]
     reach: dict[str, list[Reach]]
     totals: dict[str, Spread | None]
+    archive: ArmArchive
 
     @property
     def name(self) -> str:
@@ -140,7 +142,7 @@ def summarize(
 
     Args:
         runs: From :func:`~composer_kd.report.collect.collect`.
-        baseline: The arm that the others are compared with. Default: the first one without teachers.
+        baseline: The arm that the others are compared with. Default: the first one without teachers and curriculum.
         thresholds: Accuracies to reach, as fractions, the same for every measure. Default: round ones for each measure
             beyond guessing, up to the lowest best accuracy of a baseline run.
         epochs: Where accuracies are compared. Default: quarters of the shortest run.
@@ -164,11 +166,14 @@ def summarize(
         for measure in measures
     }
     ordered = [base, *(arm for arm in arms if arm is not base)]
-    summarized = tuple(_summarize_arm(arm, measures, levels, at) for arm in ordered)
+    harvests = Harvests(runs)
+    summarized = tuple(_summarize_arm(arm, measures, levels, at, harvests.of_arm(arm)) for arm in ordered)
     return Summary(tuple(runs), summarized, measures, levels, at, classes)
 
 
-def _summarize_arm(arm: Arm, measures: Sequence[Measure], levels: dict[str, list[float]], at: list[int]) -> ArmSummary:
+def _summarize_arm(
+    arm: Arm, measures: Sequence[Measure], levels: dict[str, list[float]], at: list[int], archive: ArmArchive
+) -> ArmSummary:
     records = [run.epochs for run in arm.counted]
     accuracy = {}
     for measure in measures:
@@ -183,7 +188,7 @@ def _summarize_arm(arm: Arm, measures: Sequence[Measure], levels: dict[str, list
     to_reach = {
         measure.name: [reach(records, measure.key, level) for level in levels[measure.name]] for measure in measures
     }
-    return ArmSummary(arm, accuracy, to_reach, _totals(records))
+    return ArmSummary(arm, accuracy, to_reach, _totals(records), archive)
 
 
 def _totals(records: Sequence[Sequence]) -> dict[str, Spread | None]:
@@ -201,7 +206,7 @@ def _totals(records: Sequence[Sequence]) -> dict[str, Spread | None]:
 
 def _choose_baseline(arms: Sequence[Arm], name: str | None) -> Arm:
     if name is None:
-        return next((arm for arm in arms if not arm.distilled), arms[0])
+        return next((arm for arm in arms if not arm.distilled and not arm.curriculum), arms[0])
     chosen = next((arm for arm in arms if arm.name == name), None)
     if chosen is None:
         raise UserError(f'baseline: {name!r} is not an arm of these runs; {nearest(name, [arm.name for arm in arms])}')

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from composer_kd.report.archive_tables import archive_tables
 from composer_kd.report.caveats import PARTIAL, SHARED, UNFINISHED, mark_arm, progress
 from composer_kd.report.measures import COSTS, Cost, Measure, Spread, best, first_epoch_at, series
 from composer_kd.report.summary import ArmSummary, Summary
+from composer_kd.report.table import Table, filled
 from composer_kd.report.wording import MISSING, PERCENT, Unit, percent, times, unit_for, with_spread
 
 __all__ = ['Table', 'tables']
@@ -14,27 +14,8 @@ __all__ = ['Table', 'tables']
 _THROUGHPUT = Unit('images/s', digits=0)
 
 
-@dataclass(frozen=True)
-class Table:
-    """Cells as plain text; every format escapes them in its own way.
-
-    Args:
-        title: What it shows, with the unit.
-        columns: Headings.
-        rows: As many cells as columns each.
-        labels: How many leading columns name the row.
-        section: The part of the report that it belongs to: a measure's name, ``'cost'`` or ``'runs'``.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    labels: int = 1
-    section: str = ''
-
-
 def tables(summary: Summary) -> list[Table]:
-    """For each measure: accuracies, costs of reaching thresholds, speed-ups; then whole costs and the runs."""
+    """For each measure: accuracies, costs of reaching thresholds, speed-ups; then whole costs, archives, runs."""
     found: list[Table] = []
     for measure in summary.measures:
         found.append(_accuracies(summary, measure))
@@ -46,6 +27,7 @@ def tables(summary: Summary) -> list[Table]:
         if speed_ups.rows:
             found.append(speed_ups)
     found.append(_whole_cost(summary))
+    found.extend(archive_tables(summary))
     found.append(_runs(summary))
     return found
 
@@ -145,7 +127,7 @@ def _whole_cost(summary: Summary) -> Table:
     )
     return Table(
         'The whole training: cost, and agreement with the teachers in the last epoch',
-        *_filled(columns, rows),
+        *filled(columns, rows),
         section='cost',
     )
 
@@ -177,14 +159,6 @@ def _runs(summary: Summary) -> Table:
 
 def _known(summary: Summary, measure: Measure, cost: Cost) -> bool:
     return any(level.cost(cost.name) for arm in summary.arms for level in arm.reach[measure.name])
-
-
-def _filled(
-    columns: tuple[str, ...], rows: list[tuple[str, ...]]
-) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Without the columns in which no row has a number."""
-    kept = [index for index in range(len(columns)) if any(row[index] != MISSING for row in rows)]
-    return tuple(columns[index] for index in kept), tuple(tuple(row[index] for index in kept) for row in rows)
 
 
 def _at_epoch(spread: Spread | None) -> str:

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 
 from composer_kd.report.measures import Spread
 
-__all__ = ['MISSING', 'PERCENT', 'Unit', 'mean_text', 'percent', 'seeds', 'times', 'unit_for', 'with_spread']
+__all__ = [
+    'MEGABYTES',
+    'MISSING',
+    'PERCENT',
+    'Unit',
+    'mean_text',
+    'percent',
+    'seeds',
+    'times',
+    'unit_for',
+    'with_spread',
+]
 
 MISSING = '–'
 
@@ -33,8 +44,10 @@ class Unit:
 
 
 PERCENT = Unit('%', 0.01, 2)
+MEGABYTES = Unit('MB', 1e6, 2)
 _SCALES = {
     'epochs': (Unit('epochs'),),
+    'outputs': (Unit('outputs', digits=0), Unit('thousand', 1e3), Unit('million', 1e6, 2)),
     'seconds': (Unit('s'), Unit('min', 60.0), Unit('h', 3600.0)),
     'multiply_adds': tuple(
         Unit(prefix, 1000.0**power, 2) for power, prefix in enumerate(('', 'k', 'M', 'G', 'T', 'P', 'E', 'Z'))

@@ -55,6 +55,35 @@ def write_run(
     return folder
 
 
+def record(
+    run: Path,
+    *,
+    losses: int = 0,
+    views: int = 0,
+    source: str = 'harvest',
+    top_k: int | None = None,
+    megabytes: float = 2.0,
+    seconds: float | None = 3.0,
+    multiply_adds: float | None = 10e9,
+) -> None:
+    """Enter tables into a run's manifest: ``losses`` of 0.5 MB, and further ``views`` that cost what is said."""
+    file = run / 'archive' / 'manifest.json'
+    manifest = json.loads(file.read_text(encoding='utf-8'))
+    files = manifest.setdefault('files', {})
+    archive = manifest.setdefault('archive', {'samples': 'archive/samples.safetensors', 'loss': {}, 'logits': {}})
+    files[archive['samples']] = {'bytes': 250_000, 'xxh3': '0' * 32}
+    for epoch in range(losses):
+        name = f'archive/loss/ep{epoch:04d}.safetensors'
+        files[name] = {'bytes': 500_000, 'xxh3': '0' * 32}
+        archive['loss'][str(epoch)] = {'file': name, 'seen': 1000}
+    for view in range(len(archive['logits']), len(archive['logits']) + views):
+        name = f'archive/logits/view{view:04d}.safetensors'
+        files[name] = {'bytes': int(megabytes * 1e6), 'xxh3': '0' * 32}
+        costs = {'seconds': seconds, 'multiply_adds': multiply_adds}
+        archive['logits'][str(view)] = {'file': name, 'seen': 1000, 'source': source, 'top_k': top_k, **costs}
+    file.write_text(json.dumps(manifest), encoding='utf-8')
+
+
 def accuracies(values: list[float | None], **extra: Any) -> list[dict[str, Any]]:
     return [{'test_accuracy': value, **extra} for value in values]
 
@@ -79,7 +108,7 @@ def training(epochs: int, rate: float, top: float, seed: int, distilled: bool, e
             {
                 'epoch': epoch,
                 'batch': epoch * 64,
-                'samples': epoch * 8192,
+                'samples': 8192,
                 'train_accuracy_running': max(0.01, 0.92 * top * progress + noise / 2),
                 'train_accuracy_clean': min(1.0, max(0.01, 1.25 * top * progress + noise / 2)),
                 'val_accuracy': max(0.01, test - 0.006),
@@ -129,4 +158,19 @@ def lineage(folder: Path, epochs: int = 24, seeds: int = 3) -> Path:
             seed=seed,
             algorithms=sparse,
         )
+    return folder
+
+
+def recorded_lineage(folder: Path, epochs: int = 24, seeds: int = 3) -> Path:
+    """The same, and an arm that is taught from what was harvested of the scratch run of its seed."""
+    lineage(folder, epochs, seeds)
+    for seed in range(seeds):
+        teacher = folder / f'scratch-s{seed}'
+        record(teacher, losses=epochs, views=4, seconds=1.1, multiply_adds=TEACHER)
+        rows = training(epochs, 0.13, 0.52, seed, False)
+        for row in rows:
+            row['images_recorded_total'] = row['epoch'] * row['samples']
+            row['multiply_adds_teacher_saved_total'] = row['epoch'] * TEACHER
+        algorithms = {'teacher_mixup_kd': {'teachers': [{'recorded': str(teacher)}], 'schedule': 'always'}}
+        write_run(folder / f'recorded-s{seed}', rows, arm='recorded', seed=seed, algorithms=algorithms)
     return folder

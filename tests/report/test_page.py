@@ -6,7 +6,7 @@ import pytest
 
 from composer_kd.report import report
 from tests.report.chromium import BINARY, Chromium
-from tests.report.runs_on_disk import KD, accuracies, lineage, training, write_run
+from tests.report.runs_on_disk import KD, accuracies, recorded_lineage, training, write_run
 
 HOSTILE = '<script>document.title="owned"</script>$x_1$ "&amp;\' <img src=http://example.invalid/x.png>'
 
@@ -22,7 +22,7 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope='module')
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp('study')
-    report(lineage(folder / 'runs'), out=folder / 'out')
+    report(recorded_lineage(folder / 'runs'), out=folder / 'out')
     return folder / 'out' / 'report.html'
 
 

@@ -71,7 +71,7 @@ class RunConfig(Section):
         callbacks: Names to options, Composer's.
         loggers: Names to options, Composer's.
         archive: What is recorded for later runs: losses of samples, logits; null records nothing.
-        curriculum: The options of LossCurriculum, with ``from`` for the run whose recorded losses it uses; null for none.
+        curriculum: Options of LossCurriculum; ``from`` names the run whose recorded losses it uses.
         eval_interval: How often the evaluators run.
         save_interval: How often a checkpoint is written.
         keep_checkpoints: How many of the last checkpoints stay; -1 keeps all.

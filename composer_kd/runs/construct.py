@@ -47,7 +47,7 @@ def check_options(
     factory: Callable[..., Any], options: dict[str, Any], where: str, given: Set[str] = frozenset()
 ) -> None:
     """Refuse options that ``factory`` does not have, that are of a wrong type, or that are missing."""
-    parameters = inspect.signature(factory).parameters
+    parameters = _parameters(factory)
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     known = [
         name
@@ -61,6 +61,14 @@ def check_options(
     for name in known:
         if parameters[name].default is inspect.Parameter.empty and name not in options:
             raise UserError(f'{where}.{name}: this key is required')
+
+
+def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Those of the constructor, where there is one: a ``__new__`` before it may seem to take anything."""
+    if inspect.isclass(factory) and factory.__init__ is not object.__init__:
+        _, *parameters = inspect.signature(factory.__init__).parameters.items()
+        return dict(parameters)
+    return dict(inspect.signature(factory).parameters)
 
 
 def _check_type(factory: Callable[..., Any], option: str, value: Any, where: str) -> None:

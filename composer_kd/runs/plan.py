@@ -1,21 +1,20 @@
-"""From a YAML file to runs in an order: one run, or a lineage of named ones that teach each other."""
+"""From a YAML file to runs in an order: one run, or a lineage of named ones that learn from each other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from composer_kd.algorithms import Distillation
 from composer_kd.errors import UserError, nearest
 from composer_kd.runs.config import RunConfig, named_mapping
-from composer_kd.runs.objects import algorithm_class, check_objects
+from composer_kd.runs.objects import check_objects
+from composer_kd.runs.references import Names, nth, resolve
 from composer_kd.section import Section, parse_section
-from composer_kd.teachers.teacher import kind_of
 
 __all__ = ['Plan', 'PlannedRun', 'make_plan']
 
@@ -39,7 +38,8 @@ class PlannedRun:
         arm: The name that runs share which differ in their seed alone.
         config: What it does.
         folder: Its run directory.
-        teachers: The runs of the plan that must be finished before.
+        teachers: The runs of the plan that teach it.
+        losses: The runs of the plan whose recorded losses it uses, and where in the file it says so.
         lineage: The name of the lineage that it belongs to.
     """
 
@@ -48,7 +48,13 @@ class PlannedRun:
     config: RunConfig
     folder: Path
     teachers: tuple[str, ...] = ()
+    losses: Mapping[str, str] = field(default_factory=dict)
     lineage: str | None = None
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """The runs of the plan that must be finished before."""
+        return tuple(dict.fromkeys([*self.teachers, *self.losses]))
 
     def resolved(self) -> dict[str, Any]:
         """What ``run.yaml`` holds: everything that decides the result, as plain values."""
@@ -57,7 +63,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a file, each after its teachers."""
+    """The runs of a file, each after those that it learns from."""
 
     name: str
     folder: Path
@@ -125,6 +131,7 @@ def _make_plan(values: dict[str, Any]) -> Plan:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f'lineage: two runs would be called {name!r}; give them other names')
+    _check_losses(runs)
     return Plan(name=file.name, folder=folder, runs=_in_order(runs), side_by_side=file.side_by_side)
 
 
@@ -174,98 +181,50 @@ def _seeds_of(
     name: str, entry: dict[str, Any], repeats: dict[str, int], place: str, folder: Path
 ) -> Iterable[PlannedRun]:
     config = parse_section(RunConfig, entry, place)
-    resolved = [_resolve_teachers(config, name, number, repeats, place, folder) for number in range(repeats[name])]
+    numbers = range(repeats[name])
+    resolved = [resolve(config, Names(repeats, name, number, folder), place) for number in numbers]
     check_objects(config, place)
-    for number, (algorithms, teachers) in enumerate(resolved):
-        own_name = _nth(name, number, repeats[name])
+    for number, references in zip(numbers, resolved, strict=True):
+        own_name = nth(name, number, repeats[name])
         yield PlannedRun(
             name=own_name,
             arm=name,
-            config=config.model_copy(update={'seed': config.seed + number, 'algorithms': algorithms}),
+            config=config.model_copy(update={'seed': config.seed + number, **references.changes}),
             folder=folder / own_name,
-            teachers=teachers,
+            teachers=tuple(references.teachers),
+            losses=references.losses,
         )
 
 
-def _nth(name: str, number: int, repeat: int) -> str:
-    return name if repeat == 1 else f'{name}-s{number}'
-
-
-def _resolve_teachers(
-    config: RunConfig, name: str, number: int, repeats: dict[str, int], place: str, folder: Path
-) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """The algorithms with run directories in the place of the lineage's names, and the names that were meant."""
-    algorithms, names = {}, []
-    for algorithm, options in config.algorithms.items():
-        where = '.'.join(filter(None, [place, 'algorithms', algorithm]))
-        if issubclass(algorithm_class(algorithm, place), Distillation):
-            teachers = options.get('teachers')
-            if not isinstance(teachers, list) or not teachers or not all(isinstance(t, str | dict) for t in teachers):
+def _check_losses(runs: list[PlannedRun]) -> None:
+    """Who uses the losses of a run of this file needs one that records them."""
+    by_name = {run.name: run for run in runs}
+    for run in runs:
+        for source, where in run.losses.items():
+            archive = by_name[source].config.archive
+            if archive is None or not archive.losses:
                 raise UserError(
-                    f'{where}.teachers: expected a list of runs of the lineage or of run directories, got {teachers!r}'
+                    f'{where}: {source!r} records no losses; give that run `archive: {{losses: true}}` of its own, or '
+                    f'to all at the top of the file'
                 )
-            resolved, runs = [], []
-            for teacher in teachers:
-                kind = _kind_of(teacher, where) if isinstance(teacher, dict) else None
-                called = teacher if kind is None else teacher[kind]
-                run = _teacher_run(called, name, number, repeats, f'{where}.teachers')
-                names += [run] if run else []
-                runs.append(str(folder / run) if run else called)
-                resolved.append(runs[-1] if kind is None else {**teacher, kind: runs[-1]})
-            if len(set(runs)) < len(runs):
-                raise UserError(
-                    f'{where}.teachers: a teacher is there twice: {teachers}; use mix weights to count one more'
-                )
-            options = {**options, 'teachers': resolved}
-        algorithms[algorithm] = options
-    return algorithms, tuple(dict.fromkeys(names))
-
-
-def _kind_of(teacher: dict[str, Any], where: str) -> str:
-    try:
-        return kind_of(teacher)
-    except UserError as error:
-        raise UserError(f'{where}.{error}') from None
-
-
-def _teacher_run(teacher: str, name: str, number: int, repeats: dict[str, int], where: str) -> str | None:
-    """The run of the lineage that ``teacher`` means; ``None`` where it is a run directory from elsewhere."""
-    if teacher in repeats:
-        if repeats[teacher] == 1:
-            return teacher
-        if repeats[teacher] != repeats[name]:
-            raise UserError(
-                f'{where}: {teacher!r} is repeated {repeats[teacher]} times and this run {repeats[name]}; '
-                f'name one, as in {_nth(teacher, 0, 2)!r}, or repeat both alike (then seeds are paired)'
-            )
-        return _nth(teacher, number, repeats[teacher])
-    every = {_nth(other, n, count) for other, count in repeats.items() for n in range(count)}
-    if teacher in every:
-        return teacher
-    if (Path(teacher) / 'run.yaml').is_file():
-        return None
-    raise UserError(
-        f'{where}: {teacher!r} is neither a run of this file nor a run directory; '
-        f'{nearest(teacher, {*repeats, *every} - {name})}'
-    )
 
 
 def _in_order(runs: list[PlannedRun]) -> tuple[PlannedRun, ...]:
-    """Teachers before students, otherwise as in the file."""
+    """Each after those that it learns from, otherwise as in the file."""
     by_name = {run.name: run for run in runs}
-    sorter = TopologicalSorter({run.name: run.teachers for run in runs})
+    sorter = TopologicalSorter({run.name: run.after for run in runs})
     try:
         sorter.prepare()
     except CycleError as error:
         circle = ' -> '.join(reversed(error.args[1]))
-        raise UserError(f'lineage: {circle} is a circle: a run cannot wait for a teacher that waits for it') from None
+        raise UserError(f'lineage: {circle} is a circle: a run cannot wait for one that waits for it') from None
     position = {run.name: place for place, run in enumerate(runs)}
-    waiting = {run.name: set(run.teachers) for run in runs}
+    waiting = {run.name: set(run.after) for run in runs}
     ordered: list[PlannedRun] = []
     while waiting:
-        name = min((name for name, teachers in waiting.items() if not teachers), key=position.__getitem__)
+        name = min((name for name, others in waiting.items() if not others), key=position.__getitem__)
         ordered.append(by_name[name])
         del waiting[name]
-        for teachers in waiting.values():
-            teachers.discard(name)
+        for others in waiting.values():
+            others.discard(name)
     return tuple(ordered)

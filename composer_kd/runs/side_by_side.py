@@ -38,7 +38,7 @@ def execute_side_by_side(plan: Plan, devices: int, file: str, changes: Sequence[
     ended = threading.Condition()
     try:
         while waiting or running:
-            ready = [run for run in waiting.values() if set(run.teachers) & names <= finished]
+            ready = [run for run in waiting.values() if set(run.after) & names <= finished]
             while ready and free:
                 run, device = ready.pop(0), free.pop(0)
                 del waiting[run.name]

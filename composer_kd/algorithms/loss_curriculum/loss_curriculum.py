@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -213,8 +214,7 @@ class LossCurriculum(Algorithm):
         owner, rule = type(self).__name__, self.rule
         self._epochs.stop(state)  # What a fit that was interrupted left.
         self._samples = Samples.of(getattr(state.train_dataloader, 'dataset', None))
-        if rule.weighs or rule.needs_own_losses:
-            self._refuse_mixed_images(state)
+        self.check_company(state.algorithms)
         if rule.schedule is not None:
             rule.schedule.check(Progress.of(state), where=owner)
         self._read_archive()
@@ -232,8 +232,9 @@ class LossCurriculum(Algorithm):
         self._begun = True
         self._choose(state)
 
-    def _refuse_mixed_images(self, state: State) -> None:
-        for algorithm in state.algorithms:
+    def check_company(self, algorithms: Sequence[Algorithm]) -> None:
+        """Refuse, in one line, what a Trainer cannot have beside this."""
+        for algorithm in algorithms if self.rule.weighs or self.rule.needs_own_losses else ():
             if type(algorithm).__name__ in ('MixUp', 'CutMix'):
                 raise UserError(
                     f'{type(self).__name__}: {type(algorithm).__name__} is in the same Trainer; the loss of a mixed '

@@ -1,0 +1,146 @@
+"""Runs that a run names: teachers, and the one whose losses order its data. Out of names become run directories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from composer_kd.algorithms import Distillation, LossCurriculum
+from composer_kd.algorithms.loss_curriculum.difficulty import recorded_epochs
+from composer_kd.archive.archive import Archive
+from composer_kd.errors import UserError, nearest
+from composer_kd.runs.config import RunConfig
+from composer_kd.runs.objects import algorithm_class
+from composer_kd.teachers.teacher import kind_of
+
+__all__ = ['Names', 'References', 'nth', 'resolve']
+
+
+def nth(name: str, number: int, repeat: int) -> str:
+    """What the run with a seed of its own is called."""
+    return name if repeat == 1 else f'{name}-s{number}'
+
+
+@dataclass(frozen=True)
+class Names:
+    """What one run may call the others of its lineage by.
+
+    Args:
+        repeats: The names of the lineage, and how many seeds each has.
+        name: The run's own.
+        number: Which of its seeds.
+        folder: Where the run directories are.
+    """
+
+    repeats: Mapping[str, int]
+    name: str
+    number: int
+    folder: Path
+
+    def run(self, called: str, where: str) -> str | None:
+        """The run of the lineage that is meant; ``None`` where it is a run directory from elsewhere."""
+        repeats = self.repeats
+        if called in repeats:
+            if repeats[called] == 1:
+                return called
+            if repeats[called] != repeats[self.name]:
+                raise UserError(
+                    f'{where}: {called!r} is repeated {repeats[called]} times and this run {repeats[self.name]}; '
+                    f'name one, as in {nth(called, 0, 2)!r}, or repeat both alike (then seeds are paired)'
+                )
+            return nth(called, self.number, repeats[called])
+        every = {nth(other, n, count) for other, count in repeats.items() for n in range(count)}
+        if called in every:
+            return called
+        if (Path(called) / 'run.yaml').is_file():
+            return None
+        raise UserError(
+            f'{where}: {called!r} is neither a run of this file nor a run directory; '
+            f'{nearest(called, {*repeats, *every} - {self.name})}'
+        )
+
+
+@dataclass
+class References:
+    """What a run's names turned out to be.
+
+    Attributes:
+        changes: To its configuration: run directories in the place of names.
+        teachers: Runs of the lineage that teach it.
+        losses: Runs of the lineage whose recorded losses it uses, and where in the file it says so.
+    """
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    teachers: list[str] = field(default_factory=list)
+    losses: dict[str, str] = field(default_factory=dict)
+
+
+def resolve(config: RunConfig, names: Names, place: str) -> References:
+    """Find every run that a run names.
+
+    Args:
+        config: The run's configuration.
+        names: What it may name.
+        place: Of the run in the file.
+    """
+    found, algorithms = References(), {}
+    for algorithm, options in config.algorithms.items():
+        where = '.'.join(filter(None, [place, 'algorithms', algorithm]))
+        method = algorithm_class(algorithm, place)
+        if issubclass(method, Distillation):
+            options = {**options, 'teachers': _teachers(options.get('teachers'), names, where, found)}
+        elif issubclass(method, LossCurriculum):
+            options = _source(options, 'archive', names, where, found)
+        algorithms[algorithm] = options
+    found.changes['algorithms'] = algorithms
+    if config.curriculum is not None:
+        where = '.'.join(filter(None, [place, 'curriculum']))
+        found.changes['curriculum'] = _source(config.curriculum, 'from', names, where, found)
+    return found
+
+
+def _teachers(teachers: Any, names: Names, where: str, found: References) -> list[Any]:
+    if not isinstance(teachers, list) or not teachers or not all(isinstance(t, str | dict) for t in teachers):
+        raise UserError(
+            f'{where}.teachers: expected a list of runs of the lineage or of run directories, got {teachers!r}'
+        )
+    resolved, paths = [], []
+    for teacher in teachers:
+        kind = _kind_of(teacher, where) if isinstance(teacher, dict) else None
+        called: Any = teacher if kind is None else teacher[kind]
+        run = names.run(called, f'{where}.teachers')
+        if run and run not in found.teachers:
+            found.teachers.append(run)
+        paths.append(str(names.folder / run) if run else called)
+        resolved.append(paths[-1] if kind is None else {**teacher, kind: paths[-1]})
+    if len(set(paths)) < len(paths):
+        raise UserError(f'{where}.teachers: a teacher is there twice: {teachers}; use mix weights to count one more')
+    return resolved
+
+
+def _kind_of(teacher: dict[str, Any], where: str) -> str:
+    try:
+        return kind_of(teacher)
+    except UserError as error:
+        raise UserError(f'{where}.{error}') from None
+
+
+def _source(options: dict[str, Any], key: str, names: Names, where: str, found: References) -> dict[str, Any]:
+    """A curriculum's options with the run directory of its losses; one from elsewhere must have recorded them."""
+    called = options.get(key)
+    if called is None:
+        return options
+    where = f'{where}.{key}'
+    if not isinstance(called, str):
+        raise UserError(f'{where}: expected a run of the lineage or a run directory, got {called!r}')
+    run = names.run(called, where)
+    if run is None:
+        try:
+            recorded_epochs(Archive(called))
+        except UserError as error:
+            raise UserError(f'{where}: {error}') from None
+        return options
+    found.losses[run] = where
+    return {**options, key: str(names.folder / run)}

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from composer_kd.archive.kinds import KINDS, SAMPLES, is_table, kind_of
+from composer_kd.archive.kinds import KINDS, SAMPLES, kind_of
 from composer_kd.archive.manifest import (
     ArchiveRecord,
     FileRecord,
     Manifest,
     TableRecord,
-    file_records,
     inside,
     parse_manifest,
     verify_file,
@@ -26,7 +24,7 @@ from composer_kd.archive.remote import RemoteRun, run_at
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.archive.samples import Samples
 from composer_kd.archive.table import Table, merged, read_table, write_table
-from composer_kd.archive.waiting import locked
+from composer_kd.archive.transaction import free_name, held, replace_record, transaction
 from composer_kd.errors import UserError
 
 __all__ = ['Archive']
@@ -212,7 +210,7 @@ class Archive:
 
     def begin(self, manifest: Manifest) -> None:
         """Give a run that has not finished a manifest for its recorders; one that is there stays."""
-        with self._locked():
+        with held(self._local()):
             if not self.run.manifest_file.is_file():
                 write_manifest(self.run.path, manifest)
 
@@ -251,13 +249,13 @@ class Archive:
         if len(distinct) < len(samples):
             samples = samples.take(distinct)
             columns = {name: column[torch.from_numpy(distinct)] for name, column in columns.items()}
-        with self._transaction() as manifest:
+        with transaction(self._local()) as manifest:
             before = manifest.archive
             known = self._samples(manifest, before) if before else Samples.none()
             grown = known.extended(samples)
             written = []
             if before is None or len(grown) > len(known):
-                sample_file = _free_name(SAMPLES, manifest)
+                sample_file = free_name(SAMPLES, manifest)
                 grown.save(self._inside(sample_file))
                 written.append(sample_file)
                 before = before or ArchiveRecord(samples=sample_file, count=0)
@@ -265,76 +263,37 @@ class Archive:
             old = before.tables(kind).get(number) if merge else None
             table = self._table(manifest, before, kind, number) if old else None
             together = merged(table, len(grown), torch.from_numpy(grown.rows_by_key(samples)), columns)
-            file = _free_name(KINDS[kind].file(number), manifest)
+            file = free_name(KINDS[kind].file(number), manifest)
             write_table(self._inside(file), together, {'kind': kind, 'number': str(number)})
             written.append(file)
             entry = old.model_dump() if old else {}
             added = {name: entry.get(name, 0) + count for name, count in (counts or {}).items()}
             entry |= {**(facts or {}), **added, 'file': file, 'seen': int(together['seen'].sum())}
             tables = {**before.tables(kind), number: TableRecord.model_validate(entry)}
-            self._replace(manifest, before.model_copy(update={kind: tables}), written)
+            replace_record(self.run.path, manifest, before.model_copy(update={kind: tables}), written)
 
     def drop(self, kind: str, keep: Callable[[int], bool]) -> None:
         """Forget the tables of a kind whose numbers ``keep`` refuses."""
-        with self._transaction() as manifest:
+        with transaction(self._local()) as manifest:
             record = manifest.archive
             tables = record.tables(kind_of(kind).name) if record else {}
             kept = {number: table for number, table in tables.items() if keep(number)}
             if record is not None and len(kept) < len(tables):
-                self._replace(manifest, record.model_copy(update={kind: kept}), [])
+                replace_record(self.run.path, manifest, record.model_copy(update={kind: kept}), [])
 
     def update(self, change: Callable[[Manifest], Manifest]) -> None:
         """Rewrite the manifest under the lock, so that nothing that is being recorded meanwhile is lost."""
-        with self._transaction() as manifest:
+        with transaction(self._local()) as manifest:
             write_manifest(self.run.path, change(manifest))
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Other writers wait; a writer that waits for itself waits for ever, so no transaction holds another."""
+    def _local(self) -> Path:
+        """The run directory, to write into."""
         if isinstance(self.run, RemoteRun):
             self.run.refuse_to_write()
-        with locked(self.run.path / 'archive' / '.lock'):
-            yield
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Manifest]:
-        """Hold the lock; at the end, a bad one too, what the manifest on the disk does not name is removed."""
-        with self._locked():
-            try:
-                yield self.manifest()
-            finally:
-                self._sweep()
-
-    def _replace(self, manifest: Manifest, record: ArchiveRecord, written: list[str]) -> None:
-        """The moment in which the transaction happens: one manifest takes the place of another."""
-        named = set(record.files)
-        kept = {name: entry for name, entry in manifest.files.items() if not is_table(name) or name in named}
-        files = {**kept, **file_records(self.run.path, written)}
-        write_manifest(self.run.path, manifest.model_copy(update={'archive': record, 'files': files}))
-
-    def _sweep(self) -> None:
-        """Remove tables without a name in the manifest, and what killed writers left half-written."""
-        with suppress(UserError, OSError):  # A manifest that cannot be read does not say what is of use: all stays.
-            named = self.manifest().files
-            for folder in ('archive', *(f'archive/{kind}' for kind in KINDS)):
-                for path in (self.run.path / folder).glob('*'):
-                    name = f'{folder}/{path.name}'
-                    half_written = path.name.startswith('.') and path.suffix == '.tmp'
-                    if half_written or (is_table(name) and name not in named):
-                        self._inside(name).unlink()
-                        self._open.pop(name, None)
+        return self.run.path
 
     def _inside(self, name: str) -> Path:
         return inside(self.run.path, name, 'the archive')
-
-
-def _free_name(name: str, manifest: Manifest) -> str:
-    """``name``, or ``name`` with a number where the manifest names that file: what it names is never touched."""
-    free, count = name, 0
-    while free in manifest.files:
-        count += 1
-        free = name.replace('.safetensors', f'-{count}.safetensors')
-    return free
 
 
 def _identity(path: Path, record: FileRecord) -> tuple[Any, ...]:

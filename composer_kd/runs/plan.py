@@ -40,6 +40,7 @@ class PlannedRun:
         folder: Its run directory.
         teachers: The runs of the plan that teach it.
         losses: The runs of the plan whose recorded losses it uses, and where in the file it says so.
+        logits: The runs of the plan whose recorded logits it looks up, and where in the file it says so.
         lineage: The name of the lineage that it belongs to.
     """
 
@@ -49,12 +50,19 @@ class PlannedRun:
     folder: Path
     teachers: tuple[str, ...] = ()
     losses: Mapping[str, str] = field(default_factory=dict)
+    logits: Mapping[str, str] = field(default_factory=dict)
     lineage: str | None = None
 
     @property
     def after(self) -> tuple[str, ...]:
         """The runs of the plan that must be finished before."""
         return tuple(dict.fromkeys([*self.teachers, *self.losses]))
+
+    @property
+    def some_epochs_alone(self) -> bool:
+        """Whether its teachers are asked in some epochs only: which views those have is seen when it starts."""
+        schedules = [options.get('schedule', 'always') for options in self.config.algorithms.values()]
+        return not all(str(schedule).startswith('always') for schedule in schedules)
 
     def resolved(self) -> dict[str, Any]:
         """What ``run.yaml`` holds: everything that decides the result, as plain values."""
@@ -132,6 +140,7 @@ def _make_plan(values: dict[str, Any]) -> Plan:
         if names.count(name) > 1:
             raise UserError(f'lineage: two runs would be called {name!r}; give them other names')
     _check_losses(runs)
+    _check_logits(runs)
     return Plan(name=file.name, folder=folder, runs=_in_order(runs), side_by_side=file.side_by_side)
 
 
@@ -193,6 +202,7 @@ def _seeds_of(
             folder=folder / own_name,
             teachers=tuple(references.teachers),
             losses=references.losses,
+            logits=references.logits,
         )
 
 
@@ -207,6 +217,32 @@ def _check_losses(runs: list[PlannedRun]) -> None:
                     f'{where}: {source!r} records no losses; give that run `archive: {{losses: true}}` of its own, or '
                     f'to all at the top of the file'
                 )
+
+
+def _check_logits(runs: list[PlannedRun]) -> None:
+    """Who looks up the logits of a run of this file needs one that records them, in the views that it will ask for."""
+    by_name = {run.name: run for run in runs}
+    for run in runs:
+        for source, where in run.logits.items():
+            archive, ours, theirs = by_name[source].config.archive, run.config.data, by_name[source].config.data
+            if archive is None or archive.logits is None:
+                raise UserError(
+                    f'{where}: {source!r} records no logits; give that run `archive: {{logits: {{views: 4}}}}`, or '
+                    f'write {{recorded: {source}, fill: true}}'
+                )
+            recorded = archive.logits.views
+            if ours.augment and (ours.views is None or ours.views > recorded) and not run.some_epochs_alone:
+                asked = 'a fresh view every epoch' if ours.views is None else f'{ours.views} views'
+                raise UserError(
+                    f'{where}: {source!r} records {recorded} views and this run asks for {asked}; set its data.views '
+                    f'to {recorded}, raise archive.logits.views there, or add fill: true'
+                )
+            for key in ('augment', 'flip', 'padding', 'augment_seed', 'image_size'):
+                if getattr(ours, key) != getattr(theirs, key):
+                    raise UserError(
+                        f'{where}: {source!r} is recorded with data.{key}: {getattr(theirs, key)} and this run has '
+                        f'{getattr(ours, key)}; make them the same, or use {{live: {source}}}'
+                    )
 
 
 def _in_order(runs: list[PlannedRun]) -> tuple[PlannedRun, ...]:

@@ -70,11 +70,13 @@ class References:
         changes: To its configuration: run directories in the place of names.
         teachers: Runs of the lineage that teach it.
         losses: Runs of the lineage whose recorded losses it uses, and where in the file it says so.
+        logits: Runs of the lineage whose recorded logits it looks up and does not complete itself, and where.
     """
 
     changes: dict[str, Any] = field(default_factory=dict)
     teachers: list[str] = field(default_factory=list)
     losses: dict[str, str] = field(default_factory=dict)
+    logits: dict[str, str] = field(default_factory=dict)
 
 
 def resolve(config: RunConfig, names: Names, place: str) -> References:
@@ -113,6 +115,8 @@ def _teachers(teachers: Any, names: Names, where: str, found: References) -> lis
         run = names.run(called, f'{where}.teachers')
         if run and run not in found.teachers:
             found.teachers.append(run)
+        if run and kind == 'recorded' and not teacher.get('fill'):
+            found.logits[run] = f'{where}.teachers'
         paths.append(str(names.folder / run) if run else called)
         resolved.append(paths[-1] if kind is None else {**teacher, kind: paths[-1]})
     if len(set(paths)) < len(paths):

@@ -37,3 +37,30 @@ BAD = {
 def test_mistakes_are_found_before_anything_trains(teachers, line) -> None:
     with pytest.raises(UserError, match=line):
         plan_with(teachers)
+
+
+LOGITS = {'logits': {'views': 2}}
+UNFIT = {
+    'nothing recorded': ({}, {'views': 2}, "'gen0' records no logits.*archive: .*fill: true"),
+    'fresh views': (LOGITS, {}, "'gen0' records 2 views .* a fresh view every epoch; set its data.views to 2"),
+    'more views': (LOGITS, {'views': 3}, "'gen0' records 2 views .* asks for 3 views"),
+    'other padding': (LOGITS, {'views': 2, 'padding': 2}, 'data.padding: 4 and this run has 2'),
+    'another seed': (LOGITS, {'views': 1, 'augment_seed': 9}, 'data.augment_seed: 0 and this run has 9'),
+}
+
+
+@pytest.mark.parametrize(('archive', 'data', 'line'), UNFIT.values(), ids=UNFIT.keys())
+def test_recordings_that_will_not_fit_are_found_before_anything_trains(archive, data, line) -> None:
+    student = {'data': data, 'algorithms': {'TeacherMixupKD': {'teachers': [{'recorded': 'gen0'}]}}}
+    lineage = {'gen0': {'archive': archive} if archive else None, 'gen1': student}
+    with pytest.raises(UserError, match=line):
+        make_plan({**TINY, 'lineage': lineage})
+    # What the student completes for itself need not be there.
+    student['algorithms']['TeacherMixupKD']['teachers'][0]['fill'] = True
+    make_plan({**TINY, 'lineage': lineage})
+
+
+def test_a_window_of_fresh_views_can_be_looked_up() -> None:
+    options = {'teachers': [{'recorded': 'gen0'}], 'schedule': 'first 2ep'}
+    lineage = {'gen0': {'archive': LOGITS}, 'gen1': {'algorithms': {'TeacherMixupKD': options}}}
+    assert [run.name for run in make_plan({**TINY, 'lineage': lineage}).runs] == ['gen0', 'gen1']

@@ -92,6 +92,14 @@ class RemoteRun(RunDir):
         except FileNotFoundError as error:
             raise UserError(f'{error}; the manifest there lists it: restore it') from None
 
+    def verify(self) -> Manifest:
+        """Fetch every file that the manifest lists and compare it; the first wrong one is named."""
+        self._require()
+        manifest = read_manifest(self.path)
+        for name in manifest.files:
+            self.fetch_listed(manifest, name)
+        return manifest
+
     def _require(self) -> None:
         if not self.manifest_file.is_file():
             raise UserError(f'{self.url}: no finished run is there, it has no {_MANIFEST}; correct the address')

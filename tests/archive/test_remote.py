@@ -115,6 +115,13 @@ def test_a_damaged_remote_is_refused_by_name(url, there, name):
     assert not (archive.run.path / name).exists(), 'nothing of it is kept'
 
 
+def test_all_files_of_a_remote_are_verified(url, there):
+    assert RemoteRun(url).verify() == there.manifest()
+    flip(there.run.path / 'metrics.jsonl')
+    with pytest.raises(UserError, match=rf'^{url}/metrics\.jsonl: .* damaged'):
+        RemoteRun(url).verify()
+
+
 def test_a_file_that_is_missing_there(url, there):
     (there.run.path / 'archive/loss/ep0003.safetensors').unlink()
     with pytest.raises(UserError, match=rf'^{url}/archive/loss/ep0003\.safetensors: cannot be downloaded'):

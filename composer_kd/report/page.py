@@ -31,7 +31,8 @@ METHOD = (
 )
 _ARCHIVE = (
     'What runs left for later ones, and what those saved by looking it up. Losses, and logits “from training”, are '
-    'by-products; a harvest takes a forward pass for each output.'
+    'by-products; a harvest takes a forward pass for each output. “Not computed” is the share of the outputs that '
+    'teachers gave, each weighted by its cost; what a run computed to fill an archive is no saving of that run.'
 )
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -149,6 +150,12 @@ def test_a_live_teacher_brings_no_harvest(tmp_path):
     record(scratch, views=4)
     train(tmp_path, 'kd', WAY, teachers=[{'live': str(scratch)}], computed=30e9)
     assert not [one for one in report(tmp_path).tables if one.title.startswith('Harvest counted')]
+    other = train(tmp_path, 'other', WAY)
+    record(other, views=1, multiply_adds=5e9)
+    both = [{'live': str(scratch)}, {'recorded': str(other)}]
+    train(tmp_path, 'both', WAY, teachers=both, computed=30e9, looked_up=1000, saved=30e9)
+    rows = {row['arm']: row for row in table(report(tmp_path), 'Harvest counted')}
+    assert (rows['both']['harvest, G'], rows['kd']['harvest, G']) == ('5.00', '0.00')
 
 
 @pytest.mark.parametrize(
@@ -168,10 +175,10 @@ def test_the_headline_claims_no_saving_without_the_harvest(tmp_path, seconds, cl
 def test_the_headline_ranks_arms_with_their_harvest_and_tells_of_sharing(tmp_path):
     scratch = served(tmp_path, students=('kd', 'kd2'), seconds=8.0)  # 24 s, 36 with the whole harvest, 30 with half
     train(tmp_path, 'live', WAY[1:], teachers=[str(scratch)], computed=30e9, seconds=11.0)  # 33 s
-    assert report(tmp_path, thresholds=[0.4]).headline.arm.name == 'live'
+    assert 'live (the cheapest of 3 arms)' in report(tmp_path, thresholds=[0.4]).headline.detail
     train(tmp_path, 'kd3', WAY[2:], teachers=[str(scratch)], looked_up=1000, saved=30e9)  # 20 s, views 0 and 1: 28
     made = report(tmp_path, thresholds=[0.4])
-    assert made.headline.arm.name == 'kd3'
+    assert 'kd3 (the cheapest of 4 arms)' in made.headline.detail
     assert made.headline.detail.endswith(
         'With the harvest of its teachers it took 28\u00a0s, and 22.7\u00a0s where the runs that used it share it.'
     )
@@ -187,6 +194,13 @@ def test_archives_of_runs_that_are_not_here_are_said_to_be_unknown(tmp_path):
     assert line.startswith('kd looked up outputs in archives of runs')
     assert of_arm(made, 'kd')['harvest']['known'] is False
     assert not [one for one in made.tables if one.title.startswith('Harvest counted')]
+
+
+def test_a_teacher_on_a_remote_is_not_the_run_of_its_name_here(tmp_path):
+    served(tmp_path)
+    train(tmp_path, 'far', WAY, teachers=['s3://bucket/scratch-s0'], looked_up=1000, saved=30e9)
+    made = report(tmp_path)
+    assert [of_arm(made, name)['harvest']['known'] for name in ('kd', 'far')] == [True, False]
 
 
 def test_teachers_are_found_where_a_study_was_moved_to(tmp_path):
@@ -213,9 +227,13 @@ def test_seeds_have_their_own_teachers_and_that_is_no_difference(tmp_path):
     kd = table(made, 'Harvest counted')[1]
     assert kd['harvest, s'] == '16.0 ±5.7'
     assert 'runs that share it' not in kd, 'each has its own'
-    other = [{'recorded': str(scratch), 'fill': True}]
-    train(tmp_path, 'kd', WAY, seed=2, teachers=other, looked_up=1, saved=1.0, curriculum={'start': 0.5})
-    assert 'The runs of kd differ in more than their seed: algorithms, curriculum.' in report(tmp_path).caveats
+    for seed, key, options in ((2, 'algorithms', {'fill': True}), (3, 'curriculum', {'fill': False})):
+        teachers = [{'recorded': str(scratch), **options}]
+        algorithms = {'Distillation': {'teachers': teachers}, 'LossCurriculum': {'archive': str(scratch)}}
+        curriculum = {'from': str(scratch), 'start': 0.3 if seed == 2 else 0.5}
+        run = train(tmp_path, 'kd', WAY, seed=seed, looked_up=1, algorithms=algorithms, curriculum=curriculum)
+        assert f'The runs of kd differ in more than their seed: {key}.' in report(tmp_path).caveats
+        shutil.rmtree(run)
 
 
 def test_recording_is_no_difference_between_arms_and_a_curriculum_is_what_an_arm_is_about(tmp_path):

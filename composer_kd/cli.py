@@ -197,18 +197,20 @@ def _add_report(commands) -> None:
 
 
 def _add_verify(commands) -> None:
-    parser = commands.add_parser('verify', help='check the files of finished runs against their manifests')
-    parser.add_argument('runs', nargs='+', type=Path)
+    parser = commands.add_parser('verify', help='check the files of runs, and what they recorded against their models')
+    parser.add_argument('runs', nargs='+', metavar='RUN')
+    parser.add_argument('--no-spot-check', action='store_true', help='leave the models alone: sizes and hashes only')
+    parser.add_argument('--seed', type=int, help='of the samples that are spot-checked (default: others every time)')
     parser.set_defaults(work=_verify)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from composer_kd.archive import RunDir, verify
+    from composer_kd.runs.command import quieten, say
+    from composer_kd.runs.verify import verify_run
 
-    for path in arguments.runs:
-        RunDir(path).read_config()  # One line for what is no run directory.
-        manifest = verify(path)
-        print(f'{path}: {len(manifest.files)} files are as they were written')
+    quieten()
+    for run in arguments.runs:
+        verify_run(run, not arguments.no_spot_check, arguments.seed, say)
     return 0
 
 

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ['keep_top', 'spread_rest', 'to_half']
+__all__ = ['keep_top', 'level_of_rest', 'spread_rest', 'to_half']
 
 _HALF_MAX = torch.finfo(torch.float16).max
 
@@ -52,12 +52,16 @@ def keep_top(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         raise ValueError(f'keep_top keeps 1 to {classes} of {classes} logits, not {k}')
     logits = logits.float()
     values, indices = logits.topk(k, dim=1)
-    if k < classes:
-        others = logits.scatter(1, indices, -math.inf)
-        rest = others.logsumexp(dim=1) - math.log(classes - k)
-    else:
-        rest = logits.new_zeros(len(logits))
+    rest = level_of_rest(logits, indices)
     return to_half(values)[0], indices.to(_index_type(classes)), to_half(rest)[0]
+
+
+def level_of_rest(logits: Tensor, indices: Tensor) -> Tensor:
+    """The one level ``[B]`` for all logits but those at ``indices`` ``[B, k]``; 0 where there are no others."""
+    others = logits.shape[1] - indices.shape[1]
+    if others == 0:
+        return logits.new_zeros(len(logits))
+    return logits.scatter(1, indices, -math.inf).logsumexp(dim=1) - math.log(others)
 
 
 def spread_rest(values: Tensor, indices: Tensor, rest: Tensor, classes: int) -> Tensor:

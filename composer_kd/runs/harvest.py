@@ -84,7 +84,7 @@ class Inference:
 
 def harvest_run(
     path: Path,
-    views: int | None = None,
+    views: int = DEFAULT_VIEWS,
     changes: Sequence[str] = (),
     *,
     top_k: int | None = None,
@@ -98,7 +98,7 @@ def harvest_run(
 
     Args:
         path: The run directory.
-        views: How many views: 0 to ``views - 1``. ``None``: :data:`DEFAULT_VIEWS`.
+        views: How many views: 0 to ``views - 1``.
         changes: ``data.*`` keys and their values, put over those of the run.
         top_k: How many logits are kept; ``None`` keeps all.
         batch_size: Images in a forward pass.
@@ -118,7 +118,7 @@ def harvest_run(
     if state.device.name == 'cpu':
         keep_freed_memory()
     harvest_views(
-        run, data.train_set, views or DEFAULT_VIEWS, state, top_k=top_k, batch_size=batch_size, replace=replace,
+        run, data.train_set, views, state, top_k=top_k, batch_size=batch_size, replace=replace,
         say=say, bar=bar,
     )  # fmt: skip
 

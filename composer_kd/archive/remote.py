@@ -93,10 +93,12 @@ class RemoteRun(RunDir):
             raise UserError(f'{error}; the manifest there lists it: restore it') from None
 
     def verify(self) -> Manifest:
-        """Fetch every file that the manifest lists and compare it; the first wrong one is named."""
+        """Fetch every file that the manifest lists, anew, and compare it; the first wrong one is named."""
         self._require()
         manifest = read_manifest(self.path)
         for name in manifest.files:
+            # It is the copy there that is asked about, not one that was fetched before.
+            inside(self.path, name, self.url).unlink(missing_ok=True)
             self.fetch_listed(manifest, name)
         return manifest
 

@@ -21,7 +21,8 @@ import yaml
 from pydantic import BaseModel
 from torch import nn
 
-from composer_kd import Distillation, TeacherMixupKD, cli
+from composer_kd import Distillation, LossCurriculum, TeacherMixupKD, cli
+from composer_kd.algorithms.loss_curriculum.loss_curriculum import OF_MODE
 from composer_kd.data.section import DataSection, SyntheticSection
 from composer_kd.models.section import ModelSection
 from composer_kd.run import main as run_main
@@ -124,6 +125,7 @@ batch_size: 64
 max_duration: 1ep
 lineage:
   gen0:
+    archive: {losses: true}
   gen1:
     algorithms:
       TeacherMixupKD: {teachers: [gen0]}
@@ -376,6 +378,18 @@ def test_the_algorithms_arguments_stand_in_the_design_page(algorithm: type, colu
         for name, parameter in parameters.items()
     }
     assert cells == real
+
+
+def test_the_curriculums_options_stand_in_the_design_page() -> None:
+    cells = {key: default_as_stated(cell) for key, cell in stated('curriculum').items()}
+    parameters = dict(inspect.signature(LossCurriculum.__init__).parameters)
+    del parameters['self']
+    real = {'from' if name == 'archive' else name: parameter.default for name, parameter in parameters.items()}
+    assert cells == real
+    modes = stated('curriculum', 2)
+    for name, owners in modes.items():
+        of_modes = {mode for mode, names in OF_MODE.items() if {'from': 'archive'}.get(name, name) in names}
+        assert set(re.findall(r'`(\w+)`', owners)) == of_modes
 
 
 def test_lines_and_files_of_a_run_are_those_of_the_design_page(trained: Path) -> None:

@@ -171,6 +171,12 @@ def test_reads_the_same_fractions_off_every_unit_of_duration(duration: str) -> N
     assert seen == pytest.approx([step / 24 for step in range(24)], abs=1e-12)
 
 
+def test_a_duration_in_batches_counts_batches_whatever_the_length_of_the_epochs() -> None:
+    after_short_epochs = Progress(epoch=5, batch=10, batch_in_epoch=0, epoch_length=10, epochs=10.0, batches=100)
+    assert after_short_epochs.fraction == 0.1
+    assert Schedule('first 0.2dur, linear decay').weight(after_short_epochs) == 0.5
+
+
 def test_is_a_value() -> None:
     assert Schedule.of('first 3ep') == Schedule('first 3ep') == eval(repr(Schedule('first 3ep')))
     assert Schedule.of(schedule := Schedule('always')) is schedule

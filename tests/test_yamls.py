@@ -26,3 +26,14 @@ def test_the_studies_differ_from_their_baseline_in_the_method_alone(name: str, s
         assert len(student.teachers) == 3
         assert student.config.algorithms['TeacherMixupKD']['schedule'] == schedule
         assert student.config.model_copy(update={'algorithms': {}}) == alone.config
+
+
+def test_the_study_of_curricula_differs_from_its_baseline_in_the_curriculum_alone() -> None:
+    baseline = make_plan(read_yaml(shipped_yamls()['cifar100/baseline.yaml'])).runs
+    recorded, *others = make_plan(read_yaml(shipped_yamls()['cifar100/curriculum.yaml'])).runs
+    assert recorded.config.archive is not None
+    assert recorded.config.archive.losses
+    for arm in ('curriculum', 'infobatch', 'rho'):
+        runs = [run for run in others if run.arm == arm]
+        assert [run.after for run in runs] == [() if arm == 'infobatch' else (recorded.name,)] * 5
+        assert [run.config.model_copy(update={'curriculum': None}) for run in runs] == [run.config for run in baseline]

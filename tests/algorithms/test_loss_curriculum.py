@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from composer.algorithms import CutMix, LabelSmoothing, MixUp
+from composer.algorithms import CutMix, LabelSmoothing, MixUp, SelectiveBackprop
 from composer.core import Callback, State
 from composer.models import ComposerClassifier
 from composer.optim import (
@@ -440,9 +440,10 @@ def refused(line: str, algorithm: LossCurriculum, *others: Any, **options: Any) 
 
 
 def test_company_and_data_that_cannot_work_are_refused_in_a_line() -> None:
-    for mixing in (MixUp(), CutMix()):
+    for spoiler in (MixUp(), CutMix(), SelectiveBackprop()):
         for arguments in ({'mode': 'infobatch'}, {'archive': recorded_run(), 'use': 'weights'}):
-            refused(r'LossCurriculum: (MixUp|CutMix) is in the same Trainer', LossCurriculum(**arguments), mixing)
+            name = type(spoiler).__name__
+            refused(rf'LossCurriculum: {name} is in the same Trainer', LossCurriculum(**arguments), spoiler)
     refused('has no ids: an archive needs', LossCurriculum(mode='infobatch'), train_dataloader=loader())
     other = torch.utils.data.DataLoader(KeyedTask(), BATCH, collate_fn=lambda batch: batch)
     refused('the sampler .* is a SequentialSampler', LossCurriculum(recorded_run()), train_dataloader=other)

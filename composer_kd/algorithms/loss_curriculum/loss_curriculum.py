@@ -31,11 +31,15 @@ from composer_kd.schedule import Progress
 __all__ = ['LossCurriculum']
 
 # Which arguments a mode has; what is given beside them would do nothing, and is refused.
-_OF_MODE = {
+OF_MODE = {
     'curriculum': {'archive', 'statistic', 'order', 'pacing', 'start', 'until', 'use', 'unseen', 'balanced'},
     'infobatch': {'prune', 'full_from'},
     'rho': {'archive', 'statistic', 'unseen', 'keep'},
 }
+
+# Algorithms of Composer's that leave no batch in which each sample has its own loss.
+_MIXED = 'the loss of a mixed image is that of no sample'
+SPOIL_LOSSES = {'MixUp': _MIXED, 'CutMix': _MIXED, 'SelectiveBackprop': 'it drops samples but not their ids'}
 
 
 class LossCurriculum(Algorithm):
@@ -123,7 +127,7 @@ class LossCurriculum(Algorithm):
         full_from: str = '0.875dur',
         keep: float = 0.5,
     ):
-        _one_of(mode, 'mode', _OF_MODE)
+        _one_of(mode, 'mode', OF_MODE)
         _refuse_arguments_of_other_modes(mode, self._arguments)
         self.mode, self.statistic, self.unseen = mode, statistic, unseen
         if mode == 'curriculum':
@@ -235,10 +239,10 @@ class LossCurriculum(Algorithm):
     def check_company(self, algorithms: Sequence[Algorithm]) -> None:
         """Refuse, in one line, what a Trainer cannot have beside this."""
         for algorithm in algorithms if self.rule.weighs or self.rule.needs_own_losses else ():
-            if type(algorithm).__name__ in ('MixUp', 'CutMix'):
+            name = type(algorithm).__name__
+            if name in SPOIL_LOSSES:
                 raise UserError(
-                    f'{type(self).__name__}: {type(algorithm).__name__} is in the same Trainer; the loss of a mixed '
-                    f'image is that of no sample: leave it out'
+                    f'{type(self).__name__}: {name} is in the same Trainer; {SPOIL_LOSSES[name]}: leave it out'
                 )
 
     def _read_archive(self) -> None:
@@ -313,8 +317,8 @@ class LossCurriculum(Algorithm):
 
 def _refuse_arguments_of_other_modes(mode: str, given: dict[str, Any]) -> None:
     for name, value in given.items():
-        if name != 'mode' and name not in _OF_MODE[mode] and value is not None:
-            homes = ' and '.join(repr(other) for other, names in _OF_MODE.items() if name in names)
+        if name != 'mode' and name not in OF_MODE[mode] and value is not None:
+            homes = ' and '.join(repr(other) for other, names in OF_MODE.items() if name in names)
             raise UserError(f'{name}: mode {mode!r} does not use it ({homes} does); leave it out')
 
 

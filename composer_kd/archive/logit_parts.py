@@ -64,24 +64,20 @@ def merge_logits(archive: Archive, view: int, facts: Mapping[str, Any], multiply
     parts = read_parts(archive, 'logits', view, facts)
     if parts is not None:
         samples, columns = parts
-        new = torch.from_numpy(~recorded_rows(archive, view, samples))
-        seconds = columns.pop('seconds')[new]
-        if new.any():
-            columns = {name: column[new] for name, column in columns.items()}
-            images = int(new.sum()) if multiply_adds else 0
-            archive.put(
-                'logits',
-                view,
-                samples.take(new.numpy()),
-                columns,
-                facts,
-                counts={
-                    'clipped': clipped(columns),
-                    'images': images,
-                    'seconds': round(float(seconds.sum()), 3),
-                    'multiply_adds': images * multiply_adds,
-                },
-            )
+        # Parts come in any order; in that of their ids the samples make the same file every time.
+        new = np.flatnonzero(~recorded_rows(archive, view, samples))
+        new = new[np.argsort(samples.ids[new], kind='stable')]
+        columns = {name: column[torch.from_numpy(new)] for name, column in columns.items()}
+        seconds = float(columns.pop('seconds').sum())
+        images = len(new) if multiply_adds else 0
+        counts = {
+            'clipped': clipped(columns),
+            'images': images,
+            'seconds': round(seconds, 3),
+            'multiply_adds': images * multiply_adds,
+        }
+        if len(new):
+            archive.put('logits', view, samples.take(new), columns, facts, counts=counts)
     remove_parts(archive, 'logits', view)
 
 

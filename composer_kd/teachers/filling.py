@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from composer_kd.archive import Archive, Samples
+from composer_kd.archive.logit_parts import merge_logits, recorded_rows, write_logits
+from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.waiting import locked
 from composer_kd.data.transform import Prepare
-from composer_kd.errors import UserError
-from composer_kd.functional.top_k import keep_top, to_half
 from composer_kd.teachers.recorded import RecordedTeacher
 
-__all__ = ['encoded', 'fill_view', 'logits_of_view', 'precision_of']
+__all__ = ['fill_view', 'precision_of']
 
 # Images in one forward pass: without gradients more fit than in a training batch.
 _CHUNK = 500
@@ -44,44 +44,36 @@ def fill_view(teacher: RecordedTeacher, state: Any, view: int, wanted: NDArray[n
     """
     archive, dataset = teacher.archive, state.train_dataloader.dataset
     assert teacher.manifest.weights is not None
+    samples = Samples.of(dataset)
     with _held_by_rank_zero(archive, view):
-        missing = np.flatnonzero(wanted & ~_known(teacher, dataset, view))
+        there = recorded_rows(archive, view, samples) if archive.exists else np.zeros(len(samples), bool)
+        missing = np.flatnonzero(wanted & ~there)
+        if not len(missing):
+            return 0
+        facts = {
+            'augmentation': asdict(dataset.augmentation),
+            'classes': int(dataset.num_classes),
+            'top_k': _form(archive),
+            'precision': precision_of(state),
+            'weights': teacher.manifest.weights.hash,
+            'source': 'fill',
+            **_how_it_began(archive, view),
+        }
         mine = missing[dist.get_global_rank() :: dist.get_world_size()]
         if len(mine):
             begun = time.perf_counter()
-            top_k = _form(archive)
-            columns, clipped = encoded(logits_of_view(teacher, state, view, mine), top_k)
-            archive.put(
-                'logits',
-                view,
-                _some(dataset, mine),
-                columns,
-                {
-                    'augmentation': asdict(dataset.augmentation),
-                    'classes': int(dataset.num_classes),
-                    'top_k': top_k,
-                    'precision': precision_of(state),
-                    'weights': teacher.manifest.weights.hash,
-                    'source': 'fill',
-                },
-                counts={
-                    'clipped': clipped,
-                    'images': len(mine),
-                    'seconds': round(time.perf_counter() - begun, 3),
-                    'multiply_adds': len(mine) * teacher.multiply_adds(dataset.facts.shape),
-                },
-            )
+            logits = _logits(teacher, state, view, mine)
+            write_logits(archive, view, samples.take(mine), logits, facts, time.perf_counter() - begun)
         dist.barrier()
+        cost = teacher.multiply_adds(dataset.facts.shape)
+        on_rank_zero(lambda: merge_logits(archive, view, facts, cost))
     return len(mine)
 
 
-def encoded(logits: Tensor, top_k: int | None) -> tuple[dict[str, Tensor], int]:
-    """The columns that hold some logits in an archive, whole or the top k of them, and how many values were clipped."""
-    half, clipped = to_half(logits)
-    if top_k is None:
-        return {'logits': half}, int(clipped)
-    values, indices, rest = keep_top(half.float(), top_k)
-    return {'values': values, 'indices': indices, 'rest': rest}, int(clipped)
+def _how_it_began(archive: Archive, view: int) -> dict[str, Any]:
+    """A table that is only completed goes on saying where its other rows come from."""
+    facts = archive.facts('logits', view) if archive.exists and view in archive.views else {}
+    return {key: facts[key] for key in ('source', 'weights', 'precision') if key in facts}
 
 
 def _form(archive: Archive) -> int | None:
@@ -90,7 +82,7 @@ def _form(archive: Archive) -> int | None:
     return archive.facts('logits', views[0]).get('top_k') if views else None
 
 
-def logits_of_view(teacher: RecordedTeacher, state: Any, view: int, rows: NDArray[np.int64]) -> Tensor:
+def _logits(teacher: RecordedTeacher, state: Any, view: int, rows: NDArray[np.int64]) -> Tensor:
     """float32 logits ``[n, C]`` on the host: the live model on some rows of the training data in one view."""
     dataset = state.train_dataloader.dataset
     prepare = Prepare(dataset.augmentation, *dataset.normalization)
@@ -99,22 +91,7 @@ def logits_of_view(teacher: RecordedTeacher, state: Any, view: int, rows: NDArra
         packed = rows[first : first + _CHUNK] + len(dataset) * view
         batch = prepare(state.device.batch_to_device(dataset.__getitems__(packed.tolist())))
         parts.append(teacher.compute(batch, state).cpu())
-    logits = torch.cat(parts)
-    if not bool(torch.isfinite(logits).all()):
-        raise UserError(
-            f'teacher {teacher.name!r} gives NaN or infinite outputs; check its weights, and try precision: fp32'
-        )
-    return logits
-
-
-def _known(teacher: RecordedTeacher, dataset: Any, view: int) -> NDArray[np.bool_]:
-    """Which rows of the data set the archive has by now: another process may have filled it."""
-    rows = teacher.rows(dataset)
-    if not teacher.archive.exists or view not in teacher.archive.views:
-        return np.zeros(len(rows), bool)
-    seen = teacher.archive.table('logits', view)['seen'].numpy()
-    inside = (rows >= 0) & (rows < len(seen))
-    return inside & (seen[np.where(inside, rows, 0)] != 0)
+    return torch.cat(parts)
 
 
 def precision_of(state: Any) -> str:
@@ -123,11 +100,6 @@ def precision_of(state: Any) -> str:
     if getattr(model, 'cpu_autocast', False):
         return 'bf16'
     return {'amp_bf16': 'bf16', 'amp_fp16': 'fp16'}.get(state.precision.value, 'fp32')
-
-
-def _some(dataset: Any, rows: NDArray[np.int64]) -> Samples:
-    samples = Samples.of(dataset)
-    return Samples(samples.ids[rows], samples.content[rows], samples.labels[rows])
 
 
 @contextmanager

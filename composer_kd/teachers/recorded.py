@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from composer_kd.archive import Archive, Manifest, Samples
+from composer_kd.archive.fetch import is_remote
 from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of
 from composer_kd.teachers.from_run import RunTeacher, finished_manifest
@@ -51,9 +52,14 @@ class RecordedTeacher(Teacher):
             raise UserError(f'Teacher.recorded({str(run)!r}): fill is true or false, got {fill!r}')
         if unseen not in UNSEEN:
             raise UserError(f"Teacher.recorded({str(run)!r}): unseen is 'live' or 'label', got {unseen!r}")
+        if fill and is_remote(str(run)):
+            raise UserError(
+                f'Teacher.recorded({str(run)!r}): fill keeps what it computes, and a remote is only read; copy the run '
+                f'here'
+            )
         self.archive = Archive(run)
-        self.path = Path(run)
-        self.name = name or self.path.name
+        self.path = str(run)
+        self.name = name or Path(run).name
         self.fill = fill
         self.unseen = unseen
         self.or_live = or_live
@@ -115,7 +121,7 @@ class RecordedTeacher(Teacher):
         if not all(hasattr(dataset, name) for name in ('ids', 'content_hashes', 'labels', 'augmentation')):
             return (
                 f'recorded outputs are looked up by key, and the training data ({type(dataset).__name__}) has none; '
-                f'use data out of shards (composer-kd convert), or the live teacher: Teacher.from_run({str(where)!r})'
+                f'use data out of shards (composer-kd convert), or the live teacher: Teacher.from_run({where!r})'
             )
         classes = self.manifest.data.num_classes
         if getattr(dataset, 'num_classes', classes) != classes:
@@ -213,8 +219,8 @@ class RecordedTeacher(Teacher):
 
     def __repr__(self) -> str:
         if self.or_live:
-            return f'Teacher.of({str(self.path)!r})'
-        return f'Teacher.recorded({str(self.path)!r}, fill={self.fill}, unseen={self.unseen!r})'
+            return f'Teacher.of({self.path!r})'
+        return f'Teacher.recorded({self.path!r}, fill={self.fill}, unseen={self.unseen!r})'
 
 
 def refused_beside(algorithms: Iterable[Any]) -> str | None:

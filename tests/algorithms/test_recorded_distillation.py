@@ -42,7 +42,8 @@ def copied(run: Path, folder: Path, known: int | None = None) -> Path:
         some = Samples(samples.ids[:known], samples.content[:known], samples.labels[:known])
         for view in archive.views:
             table, facts = archive.table('logits', view), archive.facts('logits', view)
-            archive.put('logits', view, some, {'logits': table['logits'][:known]}, facts, merge=False)
+            harvested = {**facts, 'source': 'harvest'}
+            archive.put('logits', view, some, {'logits': table['logits'][:known]}, harvested, merge=False)
     return target
 
 
@@ -137,6 +138,7 @@ def test_fill_adds_what_is_new_and_keeps_what_is_there(runs, tmp_path) -> None:
     assert done.algorithm.images_taught == [VIEWS * 50]
     archive = Archive(run)
     assert archive.facts('logits', 0)['seen'] == 200
+    assert archive.facts('logits', 0)['source'] == 'harvest'  # As its first rows were.
     assert torch.equal(archive.table('logits', 0)['logits'][:150], before)
 
 

@@ -260,7 +260,7 @@ def test_plain_batches_cannot_be_looked_up(runs) -> None:
     from tests.algorithms.common import make_trainer
 
     trainer, _ = make_trainer([TeacherMixupKD([Teacher.recorded(runs[0])])])
-    with pytest.raises(UserError, match='looked up by key.*convert'):
+    with pytest.raises(UserError, match=r'looked up by key.*convert'):
         trainer.fit()
     trainer.close()
 

@@ -143,7 +143,7 @@ def other_version(manifest) -> None:
 
 
 REFUSALS = {
-    'fresh views': (lambda run: None, {'views': None}, r'holds views 0, 1, .* wants views 0 to 29; set data\.views to 2'),
+    'fresh views': (lambda run: None, {'views': None}, r'holds views 0, 1, .* views 0 to 29; set data\.views to 2'),
     'too many views': (lambda run: None, {'views': 3}, r'holds views 0, 1, the training wants views 0 to 2'),
     'another augment seed': (lambda run: None, {'views': 2, 'augment_seed': 1}, r'seed 0 there, 1 here.*--replace'),
     'another padding': (lambda run: None, {'views': 2, 'padding': 2}, r'padding 4 there, 2 here'),

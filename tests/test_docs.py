@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from composer_kd import Distillation, LossCurriculum, TeacherMixupKD, cli
-from composer_kd.algorithms.loss_curriculum.loss_curriculum import OF_MODE
+from composer_kd.algorithms.loss_curriculum.arguments import OF_MODE
 from composer_kd.data.section import DataSection, SyntheticSection
 from composer_kd.models.section import ModelSection
 from composer_kd.run import main as run_main

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,12 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from composer_kd.algorithms.distillation.distillation import Distillation
+from composer_kd.algorithms.loss_curriculum.arguments import (
+    OF_MODE,
+    one_of,
+    refuse_arguments_of_other_modes,
+    share_of,
+)
 from composer_kd.algorithms.loss_curriculum.difficulty import check_statistic, difficulties
 from composer_kd.algorithms.loss_curriculum.epochs import SelectedEpochs
 from composer_kd.algorithms.loss_curriculum.own_losses import OwnLosses
@@ -23,19 +28,12 @@ from composer_kd.algorithms.loss_curriculum.rules import Choice, InfoBatch, Pace
 from composer_kd.algorithms.loss_curriculum.sample_weights import SampleWeights
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.samples import Samples
-from composer_kd.errors import UserError, nearest
+from composer_kd.errors import UserError
 from composer_kd.functional.curriculum import PACINGS
 from composer_kd.models.sample_losses import SampleLosses
 from composer_kd.schedule import Progress
 
 __all__ = ['LossCurriculum']
-
-# Which arguments a mode has; what is given beside them would do nothing, and is refused.
-OF_MODE = {
-    'curriculum': {'archive', 'statistic', 'order', 'pacing', 'start', 'until', 'use', 'unseen', 'balanced'},
-    'infobatch': {'prune', 'full_from'},
-    'rho': {'archive', 'statistic', 'unseen', 'keep'},
-}
 
 # Algorithms of Composer's that leave no batch in which each sample has its own loss.
 _MIXED = 'the loss of a mixed image is that of no sample'
@@ -127,21 +125,21 @@ class LossCurriculum(Algorithm):
         full_from: str = '0.875dur',
         keep: float = 0.5,
     ):
-        _one_of(mode, 'mode', OF_MODE)
-        _refuse_arguments_of_other_modes(mode, self._arguments)
+        one_of(mode, 'mode', OF_MODE)
+        refuse_arguments_of_other_modes(mode, self._arguments)
         self.mode, self.statistic, self.unseen = mode, statistic, unseen
         if mode == 'curriculum':
-            _one_of(order, 'order', ('easy_first', 'hard_first'))
-            _one_of(pacing, 'pacing', PACINGS)
-            _one_of(use, 'use', ('selection', 'weights'))
-            _one_of(unseen, 'unseen', ('include', 'easy', 'hard', 'exclude'))
-            share = _share(start, 'start', one=True)
+            one_of(order, 'order', ('easy_first', 'hard_first'))
+            one_of(pacing, 'pacing', PACINGS)
+            one_of(use, 'use', ('selection', 'weights'))
+            one_of(unseen, 'unseen', ('include', 'easy', 'hard', 'exclude'))
+            share = share_of(start, 'start', one=True)
             self.rule: Rule = Paced(order, pacing, share, ramp(until, 'until'), use, unseen, balanced)
         elif mode == 'infobatch':
-            self.rule = InfoBatch(_share(prune, 'prune', one=False), ramp(full_from, 'full_from', decay=''))
+            self.rule = InfoBatch(share_of(prune, 'prune', one=False), ramp(full_from, 'full_from', decay=''))
         else:
-            _one_of(unseen, 'unseen', ('include', 'exclude'))
-            self.rule = Rho(_share(keep, 'keep', one=True), unseen)
+            one_of(unseen, 'unseen', ('include', 'exclude'))
+            self.rule = Rho(share_of(keep, 'keep', one=True), unseen)
         check_statistic(statistic)
         if mode == 'rho' and statistic == 'forgetting':
             raise UserError(
@@ -313,22 +311,3 @@ class LossCurriculum(Algorithm):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({", ".join(f"{name}={value!r}" for name, value in self._arguments.items())})'
-
-
-def _refuse_arguments_of_other_modes(mode: str, given: dict[str, Any]) -> None:
-    for name, value in given.items():
-        if name != 'mode' and name not in OF_MODE[mode] and value is not None:
-            homes = ' and '.join(repr(other) for other, names in OF_MODE.items() if name in names)
-            raise UserError(f'{name}: mode {mode!r} does not use it ({homes} does); leave it out')
-
-
-def _one_of(value: Any, name: str, known: Any) -> None:
-    if value not in known:
-        raise UserError(f'{name}: {value!r} is not one of them; {nearest(value, known)}')
-
-
-def _share(value: float, name: str, one: bool) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not 0 < value <= 1 or (value == 1 and not one):
-        raise UserError(f'{name}: expected a share above 0 and {"up to" if one else "below"} 1, got {value!r}')
-    return float(value)

@@ -264,7 +264,7 @@ class Archive:
             table = self._table(manifest, before, kind, number) if old else None
             together = merged(table, len(grown), torch.from_numpy(grown.rows_by_key(samples)), columns)
             file = free_name(KINDS[kind].file(number), manifest)
-            write_table(self._inside(file), together, {'kind': kind, 'number': str(number)})
+            write_table(self._inside(file), together, {'table': f'{kind} {number}'})
             written.append(file)
             entry = old.model_dump() if old else {}
             added = {name: entry.get(name, 0) + count for name, count in (counts or {}).items()}

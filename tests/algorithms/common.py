@@ -50,7 +50,9 @@ class KeyedTask(KeyedImages):
         images, labels = images_and_labels()
         rows = np.arange(SAMPLES)
         nothing = np.zeros((SAMPLES, 3), np.int64)
-        table = SampleTable((7 * rows + 5) % 193, labels.numpy(), rows.astype(np.uint64) + 1000, nothing, nothing, nothing)
+        table = SampleTable(
+            (7 * rows + 5) % 193, labels.numpy(), rows.astype(np.uint64) + 1000, nothing, nothing, nothing
+        )
         names = tuple(map(str, range(CLASSES)))
         facts = Facts('tiny', names, None, None, (3, 8, 8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         super().__init__('train', table, facts, Augmentation.none(), None)

@@ -5,7 +5,7 @@
     python benchmarks/study.py benchmarks/curriculum/curriculum.yaml
 
 Trains what is not finished (``--table-only`` trains nothing), then writes NAME.json and NAME.md beside the YAML, from
-the run directories alone. An interrupted study continues where it was. Several copies of the command with ``--only`` train
+the run directories alone. An interrupted study continues. Several copies of the command with ``--only`` train
 different runs at the same time: accuracies and multiply-adds do not depend on that, and no seconds are compared here.
 """
 

@@ -37,3 +37,14 @@ def test_the_study_of_curricula_differs_from_its_baseline_in_the_curriculum_alon
         runs = [run for run in others if run.arm == arm]
         assert [run.after for run in runs] == [() if arm == 'infobatch' else (recorded.name,)] * 5
         assert [run.config.model_copy(update={'curriculum': None}) for run in runs] == [run.config for run in baseline]
+
+
+def test_the_study_of_recorded_teachers_differs_from_live_ones_in_views_and_archives_alone() -> None:
+    live = make_plan(read_yaml(shipped_yamls()['cifar100/kd_all.yaml'])).runs
+    recorded = make_plan(read_yaml(shipped_yamls()['cifar100/kd_recorded.yaml'])).runs
+    for one, other in zip(recorded, live, strict=True):
+        views = 4 if one.teachers else None
+        assert one.config.data.views == views
+        assert (one.config.archive is None) == bool(one.teachers)
+        same = {'archive': None, 'algorithms': {}, 'data': one.config.data.model_copy(update={'views': None})}
+        assert one.config.model_copy(update=same) == other.config.model_copy(update={'algorithms': {}})

@@ -39,7 +39,7 @@ class Table:
 
 
 def write_table(path: Path, columns: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:
-    """Write columns of equal length; the same ones make the same bytes, with one fact at most: several have no order."""
+    """Write columns of equal length; the same ones make the same bytes, with one fact at most."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

@@ -27,6 +27,7 @@ from composer_kd.runs.plan import Plan, PlannedRun
 from composer_kd.runs.progress import Progress
 from composer_kd.runs.recording import harvest_configured, make_recorders, reopen, supply_missing
 from composer_kd.teachers.live import LiveTeacher
+from composer_kd.teachers.recorded import RecordedTeacher
 
 __all__ = ['execute']
 
@@ -141,13 +142,6 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built) -> None:
     state, data, config = built.trainer.state, built.data, planned.config
     mean, std = data.normalization
     augmentation = data.augmentation
-    live = [
-        teacher
-        for algorithm in built.algorithms
-        if isinstance(algorithm, Distillation)
-        for teacher in algorithm.teachers
-        if isinstance(teacher, LiveTeacher)
-    ]
     manifest = {
         'schema': SCHEMA,
         'run': planned.name,
@@ -164,7 +158,7 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built) -> None:
         },
         'augmentation': asdict(augmentation),
         'weights': {'hash': weights_hash(built.model)},
-        'teachers': {teacher.name: weights_hash(teacher.module) for teacher in live},
+        'teachers': _teachers(built),
         'precision': config.precision,
         'files': file_records(run.path, ['run.yaml', 'weights.safetensors', 'metrics.jsonl']),
         'hardware': hardware(),
@@ -179,6 +173,18 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built) -> None:
     # A training on another device may end in other weights: what was harvested of the former ones is of no use.
     archive.drop('logits', lambda view: archive.facts('logits', view).get('weights') in (None, own))
     archive.update(lambda recorded: _with_archive(manifest, recorded))
+
+
+def _teachers(built: Built) -> dict[str, str]:
+    """The hash of each teacher's weights, by its name."""
+    hashes = {}
+    for algorithm in built.algorithms:
+        for teacher in algorithm.teachers if isinstance(algorithm, Distillation) else ():
+            if isinstance(teacher, RecordedTeacher) and teacher.manifest.weights is not None:
+                hashes[teacher.name] = teacher.manifest.weights.hash
+            elif isinstance(teacher, LiveTeacher):
+                hashes[teacher.name] = weights_hash(teacher.module)
+    return hashes
 
 
 def _with_archive(manifest: dict[str, Any], recorded: Manifest) -> Manifest:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from composer_kd.archive import Archive, RunDir
 from composer_kd.errors import UserError
+from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
+from composer_kd.runs.progress import Progress
 from tests.runs.common import TINY
 
 
@@ -64,3 +69,45 @@ def test_a_window_of_fresh_views_can_be_looked_up() -> None:
     options = {'teachers': [{'recorded': 'gen0'}], 'schedule': 'first 2ep'}
     lineage = {'gen0': {'archive': LOGITS}, 'gen1': {'algorithms': {'TeacherMixupKD': options}}}
     assert [run.name for run in make_plan({**TINY, 'lineage': lineage}).runs] == ['gen0', 'gen1']
+
+
+def executed(folder, lineage, **changes) -> dict[str, RunDir]:
+    plan = make_plan({**TINY, 'save_folder': str(folder), 'lineage': lineage, **changes})
+    with open(os.devnull, 'w') as nowhere:
+        execute(plan, Progress(False, stream=nowhere))
+    return {run.name: RunDir(run.folder) for run in plan.runs}
+
+
+def test_a_lineage_that_looks_up_ends_where_one_with_live_teachers_does(tmp_path) -> None:
+    student = {'seed': 5, 'data': {'views': 2}}
+    runs = executed(
+        tmp_path,
+        {
+            'gen0': {'archive': {'losses': True, 'logits': {'views': 2}}},
+            'recorded': {**student, 'algorithms': {'TeacherMixupKD': {'teachers': [{'recorded': 'gen0'}]}}},
+            'either': {**student, 'algorithms': {'TeacherMixupKD': {'teachers': ['gen0']}}},
+            'live': {**student, 'algorithms': {'TeacherMixupKD': {'teachers': [{'live': 'gen0'}]}}},
+        },
+    )
+    recorded, either, live = (runs[name].metrics() for name in ('recorded', 'either', 'live'))
+    for one, two, other in zip(recorded, live, either, strict=True):
+        # float16 moves a logit by a two-thousandth at most; 200 test images differ in a few at the very most.
+        assert one['test_accuracy'] == pytest.approx(two['test_accuracy'], abs=0.011)
+        assert one['loss_distill'] == pytest.approx(two['loss_distill'], rel=5e-3)
+        assert one['multiply_adds_teacher_total'] == 0
+        assert one['multiply_adds_teacher_saved_total'] == two['multiply_adds_teacher_total'] > 0
+        assert other['test_accuracy'] == one['test_accuracy']  # The same, chosen for itself.
+    hashes = [runs[name].manifest().model_extra['teachers']['gen0'] for name in ('recorded', 'live')]
+    assert hashes == [runs['gen0'].manifest().weights.hash] * 2
+    archive = Archive(runs['gen0'].path)
+    assert (archive.epochs, archive.views) == ([0, 1, 2], [0, 1])
+
+
+def test_a_sweep_pays_for_its_teacher_once(tmp_path) -> None:
+    taught = {'algorithms': {'TeacherMixupKD': {'teachers': [{'recorded': 'gen0', 'fill': True}]}}}
+    sweep = {f'lr{number}': {**taught, 'optimizer': {'lr': 0.01 * number}} for number in (1, 2, 3)}
+    runs = executed(tmp_path, {'gen0': None, **sweep})
+    totals = [runs[name].metrics()[-1] for name in sweep]
+    assert totals[0]['multiply_adds_teacher_total'] > 0
+    assert [total['multiply_adds_teacher_total'] for total in totals[1:]] == [0, 0]
+    assert len({total['images_recorded_total'] for total in totals}) == 1

@@ -175,7 +175,7 @@ def _harvest(arguments: argparse.Namespace) -> int:
     changes = [word for word in arguments.runs if '=' in word]
     for run in (word for word in arguments.runs if '=' not in word):
         harvest_run(
-            Path(run),
+            run,
             arguments.views,
             changes,
             top_k=arguments.top_k,

@@ -28,12 +28,13 @@ from composer_kd.models.batch import keys_of, logits_of
 from composer_kd.models.first_pass import FirstPass
 from composer_kd.teachers.filling import precision_of
 
-__all__ = ['RecordLogits']
+__all__ = ['CHANGE_IMAGES', 'RecordLogits']
 
 # Rows that a rank keeps in memory before they become a part.
 _CHUNK = 16_384
 
-_CHANGE_THE_IMAGES = ('MixUp', 'CutMix', 'ColOut', 'CutOut', 'ProgressiveResizing', 'AugMix', 'RandAugment')
+# Algorithms of Composer's that change an image beyond what its key says.
+CHANGE_IMAGES = ('MixUp', 'CutMix', 'ColOut', 'CutOut', 'ProgressiveResizing', 'AugMix', 'RandAugment')
 
 
 class RecordLogits(Callback):
@@ -98,7 +99,7 @@ class RecordLogits(Callback):
         owner = type(self).__name__
         refuse_beside(
             state,
-            _CHANGE_THE_IMAGES,
+            CHANGE_IMAGES,
             owner,
             'logits belong to an image and its view, and it changes the images further',
         )

@@ -20,7 +20,10 @@ from composer_kd.archive.samples import Samples
 from composer_kd.callbacks.recording import begin_recording, refuse_beside, rows_of
 from composer_kd.models.sample_losses import SampleLosses, StepLosses
 
-__all__ = ['RecordLosses']
+__all__ = ['MIX_IMAGES', 'RecordLosses']
+
+# Algorithms of Composer's whose images are of no single sample.
+MIX_IMAGES = ('MixUp', 'CutMix')
 
 
 class RecordLosses(Callback):
@@ -67,7 +70,7 @@ class RecordLosses(Callback):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         owner = type(self).__name__
-        refuse_beside(state, ('MixUp', 'CutMix'), owner, 'the losses of its mixed images are those of no sample')
+        refuse_beside(state, MIX_IMAGES, owner, 'the losses of its mixed images are those of no sample')
         self._samples = begin_recording(self.archive, state, owner)
         epoch = int(state.timestamp.epoch)
         if self._epoch != epoch:

@@ -23,6 +23,7 @@ from composer_kd.archive.logit_parts import merge_logits, recorded_rows, write_l
 from composer_kd.archive.manifest import Manifest, TableRecord
 from composer_kd.archive.parts import read_parts, remove_parts
 from composer_kd.archive.ranks import on_rank_zero
+from composer_kd.archive.remote import RemoteRun, run_at
 from composer_kd.data import Data, open_data
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.data.section import DataSection
@@ -83,7 +84,7 @@ class Inference:
 
 
 def harvest_run(
-    path: Path,
+    path: str | Path,
     views: int = DEFAULT_VIEWS,
     changes: Sequence[str] = (),
     *,
@@ -108,7 +109,9 @@ def harvest_run(
         bar: Whether a progress bar is shown.
     """
     join_ranks(device)
-    run = RunDir(path)
+    run = run_at(path)
+    if isinstance(run, RemoteRun):
+        run.refuse_to_write()
     manifest = on_rank_zero(lambda: finished_manifest(run))
     data = open_run_data(run, changes)
     config = run.read_config()

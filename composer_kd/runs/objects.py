@@ -99,7 +99,7 @@ def check_objects(config: RunConfig, place: str) -> None:
     """
     make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))], place)
     make_scheduler(config, place)
-    check_recording(config, place)
+    check_recording(config, place, [algorithm_class(name, place).__name__ for name in config.algorithms])
     tried = []
     for found, options, where in _algorithms(config, place):
         if issubclass(found, Distillation):

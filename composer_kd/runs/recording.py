@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from composer.core import Callback
 
 from composer_kd.archive import Archive, Manifest, RunDir, remove_parts
-from composer_kd.archive.kinds import KINDS
+from composer_kd.archive.kinds import KINDS, is_table
 from composer_kd.archive.ranks import on_rank_zero
-from composer_kd.callbacks.record_logits import RecordLogits
-from composer_kd.callbacks.record_losses import RecordLosses
+from composer_kd.callbacks.record_logits import CHANGE_IMAGES, RecordLogits
+from composer_kd.callbacks.record_losses import MIX_IMAGES, RecordLosses
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.errors import UserError
 from composer_kd.runs.config import RunConfig
@@ -31,12 +31,24 @@ def make_recorders(config: RunConfig, run: RunDir) -> list[Callback]:
     return recorders
 
 
-def check_recording(config: RunConfig, place: str) -> None:
-    """Refuse what the recorders would refuse at their first look at the trainer, before another run trains for it."""
-    logits = config.archive.logits if config.archive is not None else None
+def check_recording(config: RunConfig, place: str, algorithms: Collection[str]) -> None:
+    """Refuse what the recorders would refuse at their first look at the trainer, before another run trains for it.
+
+    Args:
+        config: Of the run.
+        place: Of the run in the file, for error lines.
+        algorithms: The names of the classes of its algorithms.
+    """
+    wanted = config.archive
+    if wanted is None:
+        return
+    where = '.'.join(filter(None, [place, 'archive']))
+    if wanted.losses and (mixing := [name for name in algorithms if name in MIX_IMAGES]):
+        raise UserError(f'{where}.losses: {mixing[0]} mixes images, whose losses are those of no sample; leave one out')
+    logits = wanted.logits
     if logits is None or logits.source != 'training':
         return
-    where = '.'.join(filter(None, [place, 'archive', 'logits']))
+    where += '.logits'
     if config.epochs is None:
         raise UserError(f"{where}.from: 'training' records the last epochs, so max_duration is in epochs, as in '12ep'")
     if logits.views > config.epochs:
@@ -45,6 +57,11 @@ def check_recording(config: RunConfig, place: str) -> None:
         raise UserError(
             f"{where}.from: 'training' needs fresh views every epoch, and data.views is {config.data.views}; set it to "
             f"null, or use 'harvest'"
+        )
+    if changing := [name for name in algorithms if name in CHANGE_IMAGES]:
+        raise UserError(
+            f'{where}.from: {changing[0]} changes the images beyond their views, so what the model answers to them is '
+            f"of no use; use 'harvest'"
         )
 
 
@@ -65,30 +82,40 @@ def reopen(run: RunDir, checkpoint: Path | None) -> None:
 
 
 def _unfinished(run: RunDir, manifest: Manifest) -> Manifest:
+    manifest = _without_lost_tables(run, manifest)
+    kept = [] if manifest.archive is None else manifest.archive.files
+    unsaid = {'files': {name: manifest.files[name] for name in kept}, 'weights': None, 'finished_epoch': None}
+    return manifest.model_copy(update=unsaid)
+
+
+def _forget_lost_tables(archive: Archive) -> Manifest:
+    run = archive.run
+    if _without_lost_tables(run, archive.manifest()) != archive.manifest():
+        archive.update(lambda manifest: _without_lost_tables(run, manifest))
+    return archive.manifest()
+
+
+def _without_lost_tables(run: RunDir, manifest: Manifest) -> Manifest:
+    """The manifest without tables whose files are missing or cut off: what they held can only be recorded again."""
+
     def is_whole(name: str) -> bool:
         path = run.path / name
         return path.is_file() and path.stat().st_size == manifest.files[name].bytes
 
     record = manifest.archive
-    if record is not None and not is_whole(record.samples):
-        record = None
-    if record is not None:
-        kinds = {kind: record.tables(kind) for kind in KINDS}
-        record = record.model_copy(
-            update={
-                kind: {number: table for number, table in tables.items() if is_whole(table.file)}
-                for kind, tables in kinds.items()
-            }
-        )
-    kept = [] if record is None else record.files
-    return manifest.model_copy(
-        update={
-            'archive': record,
-            'files': {name: manifest.files[name] for name in kept},
-            'weights': None,
-            'finished_epoch': None,
-        }
-    )
+    if record is None:
+        return manifest
+    lost = [name for name in record.files if not is_whole(name)]
+    files = {name: entry for name, entry in manifest.files.items() if name not in lost}
+    if record.samples in lost:
+        tables = [name for name in files if is_table(name)]
+        files = {name: entry for name, entry in files.items() if name not in tables}
+        return manifest.model_copy(update={'archive': None, 'files': files})
+    kept = {
+        kind: {number: table for number, table in record.tables(kind).items() if table.file not in lost}
+        for kind in KINDS
+    }
+    return manifest.model_copy(update={'archive': record.model_copy(update=kept), 'files': files})
 
 
 def harvest_configured(
@@ -106,7 +133,8 @@ def supply_missing(config: RunConfig, run: RunDir, say: Callable[[str], None], b
     wanted = config.archive
     if wanted is None:
         return
-    archive, manifest = Archive(run), on_rank_zero(run.manifest)
+    archive = Archive(run)
+    manifest = on_rank_zero(lambda: _forget_lost_tables(archive))
     record = manifest.archive
     if wanted.losses and (record is None or len(record.loss) < (manifest.finished_epoch or 0)):
         say(f'{run}: losses of samples are recorded while a run trains; of this one, some or all are not there')

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from composer_kd.archive import Archive, RunDir, Samples, Table, aligned, verify
 from composer_kd.archive.manifest import Manifest
+from composer_kd.archive.remote import RemoteRun, run_at
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.data.transform import Augmentation, Prepare
 from composer_kd.errors import UserError
@@ -38,15 +39,15 @@ def verify_run(
     """Compare all files of a run with its manifest, and some recorded logits with what its model says.
 
     Args:
-        path: The run directory.
+        path: The run directory, or the URL of one on a remote.
         spot_check: Whether the model is run.
         seed: What chooses the samples and views of the spot check; ``None``: another choice every time.
         say: Takes a line for each thing that was looked at.
     """
-    run = RunDir(path)
+    run = run_at(path)
     if not run.config_file.is_file() and not run.manifest_file.is_file():
         run.read_config()  # One line for what is no run directory.
-    manifest = verify(run.path)
+    manifest = run.verify() if isinstance(run, RemoteRun) else verify(run.path)
     archive = Archive(run)
     if manifest.archive is not None:
         archive.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from composer_kd import Archive, RecordLosses, UserError
 from composer_kd.archive import Samples, verify
+from composer_kd.cli import main
 from composer_kd.data import Data
 from tests.callbacks.keyed import BATCH, keyed_data, same_weights, small_net, tables, train
 
@@ -47,6 +49,13 @@ def by_hand(data: Data, net: torch.nn.Module, epochs: int) -> list[dict[int, tup
             losses.mean().backward()
             optimizer.step()
     return noted
+
+
+@pytest.fixture(autouse=True)
+def _own_warnings():
+    # The command shows warnings in its own way; other tests keep theirs.
+    with warnings.catch_warnings():
+        yield
 
 
 @pytest.fixture(scope='module')
@@ -87,6 +96,7 @@ def test_the_manifest_says_what_data_it_is(recorded: tuple[Path, torch.nn.Module
     assert manifest.data.normalization.mean == pytest.approx(list(data.normalization[0]))
     assert manifest.augmentation is not None
     assert manifest.augmentation['name'] == 'crop_flip'
+    assert main(['verify', str(recorded[0])]) == 0, 'a folder with recordings need not be that of a YAML'
 
 
 def test_training_is_the_same_without_it(recorded: tuple[Path, torch.nn.Module]) -> None:

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from composer_kd.archive import RunDir
+from composer_kd.archive import Archive, RunDir, verify
 from tests.runs.common import command, environment, run, write_yaml
 
 
@@ -127,9 +128,11 @@ def test_two_ranks_write_once_and_agree_with_one(tmp_path: Path) -> None:
     for ranks in (1, 2):
         folder = tmp_path / str(ranks)
         folder.mkdir()
-        done = run(write_yaml(folder), '--no-report', launcher=('-n', str(ranks)))
+        archive = {'losses': True, 'logits': {'views': 2}}
+        done = run(write_yaml(folder, archive=archive), '--no-report', launcher=('-n', str(ranks)))
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count('[2/2] gen1: done') == 1
+        assert done.stdout.count('gen1: view 2 of 2: 500 images in') == 1
         student = RunDir(folder / 'runs' / 'gen1')
         assert student.finished
         lines[ranks] = student.metrics()
@@ -143,6 +146,15 @@ def test_two_ranks_write_once_and_agree_with_one(tmp_path: Path) -> None:
         for key in ('loss_total', 'loss_label', 'loss_distill', 'val_cross_entropy', 'test_cross_entropy'):
             assert two[key] == pytest.approx(one[key], rel=1e-4), key
         assert two['train_accuracy_running'] == pytest.approx(one['train_accuracy_running'], abs=0.01)
+    one, two = (Archive(tmp_path / ranks / 'runs' / 'gen1') for ranks in '12')
+    verify(two.run.path)
+    assert one.samples().ids.tolist() == two.samples().ids.tolist()
+    for kind, numbers, column in (('loss', [0, 1, 2], 'loss'), ('logits', [0, 1], 'logits')):
+        assert one.numbers(kind) == two.numbers(kind) == numbers
+        for number in numbers:
+            mine, theirs = one.table(kind, number), two.table(kind, number)
+            assert torch.equal(mine['seen'], theirs['seen'])
+            torch.testing.assert_close(mine[column].float(), theirs[column].float(), rtol=1e-2, atol=1e-2)
 
 
 def test_a_mistake_is_told_once_by_two_ranks(tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ class RecordLosses(Callback):
         """Drop what was recorded after the checkpoint that the training goes on from."""
         record = self.archive.manifest().archive
         later = [] if record is None else [number for number in record.loss if number >= epoch]
-        if later and epoch == 0:
+        anew = epoch == 0 and not self._steps and self._before is None
+        if later and anew:
             warnings.warn(
                 f'{self.archive.run.path}: the losses of an earlier training ({len(later)} epochs) are replaced',
                 stacklevel=2,

@@ -130,8 +130,8 @@ def test_resumed_it_ends_with_the_same_tables(
     # The checkpoints of a whole training, its tables full; then some steps on a wrong way, their rows in parts.
     train([RecordLogits(run, views=2)], epochs='4ep', folder=checkpoints, save_interval='3ba')
     load = checkpoints / f'{at}-rank0.pt'
+    recorders = [RecordLogits(run, views=2), Kill()]
     with pytest.raises(KilledError):
-        recorders = [RecordLogits(run, views=2), Kill()]
         train(recorders, epochs='4ep', load=load, net=small_net(seed=8), algorithms=[Astray()])
     net = train([RecordLogits(run, views=2)], epochs='4ep', load=load, net=small_net(seed=9))
     assert same_weights(net, recorded[2])

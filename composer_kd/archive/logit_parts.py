@@ -78,7 +78,7 @@ def merge_logits(archive: Archive, view: int, facts: Mapping[str, Any], multiply
         }
         if len(new):
             archive.put('logits', view, samples.take(new), columns, facts, counts=counts)
-    remove_parts(archive, 'logits', view)
+    remove_parts(archive, 'logits', view, facts)
 
 
 def clipped(columns: Mapping[str, Tensor]) -> int:

@@ -61,8 +61,8 @@ def read_parts(
 ) -> tuple[Samples, dict[str, Tensor]] | None:
     """What all parts of a table say together, one row a sample; ``None`` without a part.
 
-    Parts may overlap: of one sample's rows any one is taken, whole. Parts that are damaged, or whose facts are others,
-    are removed: they are of no use to anybody.
+    Parts may overlap: of one sample's rows any one is taken, whole. Those with other facts are somebody else's, and are
+    left alone; those that are damaged are removed, they are of no use to anybody.
 
     Args:
         archive: Where the parts are.
@@ -73,10 +73,10 @@ def read_parts(
     tables: list[Table] = []
     for path in _files(archive, kind, number):
         table = _whole(path)
-        if table is None or table.facts.get('facts') != _text(facts):
+        if table is None:
             with suppress(OSError):
                 path.unlink()
-        else:
+        elif table.facts.get('facts') == _text(facts):
             tables.append(table)
     if not tables:
         return None
@@ -89,12 +89,18 @@ def read_parts(
     return samples.take(rows), columns
 
 
-def remove_parts(archive: Archive, kind: str | None = None, number: int | None = None) -> None:
-    """Forget parts, those of a table, of a kind or all, and what killed writers left half-written.
+def remove_parts(
+    archive: Archive, kind: str | None = None, number: int | None = None, facts: Mapping[str, Any] | None = None
+) -> None:
+    """Forget parts: those of a table, of a kind or all; with ``facts``, those alone that were written with them.
 
-    No other process may be writing such parts meanwhile.
+    Without ``facts``, what killed writers left half-written goes too. No other process may be writing such parts
+    meanwhile.
     """
-    for path in _files(archive, kind, number, half_written=True):
+    for path in _files(archive, kind, number, half_written=facts is None):
+        table = None if facts is None else _whole(path)
+        if table is not None and table.facts.get('facts') != _text(facts):
+            continue
         with suppress(OSError):
             path.unlink()
 

@@ -26,7 +26,7 @@ from composer_kd.data.sampler import TrainSampler
 from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of, logits_of
 from composer_kd.models.first_pass import FirstPass
-from composer_kd.teachers.filling import precision_of
+from composer_kd.teachers.harvest import precision_of
 
 __all__ = ['CHANGE_IMAGES', 'RecordLogits']
 

@@ -5,82 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from composer.core import Precision
-from composer.devices import Device
-from composer.utils import dist, get_device
+from composer.utils import dist
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from composer_kd.archive import Archive, RunDir, Samples
+from composer_kd.archive import Archive, RunDir
 from composer_kd.archive.lock import locked
-from composer_kd.archive.logit_parts import merge_logits, recorded_rows, write_logits
-from composer_kd.archive.manifest import Manifest, TableRecord
-from composer_kd.archive.parts import read_parts, remove_parts
+from composer_kd.archive.manifest import TableRecord
+from composer_kd.archive.parts import remove_parts
 from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.remote import RemoteRun, run_at
 from composer_kd.data import Data, open_data
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.data.section import DataSection
-from composer_kd.data.transform import Prepare
 from composer_kd.errors import UserError
-from composer_kd.models import Classifier
 from composer_kd.runs.archive_section import DEFAULT_VIEWS
 from composer_kd.runs.memory import keep_freed_memory
 from composer_kd.runs.ranks import join_ranks
 from composer_kd.runs.yaml_file import apply_overrides
 from composer_kd.section import parse_section
 from composer_kd.teachers.from_run import RunTeacher, finished_manifest
+from composer_kd.teachers.harvest import BATCH_SIZE, Harvest, Inference, facts_of_harvest
 
-__all__ = ['Inference', 'harvest_run', 'harvest_views', 'missing_views', 'open_run_data']
-
-# Samples that become a part at once: what a kill costs at most. Small data is cut finer, so that ranks can share it.
-_CHUNK = 16_384
-_CHUNKS = 8
-
-BATCH_SIZE = 1000
-
-
-@dataclass
-class Inference:
-    """What a live teacher asks of a Trainer's state, where there is no Trainer.
-
-    Args:
-        device: Where it runs.
-        precision: Of the run: ``fp32``, ``bf16`` or ``fp16``.
-        channels_last: Of the run.
-        classes: Of the data.
-    """
-
-    device: Device
-    precision: Precision
-    model: nn.Module
-    precision_config: dict[str, Any] | None = None
-
-    @classmethod
-    def like(cls, config: dict[str, Any], device: str, classes: int) -> Inference:
-        """The precision and layout that a run was trained in, on a device of this machine."""
-        if device == 'gpu' and not torch.cuda.is_available():
-            raise UserError('device: there is no GPU here; use cpu or auto')
-        found = get_device(None if device == 'auto' else device)
-        on_gpu = found.name == 'gpu'
-        precision = config.get('precision', 'fp32')
-        if precision == 'fp16' and not on_gpu:
-            raise UserError('the run was trained in fp16, which needs a GPU: its outputs here would not be its own')
-        # As in building a run: on the CPU it is our classifier that casts.
-        student = Classifier(
-            nn.Identity(),
-            classes,
-            cpu_autocast=precision == 'bf16' and not on_gpu,
-            channels_last=bool(config.get('channels_last', True)),
-        )
-        amp = on_gpu and precision != 'fp32'
-        return cls(found, Precision(f'amp_{precision}' if amp else 'fp32'), student)
+__all__ = ['harvest_run', 'harvest_views', 'missing_views', 'open_run_data']
 
 
 def harvest_run(
@@ -166,16 +118,16 @@ def harvest_views(
     """
     _check_numbers(views, top_k, batch_size, dataset)
     archive, manifest = Archive(run), finished_manifest(run)
-    facts = _facts(manifest, dataset, state, top_k)
+    facts = facts_of_harvest(manifest, dataset, top_k)
     if dataset.augmentation.name == 'none':
         views = 1
     with ExitStack() as stack:
         on_rank_zero(lambda: stack.enter_context(locked(run.path / 'archive' / '.harvest.lock', str(run))))
         on_rank_zero(lambda: _make_way(archive, facts, replace))
-        harvest = _Harvest(archive, dataset, facts, RunTeacher(run), state, batch_size)
+        harvest = Harvest(archive, dataset, facts, RunTeacher(run), state, batch_size)
         for view in range(views):
             begun = time.perf_counter()
-            images = harvest.view(view, bar)
+            _, images = harvest.view(view, shown=partial(_shown, what=f'view {view}', bar=bar))
             took = f' in {time.perf_counter() - begun:.1f} s' if images else ', recorded before'
             say(f'{run}: view {view + 1} of {views}: {len(dataset):,} images{took}')
 
@@ -187,107 +139,12 @@ def missing_views(archive: Archive, views: int, samples: int) -> list[int]:
     return [view for view in range(views) if view not in tables or tables[view].seen < samples]
 
 
-class _Harvest:
-    """A harvest under way: what it needs to record a view.
-
-    Args:
-        archive: Where to.
-        dataset: What is shown.
-        facts: Of the tables.
-        teacher: Who answers.
-        state: Where and how.
-        batch_size: Images in a forward pass.
-    """
-
-    def __init__(
-        self,
-        archive: Archive,
-        dataset: KeyedImages,
-        facts: dict[str, Any],
-        teacher: RunTeacher,
-        state: Inference,
-        batch_size: int,
-    ):
-        self.archive = archive
-        self.dataset = dataset
-        self.facts = facts
-        self.teacher = teacher
-        self.state = state
-        self.batch_size = batch_size
-        self.samples = Samples.of(dataset)
-        self.prepare = Prepare(dataset.augmentation, *dataset.normalization)
-        teacher.place(state)
-        teacher.read_normalization(dataset, state.device)
-
-    def view(self, view: int, bar: bool) -> int:
-        """Record what is missing of a view; how many images that were, on all ranks."""
-        chunks = on_rank_zero(lambda: self._missing(view))
-        mine = chunks[dist.get_global_rank() :: dist.get_world_size()]
-        for rows in _shown(mine, f'view {view}', bar):
-            begun = time.perf_counter()
-            logits = torch.cat([logits.cpu() for logits in self.logits(view, rows)])
-            seconds = time.perf_counter() - begun
-            write_logits(self.archive, view, self.samples.take(rows), logits, self.facts, seconds)
-        dist.barrier()
-        cost = self.teacher.multiply_adds(self.dataset.facts.shape)
-        on_rank_zero(lambda: merge_logits(self.archive, view, self.facts, cost))
-        return sum(len(rows) for rows in chunks)
-
-    def logits(self, view: int, rows: NDArray[np.int64]) -> Iterator[Tensor]:
-        """Float32 logits of some rows of the data set in one view, batch by batch, on the device."""
-        for first in range(0, len(rows), self.batch_size):
-            packed = rows[first : first + self.batch_size] + len(self.dataset) * view
-            batch = self.prepare(self.state.device.batch_to_device(self.dataset.__getitems__(packed.tolist())))
-            try:
-                yield self.teacher.logits(batch, self.state)
-            except torch.OutOfMemoryError as error:
-                raise UserError(
-                    f'the device has no memory for batches of {self.batch_size}; lower --batch-size'
-                ) from error
-
-    def _missing(self, view: int) -> list[NDArray[np.int64]]:
-        """The chunks of rows that neither the table of a view nor its parts hold.
-
-        Chunks lie where they would without anything recorded, so that an interrupted harvest goes on with the very
-        batches of one that was not.
-        """
-        there = recorded_rows(self.archive, view, self.samples)
-        parts = read_parts(self.archive, 'logits', view, self.facts)
-        if parts is not None:
-            there |= parts[0].rows_by_key(self.samples) >= 0
-        size = min(_CHUNK, -(-len(there) // _CHUNKS))
-        if size > self.batch_size:
-            size = -(-size // self.batch_size) * self.batch_size
-        starts = range(0, len(there), size)
-        chunks = [start + np.flatnonzero(~there[start : start + size]) for start in starts]
-        return [rows for rows in chunks if len(rows)]
-
-
 def _check_numbers(views: int, top_k: int | None, batch_size: int, dataset: KeyedImages) -> None:
     for name, value in (('views', views), ('top_k', top_k), ('batch_size', batch_size)):
         if value is not None and value < 1:
             raise UserError(f'{name}: a whole number from 1 on, got {value}')
     if top_k is not None and top_k > dataset.num_classes:
         raise UserError(f'top_k: {top_k} of {dataset.num_classes} classes; lower it, or leave it out to keep all')
-
-
-def _facts(manifest: Manifest, dataset: KeyedImages, state: Inference, top_k: int | None) -> dict[str, Any]:
-    """What the manifest says of every table that this harvest writes."""
-    ours, theirs = (dataset.num_classes, list(dataset.facts.shape)), (manifest.data.num_classes, manifest.data.shape)
-    if ours != theirs:
-        raise UserError(
-            f'the data has {ours[0]} classes and images of {ours[1]}, the run was trained on {theirs[0]} and '
-            f'{theirs[1]}; harvest over data of its kind'
-        )
-    assert manifest.weights is not None
-    return {
-        'augmentation': asdict(dataset.augmentation),
-        'classes': manifest.data.num_classes,
-        'top_k': top_k,
-        'precision': manifest.precision,
-        'weights': manifest.weights.hash,
-        'source': 'harvest',
-    }
 
 
 def _make_way(archive: Archive, facts: dict[str, Any], replace: bool) -> None:

@@ -15,7 +15,8 @@ from composer_kd.callbacks.record_losses import MIX_IMAGES, RecordLosses
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.errors import UserError
 from composer_kd.runs.config import RunConfig
-from composer_kd.runs.harvest import Inference, harvest_views, missing_views, open_run_data
+from composer_kd.runs.harvest import harvest_views, missing_views, open_run_data
+from composer_kd.teachers.harvest import Inference
 
 __all__ = ['check_recording', 'harvest_configured', 'make_recorders', 'reopen', 'supply_missing']
 

@@ -10,6 +10,7 @@ from typing import Any
 from composer_kd.algorithms import Distillation, LossCurriculum
 from composer_kd.algorithms.loss_curriculum.difficulty import recorded_epochs
 from composer_kd.archive.archive import Archive
+from composer_kd.archive.fetch import is_remote
 from composer_kd.errors import UserError, nearest
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.objects import algorithm_class
@@ -54,7 +55,7 @@ class Names:
         every = {nth(other, n, count) for other, count in repeats.items() for n in range(count)}
         if called in every:
             return called
-        if (Path(called) / 'run.yaml').is_file():
+        if is_remote(called) or (Path(called) / 'run.yaml').is_file():
             return None
         raise UserError(
             f'{where}: {called!r} is neither a run of this file nor a run directory; '

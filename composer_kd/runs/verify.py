@@ -19,8 +19,9 @@ from composer_kd.data.dataset import KeyedImages
 from composer_kd.data.transform import Augmentation, Prepare
 from composer_kd.errors import UserError
 from composer_kd.functional.top_k import level_of_rest, to_half
-from composer_kd.runs.harvest import Inference, open_run_data
+from composer_kd.runs.harvest import open_run_data
 from composer_kd.teachers.from_run import RunTeacher
+from composer_kd.teachers.harvest import Inference
 
 __all__ = ['verify_run']
 

@@ -10,11 +10,11 @@ import torch
 from composer.core.precision import get_precision_context
 from composer.models import ComposerModel
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from composer_kd.errors import UserError
 from composer_kd.models import Classifier, multiply_adds
 from composer_kd.models.batch import input_of, logits_of
+from composer_kd.models.classifier import unwrapped
 from composer_kd.teachers.teacher import Teacher
 
 __all__ = ['LiveTeacher']
@@ -49,7 +49,7 @@ class LiveTeacher(Teacher):
         self._parts = list(self.module.modules())
         self.module.requires_grad_(False)
         # At INIT it is not wrapped yet; a recorded teacher's model may be loaded later.
-        student = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+        student = unwrapped(state.model)
         self._cpu_autocast = bool(getattr(student, 'cpu_autocast', False))
         self._channels_last = bool(getattr(student, 'channels_last', False))
         if self._channels_last:

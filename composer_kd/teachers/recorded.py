@@ -79,35 +79,43 @@ class RecordedTeacher(Teacher):
         if self.live is not None:
             self.live.place(state)
 
-    def decide(self, state: Any, views: Iterable[int] | None, begun_with: bool | None = None) -> None:
-        """Look up or compute: said once the training data is known, and logged.
+    def choose(self, state: Any, views: Iterable[int] | None, begun_with: str | None = None) -> str:
+        """Look up or compute: said once the training data is known, by rank 0, and logged.
 
         Args:
             state: The trainer's.
             views: The views that the training will ask for; ``None`` if that cannot be told.
-            begun_with: What a training that is continued began with; it is not decided twice.
+            begun_with: What this returned when a training that is continued began: it is not decided twice.
+
+        Returns:
+            The hash of the weights that the recorded outputs are of, or an empty string for a teacher that computes.
         """
         dataset = getattr(state.train_dataloader, 'dataset', None)
         problem = refused_beside(state.algorithms) or self._misfit(dataset, views)
+        weights = self.manifest.weights.hash if self.manifest.weights else ''
+        if begun_with and begun_with != weights:
+            problem = f'{self.path} holds other weights by now; put those back, or begin anew'
         if problem and (not self.or_live or begun_with):
             began = 'this training began with its recorded outputs; ' if begun_with else ''
             raise UserError(f'teacher {self.name!r}: {began}{problem}')
+        looks_up = problem is None if begun_with is None else bool(begun_with)
         if self.or_live:
-            self.looks_up = problem is None if begun_with is None else begun_with
             why = f': {problem}' if problem else ''
-            chosen = f'recorded in {len(self.archive.views)} views' if self.looks_up else f'live{why}'
+            chosen = f'recorded in {len(self.archive.views)} views' if looks_up else f'live{why}'
             log.info('teacher %s is %s', self.name, chosen)
-        if not self.looks_up:
+        return weights if looks_up else ''
+
+    def settle(self, state: Any, views: Iterable[int] | None, looks_up: bool) -> None:
+        """Get ready for what was chosen; the model stays where something may have to be computed."""
+        self.looks_up = looks_up
+        if not looks_up:
             return
-        seen = self.rows(dataset) >= 0
+        seen = self.rows(state.train_dataloader.dataset) >= 0
         needs_live = self.fill or (self.unseen == 'live' and not (seen.all() and self._complete(views)))
-        if needs_live:
-            self.load_live()
-            if not self.or_live:
-                assert self.live is not None
-                self.live.place(state)
-        else:
+        if not needs_live:
             self.live = None
+        elif self.live is None:
+            self.load_live().place(state)
         if seen.any() and not seen.all():
             how = 'are computed by the model' if needs_live else 'are taught by their labels alone'
             log.warning(
@@ -149,6 +157,18 @@ class RecordedTeacher(Teacher):
                 f'harvest over this data: composer-kd harvest {where} data.source=...'
             )
         return None
+
+    def check_table(self, view: int, dataset: Any) -> None:
+        """Refuse a table that is not what was decided on: somebody may have harvested anew meanwhile."""
+        if view not in self.archive.views:
+            if self.fill:
+                return
+            raise UserError(
+                f'teacher {self.name!r}: {self.path} holds no view {view}, which this epoch asks for; record it with '
+                f'`composer-kd harvest {self.path}`, or use fill: true'
+            )
+        if problem := self._other_recording(self.archive.facts('logits', view), dataset):
+            raise UserError(f'teacher {self.name!r}: {problem}')
 
     def _other_recording(self, facts: dict[str, Any], dataset: Any) -> str | None:
         theirs, ours = facts.get('augmentation'), asdict(dataset.augmentation)
@@ -226,13 +246,13 @@ class RecordedTeacher(Teacher):
 def refused_beside(algorithms: Iterable[Any]) -> str | None:
     """Why recorded outputs would be those of other images, beside these algorithms; ``None`` if they are not."""
     for algorithm in algorithms:
-        name = type(algorithm).__name__
-        if name in _CHANGES_THE_INPUT:
+        name, names = type(algorithm).__name__, {one.__name__ for one in type(algorithm).__mro__}
+        if names & _CHANGES_THE_INPUT:
             return (
                 f'recorded outputs belong to the image that its key names, and {name} makes another one of it; '
                 f'leave out {name}, or use the live teacher'
             )
-        if name in _CHANGES_THE_BATCH:
+        if names & _CHANGES_THE_BATCH:
             return (
                 f'{name} drops images of a batch but not their keys, so recorded outputs would be those of others; '
                 f'leave out {name}, or use the live teacher'

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from composer.utils import dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -58,7 +59,7 @@ class Recordings:
     teachers are one, ``[samples, teachers, classes]``: a sample's logits lie side by side.
 
     Args:
-        teachers: Recorded teachers; :meth:`RecordedTeacher.decide` has found them fit.
+        teachers: Recorded teachers; :meth:`RecordedTeacher.choose` has found them fit.
         dataset: The training data, with ``ids``.
         device: The trainer's torch device.
         budget: Bytes that tables may take in memory; ``None`` takes a share of what is free.
@@ -80,11 +81,8 @@ class Recordings:
 
     def _choose_place(self, size: int, budget: int | None) -> str:
         """``'device'``, ``'pinned'`` or ``'files'``: the first that holds one view of all teachers."""
-        host = (
-            budget
-            if budget is not None
-            else int(_HOST_SHARE * os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))
-        )
+        memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / dist.get_local_world_size()
+        host = int(_HOST_SHARE * memory) if budget is None else budget
         if self.device.type == 'cuda':
             free = budget if budget is not None else int(_DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0])
             if size <= free:
@@ -148,6 +146,8 @@ class Recordings:
         if view in self._views:
             self._views.move_to_end(view)
             return self._views[view]
+        while len(self._views) >= self._keep:  # Before another one is built: both at once might not fit.
+            self._views.popitem(last=False)
         sources = [_Source.open(teacher, view, self.dataset) for teacher in self.teachers]
         dense = all(source.table is None or 'logits' in source.table.columns for source in sources)
         combined = None
@@ -157,8 +157,6 @@ class Recordings:
                 source.copy_into(combined[:, number])
             combined = combined.pin_memory() if self.place == 'pinned' else combined.to(self.device)
         self._views[view] = _View(np.stack([source.seen for source in sources], 1), combined, sources)
-        while len(self._views) > self._keep:
-            self._views.popitem(last=False)
         return self._views[view]
 
 
@@ -173,7 +171,10 @@ class _Source:
     @classmethod
     def open(cls, teacher: RecordedTeacher, view: int, dataset: Any) -> _Source:
         rows = teacher.rows(dataset)
-        if not teacher.archive.exists or view not in teacher.archive.views:
+        if not teacher.archive.exists:
+            return cls(None, rows, np.zeros(len(rows), bool))
+        teacher.check_table(view, dataset)
+        if view not in teacher.archive.views:
             return cls(None, rows, np.zeros(len(rows), bool))
         table = teacher.archive.table('logits', view)
         inside = (rows >= 0) & (rows < len(table))

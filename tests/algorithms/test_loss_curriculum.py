@@ -25,6 +25,7 @@ from composer_kd import Archive, LossCurriculum, RecordLosses, TeacherMixupKD, U
 from composer_kd.algorithms.loss_curriculum.difficulty import difficulties
 from composer_kd.algorithms.loss_curriculum.rules import InfoBatch, Paced, Rho, Situation
 from composer_kd.archive import Samples
+from composer_kd.models import weights_hash
 from composer_kd.runs.names import OneCycleScheduler
 from composer_kd.schedule import Progress, Schedule
 from tests.algorithms.common import (
@@ -485,3 +486,19 @@ def test_a_checkpoint_of_other_data_or_from_inside_an_epoch_without_it_is_refuse
     plain.close()
     inside = tmp_path / 'ep0-ba2-rank0.pt'
     refused(r'inside an epoch of a training without LossCurriculum', LossCurriculum(mode='infobatch'), load=inside)
+
+
+def test_a_training_goes_on_by_the_losses_it_began_with(tmp_path: Path) -> None:
+    run = recorded_run()
+    whole, _ = curriculum_trainer(LossCurriculum(run), epochs='4ep', folder=tmp_path, save_interval='1ba')
+    whole.fit()
+    whole.close()
+    # The earlier run goes on recording: by now its losses say something else.
+    record = Samples.of(KeyedTask())
+    noise = torch.rand(SAMPLES, generator=torch.Generator().manual_seed(0))
+    Archive(run).put('loss', 3, record, {'loss': 9 * noise, 'correct': torch.ones(SAMPLES, dtype=torch.uint8)})
+    checkpoint = tmp_path / 'ep1-ba3-rank0.pt'
+    again, _ = curriculum_trainer(LossCurriculum(run), student=net(5), epochs='4ep', load=checkpoint)
+    again.fit()
+    again.close()
+    assert weights_hash(again.state.model) == weights_hash(whole.state.model)

@@ -270,31 +270,41 @@ import sys, torch
 torch.set_num_threads(1)
 from composer.utils import dist, get_device
 dist.initialize_dist(get_device('cpu'))
-from composer_kd import Teacher, TeacherMixupKD
-from tests.teachers.recorded_runs import tiny_data, train
-mix = {'name': 'dirichlet', 'per': 'sample'}
-teachers = [Teacher.recorded(sys.argv[1]), Teacher.recorded(sys.argv[2], fill=True)]
-done = train(TeacherMixupKD(teachers, mix=mix), tiny_data(2))
+from tests.algorithms.test_recorded_distillation import half_recorded
+done = half_recorded(sys.argv[1], sys.argv[2])
 taught = sum(dist.all_gather_object(done.algorithm.images_taught[1]))
 if dist.get_global_rank() == 0:
     torch.save({'weights': done.weights, 'taught': taught}, sys.argv[3])
 """
 
 
+def half_recorded(recorded, to_fill):
+    teachers = [Teacher.recorded(recorded), Teacher.recorded(to_fill, fill=True)]
+    return train(TeacherMixupKD(teachers, mix={'name': 'dirichlet', 'per': 'sample'}), tiny_data(2))
+
+
 def test_two_ranks_are_one(runs, tmp_path) -> None:
-    script = tmp_path / 'train.py'
+    alone, shared = (copied(runs[2], tmp_path / name) for name in ('alone', 'shared'))
+    one = half_recorded(runs[0], alone)
+    script, out = tmp_path / 'train.py', tmp_path / 'two.pt'
     script.write_text(TWO_RANKS)
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parents[2])}
-    results = []
-    for ranks in (1, 2):
-        run = copied(runs[2], tmp_path / str(ranks))
-        out = tmp_path / f'{ranks}.pt'
-        command = [sys.executable, '-m', 'composer.cli.launcher', '-n', str(ranks), str(script)]
-        command += [str(runs[0]), str(run), str(out)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-        results.append(torch.load(out))
-        assert [Archive(run).facts('logits', view)['seen'] for view in (0, 1)] == [200, 200]
+    command = [
+        sys.executable,
+        '-m',
+        'composer.cli.launcher',
+        '-n',
+        '2',
+        str(script),
+        str(runs[0]),
+        str(shared),
+        str(out),
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    two = torch.load(out)
     # Images are computed once, whatever the number of ranks, and the weights agree but for the order of sums.
-    assert [result['taught'] for result in results] == [400, 400]
-    torch.testing.assert_close(results[1]['weights'], results[0]['weights'], atol=1e-5, rtol=1e-4)
+    assert one.algorithm.images_taught[1] == two['taught'] == 400
+    torch.testing.assert_close(two['weights'], one.weights, atol=1e-5, rtol=1e-4)
+    for run in (alone, shared):
+        assert [Archive(run).facts('logits', view)['seen'] for view in (0, 1)] == [200, 200]

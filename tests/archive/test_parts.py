@@ -5,14 +5,17 @@ import pytest
 import torch
 
 from composer_kd.archive import Archive, read_parts, remove_parts, write_part
+from composer_kd.archive.logit_parts import merge_logits, write_logits
 from tests.archive.common import losses, samples
 
 FACTS = {'precision': 'fp32', 'augmentation': {'padding': 4, 'seed': 0}}
 
 
 @pytest.fixture
-def archive(tmp_path):
-    return Archive(tmp_path / 'gen0')
+def archive(tmp_path, manifest):
+    archive = Archive(tmp_path / 'gen0')
+    archive.begin(manifest({}))
+    return archive
 
 
 def read(*arguments):
@@ -50,13 +53,26 @@ def test_the_same_part_twice_is_one_file(archive):
     assert len(files(archive)) == 1
 
 
-def test_parts_of_other_facts_go(archive):
+def test_parts_of_other_facts_are_somebody_elses(archive):
     write_part(archive, 'loss', 3, samples((8, 80, 1)), losses(0.8), FACTS)
     write_part(archive, 'loss', 3, samples((5, 50, 1)), losses(0.5), {**FACTS, 'precision': 'bf16'})
     together, _ = read(archive, 'loss', 3, dict(reversed(FACTS.items())))
     assert together.ids.tolist() == [8]
-    assert len(files(archive)) == 1
     assert read_parts(archive, 'loss', 3) is None
+    assert len(files(archive)) == 2
+    remove_parts(archive, 'loss', 3, FACTS)
+    assert read_parts(archive, 'loss', 3, FACTS) is None
+    assert len(files(archive)) == 1
+    assert read(archive, 'loss', 3, {**FACTS, 'precision': 'bf16'})[0].ids.tolist() == [5]
+
+
+def test_a_merge_leaves_the_parts_of_another_harvest(archive):
+    how = [{'top_k': None, 'classes': 2, 'source': source} for source in ('harvest', 'fill')]
+    for facts, row in zip(how, ((8, 80, 1), (5, 50, 1)), strict=True):
+        write_logits(archive, 0, samples(row), torch.full((1, 2), float(row[0])), facts)
+    merge_logits(archive, 0, how[1])
+    merge_logits(archive, 0, how[0])
+    assert archive.facts('logits', 0)['seen'] == 2
     assert files(archive) == []
 
 

@@ -23,8 +23,9 @@ from composer_kd.functional.augment import augment, normalise
 from composer_kd.functional.top_k import keep_top
 from composer_kd.models import build_model, load_into, multiply_adds
 from composer_kd.run import main as train
-from composer_kd.runs import harvest
-from composer_kd.runs.harvest import Inference, open_run_data
+from composer_kd.runs.harvest import open_run_data
+from composer_kd.teachers.from_run import RunTeacher
+from composer_kd.teachers.harvest import Harvest, Inference
 from tests.callbacks import keyed
 from tests.runs.common import write_yaml
 
@@ -132,7 +133,7 @@ def test_a_live_teacher_says_the_same_bit_for_bit(precision: str, run: Path) -> 
     rows = np.searchsorted(data.train_set.ids, ask.keys[:, 0].numpy())
     facts = {'top_k': None}
     state = Inference.like(config, 'cpu', 100)
-    mine = harvest._Harvest(Archive(run), data.train_set, facts, harvest.RunTeacher(RunDir(run)), state, keyed.BATCH)
+    mine = Harvest(Archive(run), data.train_set, facts, RunTeacher(RunDir(run)), state, keyed.BATCH)
     assert torch.equal(torch.cat(list(mine.logits(0, rows))), ask.logits)
 
 
@@ -182,7 +183,7 @@ def killed_at(function: str, calls: int, command: list[str]) -> int:
 
 def test_an_interrupted_harvest_does_not_compute_anew_what_it_had(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    real = harvest._Harvest.logits
+    real = Harvest.logits
 
     def counted(self, view, rows):
         asked.append(len(rows))
@@ -190,12 +191,12 @@ def test_an_interrupted_harvest_does_not_compute_anew_what_it_had(run: Path, mon
             raise KeyboardInterrupt
         return real(self, view, rows)
 
-    monkeypatch.setattr(harvest._Harvest, 'logits', counted)
+    monkeypatch.setattr(Harvest, 'logits', counted)
     assert main(['harvest', str(run), '--views', '1', '--batch-size', '16']) == 130
     done = sum(asked[:-1])
     assert done > 0
     asked.clear()
-    monkeypatch.setattr(harvest._Harvest, 'logits', lambda *a: asked.append(len(a[2])) or real(*a))
+    monkeypatch.setattr(Harvest, 'logits', lambda *a: asked.append(len(a[2])) or real(*a))
     assert main(['harvest', str(run), '--views', '1', '--batch-size', '16']) == 0
     assert sum(asked) == 300 - done
     torch.testing.assert_close(

@@ -54,7 +54,7 @@ def harvest(run: Path, data: Data, views: int) -> None:
     """Record a run's logits in so many views."""
     teacher = RecordedTeacher(run, fill=True)
     state = plain_state(data)
-    teacher.decide(state, range(views))
+    teacher.settle(state, range(views), looks_up=True)
     for view in range(views):
         fill_view(teacher, state, view, np.ones(len(data.train_set), bool))
 

@@ -120,7 +120,7 @@ def test_top_k_tables_are_spread_when_looked_up(run) -> None:
     # And a view that is filled beside them takes their form.
     teacher = RecordedTeacher(run, fill=True)
     state = plain_state(data)
-    teacher.decide(state, [0, 1])
+    teacher.settle(state, [0, 1], looks_up=True)
     assert fill_view(teacher, state, 1, np.ones(len(rows), bool)) == len(rows)
     assert set(archive.table('logits', 1).columns) == {'values', 'indices', 'rest', 'seen'}
 
@@ -168,12 +168,12 @@ def test_a_mismatch_is_refused_in_one_line_and_taught_live_where_that_may_be(run
     teacher = RecordedTeacher(run)
     views = range(data.views) if data.views else range(30)
     with pytest.raises(UserError, match=line) as refusal:
-        teacher.decide(plain_state(data), views)
+        teacher.choose(plain_state(data), views)
     assert '\n' not in str(refusal.value)
     # The same run directory without a wish: the model teaches, and says why.
     either = Teacher.of(run)
     assert isinstance(either, RecordedTeacher)
-    either.decide(plain_state(data), views)
+    either.settle(plain_state(data), views, looks_up=bool(either.choose(plain_state(data), views)))
     assert not either.looks_up
     assert either.live is not None
 

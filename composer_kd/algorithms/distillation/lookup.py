@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from composer.core import State
+from composer.utils import dist
 from torch import Tensor
 
+from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.data.sampler import TrainSampler
 from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of
@@ -37,8 +39,8 @@ class Lookup:
         """Number of a teacher that looks up, to its place among those that do."""
         self._recordings: Recordings | None = None
         self._looked: Looked | None = None
-        self._filled: set[int] = set()
-        self._begun_with: dict[str, bool] = {}
+        self._filled: set[tuple[int, int | None]] = set()
+        self._begun_with: dict[str, str] = {}
         self._moved: Tensor | None = None
         self._step = {'asked': 0, 'recorded': 0}
 
@@ -55,8 +57,11 @@ class Lookup:
             return
         views = self._views_wanted(state)
         for number, teacher in recorded.items():
-            teacher.decide(state, views, self._begun_with.get(str(number)))
-            self._begun_with[str(number)] = teacher.looks_up
+            begun_with = self._begun_with.get(str(number))
+            # Rank 0 decides: somebody may be recording into that archive at this moment.
+            chosen = on_rank_zero(lambda t=teacher, b=begun_with: t.choose(state, views, b))
+            teacher.settle(state, views, looks_up=bool(chosen))
+            self._begun_with[str(number)] = chosen
         looking = [number for number, teacher in recorded.items() if teacher.looks_up]
         self.teachers = {number: place for place, number in enumerate(looking)}
         self._filled.clear()
@@ -68,7 +73,8 @@ class Lookup:
     def _views_wanted(self, state: State) -> list[int] | None:
         """The views of the epochs in which the schedule is on; ``None`` if that cannot be told beforehand."""
         sampler, progress = _sampler(state), Progress.of(state)
-        if sampler is None or progress.epochs is None:
+        # Beside a curriculum epochs have other lengths, and how many there are is not known.
+        if sampler is None or progress.epochs is None or sampler.selection is not None:
             views = getattr(getattr(state.train_dataloader, 'dataset', None), 'views', None)
             return None if views is None else list(range(views))
         length = progress.epoch_length or 1
@@ -92,26 +98,32 @@ class Lookup:
                 f'(x, y, key), or use live teachers'
             )
         assert self._recordings is not None
-        for view in keys[:, 1].unique().tolist():
-            if view not in self._filled:
-                self._fill(view, state)
+        if any(teacher.fill for teacher in self._recordings.teachers):
+            self._fill(keys, state)
         self._looked = self._recordings.look_up(keys)
         self._moved = None
         self._step = {'asked': 0, 'recorded': 0}
 
-    def _fill(self, view: int, state: State) -> None:
-        recordings = self._recordings
+    def _fill(self, keys: Tensor, state: State) -> None:
+        """Record what is missing of the step's views. Every rank comes here in every step, and for the same views."""
+        recordings, sampler = self._recordings, _sampler(state)
         assert recordings is not None
-        sampler, dataset = _sampler(state), recordings.dataset
-        selection = sampler.selection if sampler is not None else None
-        wanted = np.ones(len(dataset), bool) if selection is None else selection(int(state.timestamp.epoch))
-        for number, place in self.teachers.items():
-            teacher = recordings.teachers[place]
-            if teacher.fill and not (recordings.seen(place, view) | ~wanted).all():
-                self._owner.images_taught[number] += fill_view(teacher, state, view, wanted)
-                recordings.forget(view)
-        if selection is None:  # Else another epoch may ask for other samples of this view.
-            self._filled.add(view)
+        epoch = int(state.timestamp.epoch)
+        selection = None if sampler is None else sampler.selection
+        views = keys[:, 1].unique().tolist() if sampler is None else [sampler.view(epoch)]
+        if sampler is None and dist.get_world_size() > 1:  # A sampler of the user's own may give ranks other views.
+            views = sorted({view for of_rank in dist.all_gather_object(views) for view in of_rank})
+        for view in views:
+            # A curriculum asks for other samples of the same view in another epoch.
+            asked = (view, None if selection is None else epoch)
+            if asked in self._filled:
+                continue
+            wanted = np.ones(len(recordings.dataset), bool) if selection is None else selection(epoch)
+            for number, place in self.teachers.items():
+                if recordings.teachers[place].fill:
+                    self._owner.images_taught[number] += fill_view(recordings.teachers[place], state, view, wanted)
+            recordings.forget(view)
+            self._filled.add(asked)
 
     def outputs(self, asked: Sequence[int], student: Tensor, state: State) -> tuple[Tensor, Tensor | None]:
         """Logits ``[K, B, C]`` of the teachers that are asked, and which samples all of them know (``None``: all).
@@ -178,11 +190,11 @@ class Lookup:
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, bool]:
-        """Who looked up: a training that is continued stays with it."""
+    def state_dict(self) -> dict[str, str]:
+        """Who looked up, and outputs of which weights: a training that is continued stays with it."""
         return dict(self._begun_with)
 
-    def load_state_dict(self, state: dict[str, bool]) -> None:
+    def load_state_dict(self, state: dict[str, str]) -> None:
         self._begun_with = dict(state)
 
 

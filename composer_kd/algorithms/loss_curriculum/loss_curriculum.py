@@ -27,6 +27,7 @@ from composer_kd.algorithms.loss_curriculum.own_losses import OwnLosses
 from composer_kd.algorithms.loss_curriculum.rules import Choice, InfoBatch, Paced, Rho, Rule, Situation, ramp
 from composer_kd.algorithms.loss_curriculum.sample_weights import SampleWeights
 from composer_kd.archive.archive import Archive
+from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.samples import Samples
 from composer_kd.errors import UserError
 from composer_kd.functional.curriculum import PACINGS
@@ -159,6 +160,7 @@ class LossCurriculum(Algorithm):
         self._samples = Samples.none()
         self._stored = torch.zeros(0)
         self._begun = False
+        self._saved: tuple[torch.Tensor, torch.Tensor] | None = None  # ids and stored losses out of a checkpoint
 
     _ALWAYS = frozenset({Event.INIT, Event.FIT_START, Event.EPOCH_START, Event.FIT_END})
     _COLLECTING = frozenset({
@@ -247,7 +249,12 @@ class LossCurriculum(Algorithm):
         self._stored = torch.full((len(self._samples),), torch.nan, dtype=torch.float64)
         if self.archive is None:
             return
-        self._stored = difficulties(self.archive, self._samples, self.statistic)
+        archive, ids = self.archive, torch.from_numpy(self._samples.ids)
+        if self._saved is not None and torch.equal(self._saved[0], ids):
+            self._stored = self._saved[1]
+            return
+        # Rank 0 reads: the run may be recording at this moment, and all ranks must take the same samples.
+        self._stored = on_rank_zero(lambda: difficulties(archive, self._samples, self.statistic))
         unseen, where = int(self._stored.isnan().sum()), self.archive.run.path
         if unseen == len(self._samples):
             raise UserError(
@@ -299,6 +306,9 @@ class LossCurriculum(Algorithm):
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
+        if self.archive is not None:
+            # The archive may hold more by the time this training goes on: it goes on by what it began with.
+            state['stored'] = {'ids': torch.from_numpy(self._samples.ids), 'losses': self._stored}
         if self.rule.needs_own_losses:
             state['own'] = self._own.state_dict()
         return state
@@ -306,6 +316,8 @@ class LossCurriculum(Algorithm):
     def load_state_dict(self, state: dict[str, Any], strict: bool = False) -> None:
         del strict
         self._begun = True
+        if 'stored' in state:
+            self._saved = (state['stored']['ids'], state['stored']['losses'])
         if self.rule.needs_own_losses and 'own' in state:
             self._own.load_state_dict(state['own'])
 

@@ -2,11 +2,12 @@
 
     composer-kd convert cifar100 data/cifar100
     python benchmarks/study.py benchmarks/views/views.yaml
-    python benchmarks/study.py benchmarks/curriculum/curriculum.yaml
+    python benchmarks/study.py benchmarks/curriculum/curriculum.yaml --baseline uniform
 
-Trains what is not finished (``--table-only`` trains nothing), then writes NAME.json and NAME.md beside the YAML, from
-the run directories alone. An interrupted study continues. Several copies of the command with ``--only`` train
-different runs at the same time: accuracies and multiply-adds do not depend on that, and no seconds are compared here.
+Trains what is not finished (``--table-only`` trains nothing), then writes NAME.json and NAME.md beside the YAML from
+the run directories. An interrupted study continues: on the same disk where it was, on another one with the seeds that
+NAME.json does not have yet. Several copies of the command with ``--only RUN`` train different runs at the same time:
+accuracies and multiply-adds do not depend on that, and no seconds are compared here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from composer_kd.archive import RunDir, atomic_write
+from composer_kd.archive import Archive, RunDir, atomic_write
 from composer_kd.runs.plan import PlannedRun, make_plan
 from composer_kd.runs.yaml_file import apply_overrides, read_yaml
 
@@ -32,89 +33,83 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('yaml', type=Path)
     parser.add_argument('changes', nargs='*', metavar='key=value')
-    parser.add_argument(
-        '--baseline', help='the arm that others are compared with (default: named in the YAML, or the first)'
-    )
-    parser.add_argument('--only', metavar='RUN', help='train this run alone')
+    parser.add_argument('--baseline', help='the arm that others are compared with (default: the first)')
+    parser.add_argument('--only', metavar='RUN', help='train this run alone, and write no table')
     parser.add_argument('--table-only', action='store_true')
     options = parser.parse_intermixed_args()
     if not options.table_only:
         command = [sys.executable, '-m', 'composer_kd.run', str(options.yaml), *options.changes, '--no-report']
-        if status := subprocess.run([*command, *(['--only', options.only] if options.only else [])]).returncode:
-            return status
-    if options.only:
-        return 0
+        command += ['--only', options.only] if options.only else []
+        if status := subprocess.run(command, check=False).returncode or options.only is not None:
+            return int(status) if status is not True else 0
     plan = make_plan(apply_overrides(read_yaml(options.yaml), options.changes), where=str(options.yaml))
-    arms: dict[str, list[PlannedRun]] = {}
-    for run in plan.runs:
-        if RunDir(run.folder).finished:
-            arms.setdefault(run.arm, []).append(run)
-    baseline = options.baseline or next(iter(arms))
-    rows = {arm: figures(runs) for arm, runs in arms.items()}
-    for row in rows.values():
-        compare(row, rows[baseline])
-    first = RunDir(plan.runs[0].folder).manifest()
-    result = {
-        'what': comment(options.yaml),
-        'yaml': options.yaml.name,
-        'baseline': baseline,
-        'planned': {arm: sum(run.arm == arm for run in plan.runs) for arm in dict.fromkeys(r.arm for r in plan.runs)},
-        'hardware': first.hardware,
-        'versions': first.versions,
-        'arms': rows,
-    }
+    result = collect(list(plan.runs), options.yaml)
+    result['baseline'] = options.baseline or next(iter(result['arms']))
     atomic_write(options.yaml.with_suffix('.json'), json.dumps(result, indent=1) + '\n')
     atomic_write(options.yaml.with_suffix('.md'), table(result) + '\n')
     print(table(result))
     return 0
 
 
-def figures(runs: list[PlannedRun]) -> dict[str, Any]:
-    """What the runs of an arm reached and cost; one entry a seed."""
-    row: dict[str, Any] = {
-        name: [] for name in ('seed', 'test', 'best', 'samples', 'student', 'teacher', 'saved', 'harvest')
-    }
-    row['curves'] = []
+def collect(runs: list[PlannedRun], yaml: Path) -> dict[str, Any]:
+    """The study so far: the runs that are finished here, and those of NAME.json that are not here."""
+    file = yaml.with_suffix('.json')
+    before = json.loads(file.read_text()) if file.is_file() else {'arms': {}}
+    arms: dict[str, list[dict[str, Any]]] = {}
+    facts = {key: before[key] for key in ('hardware', 'versions') if key in before}
     for run in runs:
-        lines = RunDir(run.folder).metrics()
-        tested = [line for line in lines if line.get('test_accuracy') is not None]
-        row['seed'].append(run.config.seed)
-        row['test'].append(round(100 * tested[-1]['test_accuracy'], 2))
-        row['best'].append(round(100 * max(line['test_accuracy'] for line in tested), 2))
-        row['samples'].append(sum(line['samples'] for line in lines))
-        for name, key in (('student', 'student'), ('teacher', 'teacher'), ('saved', 'teacher_saved')):
-            row[name].append(lines[-1].get(f'multiply_adds_{key}_total', 0.0))
-        row['harvest'].append(harvested(run))
-        row['curves'].append([[line['epoch'], round(100 * line['test_accuracy'], 2)] for line in tested])
-    return row
+        earlier = [one for one in before['arms'].get(run.arm, []) if one['seed'] == run.config.seed]
+        if RunDir(run.folder).finished:
+            manifest = RunDir(run.folder).manifest()
+            facts = {'hardware': manifest.hardware, 'versions': manifest.versions}
+            earlier = [figures(run)]
+        arms.setdefault(run.arm, []).extend(earlier)
+    planned = {arm: sum(run.arm == arm for run in runs) for arm in arms}
+    what = yaml.read_text().splitlines()[0].lstrip('# ')
+    return {'what': what, 'yaml': yaml.name, 'planned': planned, **facts, 'arms': {a: r for a, r in arms.items() if r}}
 
 
-def harvested(run: PlannedRun) -> float:
-    """Multiply-adds of recording the views that this run looked up, all of them on its own account."""
-    if not RunDir(run.folder).metrics()[-1].get('images_recorded_total'):
-        return 0.0
-    cost = 0.0
-    for options in run.config.algorithms.values():
-        for teacher in options.get('teachers', []):
-            folder = teacher if isinstance(teacher, str) else teacher.get('recorded')
-            record = RunDir(folder).manifest().archive if folder else None
-            for view, entry in (record.logits if record else {}).items():
-                if view < (run.config.data.views or math.inf):
-                    cost += (entry.model_extra or {}).get('multiply_adds', 0)
-    return cost
+def figures(run: PlannedRun) -> dict[str, Any]:
+    """What a run reached, in percent, and what it cost, in multiply-adds."""
+    lines = RunDir(run.folder).metrics()
+    tested = [[line['epoch'], round(100 * line['test_accuracy'], 2)] for line in lines if line.get('test_accuracy')]
+    last = lines[-1]
+    return {
+        'seed': run.config.seed,
+        'test': tested[-1][1],
+        'best': max(accuracy for _, accuracy in tested),
+        'samples': sum(line['samples'] for line in lines),
+        'student': last['multiply_adds_student_total'],
+        'teacher': last['multiply_adds_teacher_total'],
+        **looked_up(run, lines),
+        'curve': tested,
+    }
 
 
-def compare(row: dict[str, Any], baseline: dict[str, Any]) -> None:
-    """The difference to the baseline: of equal seeds where both have them, else of the means."""
-    pairs = dict(zip(baseline['seed'], baseline['test'], strict=True))
-    if len(pairs) == len(row['seed']) and set(pairs) != set(row['seed']):  # Taught by the run of the same place.
-        pairs = dict(zip(row['seed'], baseline['test'], strict=True))
-    gains = [value - pairs[seed] for seed, value in zip(row['seed'], row['test'], strict=True) if seed in pairs]
-    row['gain'] = [round(gain, 2) for gain in gains]
+def looked_up(run: PlannedRun, lines: list[dict[str, Any]]) -> dict[str, float]:
+    """What looking up saved, and what recording those views costs, all of it on this run's account."""
+    last = lines[-1]
+    taught = sum(line['samples'] for line in lines if line.get('loss_distill') is not None)
+    # Runs of a version that did not count it looked everything up, or nothing.
+    recorded = last.get('images_recorded_total', 0 if last['multiply_adds_teacher_total'] else taught)
+    saved, harvest = last.get('multiply_adds_teacher_saved_total'), 0.0
+    teachers = [one for options in run.config.algorithms.values() for one in options.get('teachers', [])]
+    for teacher in teachers if recorded else []:
+        archive = Archive(teacher if isinstance(teacher, str) else teacher['recorded'])
+        views = [view for view in archive.views if view < (run.config.data.views or math.inf)]
+        harvest += sum(archive.facts('logits', view)['multiply_adds'] for view in views)
+        if saved is None:
+            saved = recorded * (archive.manifest().multiply_adds or 0)
+    return {'saved': saved or 0.0, 'harvest': harvest}
 
 
-def comment(yaml: Path) -> str:
-    return yaml.read_text().splitlines()[0].lstrip('# ')
+def gains(arm: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> list[float]:
+    """Differences to the baseline: of equal seeds; where an arm has others, of the runs in the same places."""
+    of_seed = {one['seed']: one['test'] for one in baseline}
+    if not of_seed.keys() & {one['seed'] for one in arm}:
+        shift = arm[0]['seed'] - baseline[0]['seed']
+        of_seed = {seed + shift: test for seed, test in of_seed.items()}
+    return [round(one['test'] - of_seed[one['seed']], 2) for one in arm if one['seed'] in of_seed]
 
 
 def spread(values: list[float]) -> str:
@@ -123,19 +118,16 @@ def spread(values: list[float]) -> str:
     return f'{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}'
 
 
-def confidence(gains: list[float]) -> str:
-    if len(gains) < 2 or len(gains) - 1 not in T95:
-        return ''
-    half = T95[len(gains) - 1] * statistics.stdev(gains) / math.sqrt(len(gains))
-    return (
-        f'{statistics.mean(gains):+.1f} ({statistics.mean(gains) - half:+.1f} to {statistics.mean(gains) + half:+.1f})'
-    )
+def confidence(values: list[float]) -> str:
+    if len(values) - 1 not in T95:
+        return f'{statistics.mean(values):+.1f}' if values else ''
+    mean, half = statistics.mean(values), T95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    return f'{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})'
 
 
 def table(result: dict[str, Any]) -> str:
-    arms, baseline = result['arms'], result['baseline']
-    student = statistics.mean(arms[baseline]['student'])
-    facts = result['hardware']
+    arms, baseline, facts = result['arms'], result['baseline'], result['hardware']
+    student = statistics.mean(one['student'] for one in arms[baseline])
     lines = [f'# {result["what"]}', '']
     lines += [f'[{result["yaml"]}]({result["yaml"]}), {facts["cpu"]}, torch {result["versions"]["torch"]}.']
     lines += [f"Costs are multiply-adds as shares of {baseline}'s training; gains are over {baseline}, paired, with a"]
@@ -145,14 +137,18 @@ def table(result: dict[str, Any]) -> str:
     ]
     heads = 'arm', 'seeds', 'test, last, %', 'best, %', 'gain', 'samples', 'student', 'teachers', 'harvest', 'saved'
     lines += [f'| {" | ".join(heads)} |', '|---|' + '---:|' * (len(heads) - 1)]
-    for arm, row in arms.items():
-        costs = [statistics.mean(row[name]) / student for name in ('student', 'teacher', 'harvest', 'saved')]
-        shown = ' | '.join(f'{100 * cost:.1f} %' for cost in costs)
-        gain = '' if arm == baseline else confidence(row['gain'])
-        lines.append(
-            f'| {arm} | {len(row["seed"])} of {result["planned"][arm]} | {spread(row["test"])} | '
-            f'{spread(row["best"])} | {gain} | {statistics.mean(row["samples"]):,.0f} | {shown} |'
-        )
+    for arm, runs in arms.items():
+        costs = [statistics.mean(one[name] for one in runs) for name in ('student', 'teacher', 'harvest', 'saved')]
+        cells = [
+            arm,
+            f'{len(runs)} of {result["planned"][arm]}',
+            spread([one['test'] for one in runs]),
+            spread([one['best'] for one in runs]),
+            '' if arm == baseline else confidence(gains(runs, arms[baseline])),
+            f'{statistics.mean(one["samples"] for one in runs):,.0f}',
+            *(f'{100 * cost / student:.1f} %' for cost in costs),
+        ]
+        lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 
 

@@ -188,7 +188,14 @@ def test_a_run_directory_looks_up_when_its_archive_covers_the_training(made, cap
     assert algorithm.live_teachers == []  # Its model is not kept.
 
 
-@pytest.mark.parametrize('beside', [MixUp(), CutMix(), SelectiveBackprop(0.0, 1.0)], ids=['MixUp', 'CutMix', 'SB'])
+class MyMixUp(MixUp):
+    """Somebody's own, which mixes as well."""
+
+
+CHANGING = {'MixUp': MixUp(), 'CutMix': CutMix(), 'own': MyMixUp(), 'drops': SelectiveBackprop(0.0, 1.0)}
+
+
+@pytest.mark.parametrize('beside', CHANGING.values(), ids=CHANGING.keys())
 def test_what_changes_the_input_is_refused_beside_recorded_teachers(made, beside) -> None:
     with pytest.raises(UserError, match=f'{type(beside).__name__}.*live teacher'):
         train(TeacherMixupKD(teachers=[Teacher.recorded(made[0])]), tiny_data(VIEWS), beside=(beside,))
@@ -201,6 +208,23 @@ def test_mixup_makes_a_run_directory_a_live_teacher(made) -> None:
         train(algorithm, tiny_data(VIEWS), epochs='1ep', beside=(MixUp(),))
     assert algorithm.images_taught == [3 * 64]
     assert algorithm.images_recorded == [0]
+
+
+def test_a_table_that_was_replaced_meanwhile_is_not_used(run) -> None:
+    data = tiny_data(VIEWS)
+    recordings = Recordings([RecordedTeacher(run)], data.train_set, torch.device('cpu'))
+    ids = torch.from_numpy(data.train_set.ids[:3])
+    recordings.look_up(torch.stack([ids, torch.zeros(3, dtype=torch.int64)], 1))
+    archive = Archive(run)
+    facts = archive.facts('logits', 1)
+    for change in ({'augmentation': {**facts['augmentation'], 'padding': 2}}, {'weights': 'of another training'}):
+        logits = {'logits': archive.table('logits', 1)['logits'].clone()}
+        archive.put('logits', 1, archive.samples(), logits, {**facts, **change}, merge=False)
+        with pytest.raises(UserError, match='another augmentation|other weights'):
+            recordings.look_up(torch.stack([ids, torch.ones(3, dtype=torch.int64)], 1))
+    archive.drop('logits', lambda view: view == 0)
+    with pytest.raises(UserError, match='holds no view 1, which this epoch asks for'):
+        recordings.look_up(torch.stack([ids, torch.ones(3, dtype=torch.int64)], 1))
 
 
 def test_a_flipped_byte_is_found_before_anything_is_taught(run) -> None:

@@ -220,7 +220,7 @@ def test_a_table_that_was_replaced_meanwhile_is_not_used(run) -> None:
     for change in ({'augmentation': {**facts['augmentation'], 'padding': 2}}, {'weights': 'of another training'}):
         logits = {'logits': archive.table('logits', 1)['logits'].clone()}
         archive.put('logits', 1, archive.samples(), logits, {**facts, **change}, merge=False)
-        with pytest.raises(UserError, match='another augmentation|other weights'):
+        with pytest.raises(UserError, match=r'another augmentation|other weights'):
             recordings.look_up(torch.stack([ids, torch.ones(3, dtype=torch.int64)], 1))
     archive.drop('logits', lambda view: view == 0)
     with pytest.raises(UserError, match='holds no view 1, which this epoch asks for'):

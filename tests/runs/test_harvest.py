@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,13 +29,6 @@ from tests.callbacks import keyed
 from tests.runs.common import write_yaml
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def _own_warnings():
-    # The command shows warnings in its own way; other tests keep theirs.
-    with warnings.catch_warnings():
-        yield
 
 
 @pytest.fixture(scope='module')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from pathlib import Path
 
 import pytest
@@ -22,13 +21,6 @@ from tests.runs.common import TINY, write_yaml
 torch.set_num_threads(1)
 
 BOTH = {'losses': True, 'logits': {'views': 2}}
-
-
-@pytest.fixture(autouse=True)
-def _own_warnings():
-    # The command shows warnings in its own way; other tests keep theirs.
-    with warnings.catch_warnings():
-        yield
 
 
 @pytest.fixture(scope='module')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,6 @@ from composer_kd.runs.verify import KEYS
 from tests.runs.common import write_yaml
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def _own_warnings():
-    # The command shows warnings in its own way; other tests keep theirs.
-    with warnings.catch_warnings():
-        yield
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import logging
 import math
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from composer.core import Algorithm, Event, State
+from composer.core import Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from composer_kd.algorithms.described import Described
 from composer_kd.algorithms.distillation.lookup import Lookup
 from composer_kd.algorithms.distillation.loss import make_loss
 from composer_kd.algorithms.distillation.overtaking import Overtaking
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 TeacherLike = Teacher | torch.nn.Module | str | Path | Mapping[str, Any]
 
 
-class Distillation(Algorithm):
+class Distillation(Described):
     """Teach a student with the outputs of earlier models: teachers, a mix, a loss and a schedule.
 
     While the schedule is on, the loss of every step is::
@@ -83,15 +83,6 @@ class Distillation(Algorithm):
             )
     """
 
-    _arguments: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Distillation:
-        # Kept for __repr__, which Composer records: a preset shows what its own constructor was given.
-        instance = super().__new__(cls)
-        given = inspect.signature(cls.__init__).bind_partial(instance, *args, **kwargs).arguments
-        instance._arguments = {name: value for name, value in given.items() if value is not instance}
-        return instance
-
     def __init__(
         self,
         teachers: Sequence[TeacherLike] | TeacherLike,
@@ -113,6 +104,7 @@ class Distillation(Algorithm):
         self.mix.check(len(several))
         self._loss = make_loss(loss, temperature, standardize)
         self.teachers = _with_names_of_their_own([Teacher.of(teacher) for teacher in several])
+        self.arguments['teachers'] = self.teachers
         self.checks = OutputChecks([teacher.name for teacher in self.teachers])
         self.clock = Clock()
         self.images_taught = [0] * len(self.teachers)
@@ -435,14 +427,6 @@ class Distillation(Algorithm):
         self._lookup.load_state_dict(state.get('lookup', {}))
         if self._overtaking is not None and 'overtaking' in state:
             self._overtaking.load_state_dict(state['overtaking'])
-
-    def __repr__(self) -> str:
-        arguments = {**self._arguments, 'teachers': self.teachers}
-        return f'{type(self).__name__}({", ".join(f"{name}={_shown(value)}" for name, value in arguments.items())})'
-
-
-def _shown(value: Any) -> str:
-    return value.__name__ if inspect.isfunction(value) else repr(value)
 
 
 def _weight(value: float, name: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 
+from composer_kd.algorithms.described import Described
 from composer_kd.algorithms.distillation.distillation import Distillation
 from composer_kd.algorithms.loss_curriculum.arguments import (
     OF_MODE,
@@ -41,7 +41,7 @@ _MIXED = 'the loss of a mixed image is that of no sample'
 SPOIL_LOSSES = {'MixUp': _MIXED, 'CutMix': _MIXED, 'SelectiveBackprop': 'it drops samples but not their ids'}
 
 
-class LossCurriculum(Algorithm):
+class LossCurriculum(Described):
     """Let the losses of samples decide what an epoch trains on, in one of three modes.
 
     ``'curriculum'``: an earlier run recorded how difficult each sample was. Training begins on the easiest share, and
@@ -101,15 +101,6 @@ class LossCurriculum(Algorithm):
             )
     """
 
-    _arguments: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> LossCurriculum:
-        # Kept for __repr__, which Composer records, and to tell a default from an argument that was given.
-        instance = super().__new__(cls)
-        given = inspect.signature(cls.__init__).bind_partial(instance, *args, **kwargs).arguments
-        instance._arguments = {name: value for name, value in given.items() if value is not instance}
-        return instance
-
     def __init__(
         self,
         archive: Archive | str | Path | None = None,
@@ -127,7 +118,7 @@ class LossCurriculum(Algorithm):
         keep: float = 0.5,
     ):
         one_of(mode, 'mode', OF_MODE)
-        refuse_arguments_of_other_modes(mode, self._arguments)
+        refuse_arguments_of_other_modes(mode, self.arguments)
         self.mode, self.statistic, self.unseen = mode, statistic, unseen
         if mode == 'curriculum':
             one_of(order, 'order', ('easy_first', 'hard_first'))
@@ -320,6 +311,3 @@ class LossCurriculum(Algorithm):
             self._saved = (state['stored']['ids'], state['stored']['losses'])
         if self.rule.needs_own_losses and 'own' in state:
             self._own.load_state_dict(state['own'])
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}({", ".join(f"{name}={value!r}" for name, value in self._arguments.items())})'

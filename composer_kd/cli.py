@@ -209,9 +209,15 @@ def _verify(arguments: argparse.Namespace) -> int:
     from composer_kd.runs.verify import verify_run
 
     quieten()
+    faults = 0
     for run in arguments.runs:
-        verify_run(run, not arguments.no_spot_check, arguments.seed, say)
-    return 0
+        try:
+            verify_run(run, not arguments.no_spot_check, arguments.seed, say)
+        except UserError as error:  # The others are looked at too.
+            if arguments.debug:
+                raise
+            faults += _fail(str(error), 1)
+    return min(faults, 1)
 
 
 def _add_list(commands) -> None:

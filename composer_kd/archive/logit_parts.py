@@ -52,7 +52,9 @@ def write_logits(
     write_part(archive, 'logits', view, samples, columns, facts)
 
 
-def merge_logits(archive: Archive, view: int, facts: Mapping[str, Any], multiply_adds: int = 0) -> None:
+def merge_logits(
+    archive: Archive, view: int, facts: Mapping[str, Any], multiply_adds: int = 0, counted_as: str = ''
+) -> None:
     """Move what the parts of a view say into its table; rows that it has already stay as they are.
 
     Args:
@@ -60,6 +62,7 @@ def merge_logits(archive: Archive, view: int, facts: Mapping[str, Any], multiply
         view: Whose.
         facts: Those that the parts were written with; they become the table's.
         multiply_adds: The cost of one sample's forward pass, where one was made for the recording.
+        counted_as: Begins the names of the costs in the manifest, where another than the table's recorder paid them.
     """
     parts = read_parts(archive, 'logits', view, facts)
     if parts is not None:
@@ -72,9 +75,9 @@ def merge_logits(archive: Archive, view: int, facts: Mapping[str, Any], multiply
         images = len(new) if multiply_adds else 0
         counts = {
             'clipped': clipped(columns),
-            'images': images,
-            'seconds': round(seconds, 3),
-            'multiply_adds': images * multiply_adds,
+            f'{counted_as}images': images,
+            f'{counted_as}seconds': round(seconds, 3),
+            f'{counted_as}multiply_adds': images * multiply_adds,
         }
         if len(new):
             archive.put('logits', view, samples.take(new), columns, facts, counts=counts)

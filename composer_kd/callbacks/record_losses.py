@@ -61,6 +61,7 @@ class RecordLosses(Callback):
         self.archive = Archive(run_dir)
         self._losses = SampleLosses(type(self).__name__)
         self._samples = Samples.none()
+        self._replaces = False  # Whether the losses of an earlier training are still there.
         self._begin_epoch(0)
 
     def _begin_epoch(self, epoch: int) -> None:
@@ -82,11 +83,13 @@ class RecordLosses(Callback):
         record = self.archive.manifest().archive
         later = [] if record is None else [number for number in record.loss if number >= epoch]
         anew = epoch == 0 and not self._steps and self._before is None
-        if later and anew:
+        self._replaces = bool(later) and anew
+        if self._replaces:
             warnings.warn(
                 f'{self.archive.run.path}: the losses of an earlier training ({len(later)} epochs) are replaced',
                 stacklevel=2,
             )
+            return  # When there is something to replace them with.
         self.archive.drop('loss', lambda number: number < epoch)
 
     # -- a step ---------------------------------------------------------------------------------------------------
@@ -125,7 +128,13 @@ class RecordLosses(Callback):
         rows = rows_of(entries.ids, self._samples, type(self).__name__)
         columns = {'loss': torch.from_numpy(entries.loss), 'correct': torch.from_numpy(entries.correct)}
         samples = self._samples.take(rows)
-        on_rank_zero(lambda: self.archive.put('loss', self._epoch, samples, columns, merge=False))
+        on_rank_zero(lambda: self._put(samples, columns))
+
+    def _put(self, samples: Samples, columns: dict[str, torch.Tensor]) -> None:
+        if self._replaces:
+            self.archive.drop('loss', lambda number: False)
+            self._replaces = False
+        self.archive.put('loss', self._epoch, samples, columns, merge=False)
 
     def _everyones(self) -> _Entries | None:
         """What all ranks recorded of the epoch so far, each sample once: as its first step, lowest rank, met it."""

@@ -28,6 +28,7 @@ from composer_kd.runs.objects import (
     make_optimizer,
     make_scheduler,
 )
+from composer_kd.runs.recording import check_top_k
 
 __all__ = ['Built', 'build_trainer']
 
@@ -74,6 +75,7 @@ def build_trainer(
         keep_freed_memory()
     reproducibility.seed_all(config.seed)
     data = open_data(_data_section(config, say), batch_size=config.batch_size, seed=config.seed)
+    check_top_k(config, data.num_classes)
     model = classifier(
         build_model(config.model, data.num_classes, data.shape),
         data.num_classes,

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from composer.core import Callback, State
+from composer.loggers import Logger
 from composer.utils import dist
 
 from composer_kd.algorithms import Distillation
@@ -66,14 +68,12 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
             planned.config,
             run,
             checkpoint,
-            callbacks=[*make_recorders(planned.config, run), progress],
+            callbacks=[*make_recorders(planned.config, run), progress, _Begun(run, planned)],
             say=progress.say,
             progress_bar=progress.bar,
             count_runs=presence.count,
         )
         try:
-            # Only now: settings that cannot be built may be put right and tried again.
-            on_rank_zero(lambda: None if run.config_file.exists() else run.write_config(planned.resolved()))
             _fit(built, run)
             on_rank_zero(lambda: _finish(run, planned, built))
             on_rank_zero(lambda: run.prune_checkpoints(planned.config.keep_checkpoints))
@@ -81,6 +81,21 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
             built.trainer.close()
         harvest_configured(planned.config, run, built.data.train_set, progress.say, progress.bar)
         progress.end_run(number, run)
+
+
+class _Begun(Callback):
+    """Write ``run.yaml`` when a first step has been trained: until then, settings may be put right and tried again."""
+
+    def __init__(self, run: RunDir, planned: PlannedRun):
+        self._run, self._planned = run, planned
+        self._done = False
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        if not self._done:
+            self._done = True
+            on_rank_zero(
+                lambda: None if self._run.config_file.exists() else self._run.write_config(self._planned.resolved())
+            )
 
 
 def _fit(built: Built, run: RunDir) -> None:

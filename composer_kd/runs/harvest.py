@@ -123,8 +123,9 @@ def harvest_views(
         views = 1
     with ExitStack() as stack:
         on_rank_zero(lambda: stack.enter_context(locked(run.path / 'archive' / '.harvest.lock', str(run))))
+        teacher = RunTeacher(run)  # Before anything is forgotten: its weights may be damaged.
         on_rank_zero(lambda: _make_way(archive, facts, replace))
-        harvest = Harvest(archive, dataset, facts, RunTeacher(run), state, batch_size)
+        harvest = Harvest(archive, dataset, facts, teacher, state, batch_size)
         for view in range(views):
             begun = time.perf_counter()
             _, images = harvest.view(view, shown=partial(_shown, what=f'view {view}', bar=bar))

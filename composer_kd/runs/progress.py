@@ -85,6 +85,12 @@ class Progress(Callback):
 
     # -- a run ----------------------------------------------------------------------------------------------------
 
+    def fit_start(self, state: State, logger: Logger) -> None:
+        for algorithm in state.algorithms:
+            for teacher in getattr(algorithm, 'teachers', []):
+                if getattr(teacher, 'chosen', None):
+                    self.say(f'{self._label}: teacher {teacher.name} is {teacher.chosen}')
+
     def epoch_start(self, state: State, logger: Logger) -> None:
         self._since = time.perf_counter()
 

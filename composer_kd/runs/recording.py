@@ -18,7 +18,7 @@ from composer_kd.runs.config import RunConfig
 from composer_kd.runs.harvest import harvest_views, missing_views, open_run_data
 from composer_kd.teachers.harvest import Inference
 
-__all__ = ['check_recording', 'harvest_configured', 'make_recorders', 'reopen', 'supply_missing']
+__all__ = ['check_recording', 'check_top_k', 'harvest_configured', 'make_recorders', 'reopen', 'supply_missing']
 
 
 def make_recorders(config: RunConfig, run: RunDir) -> list[Callback]:
@@ -63,6 +63,15 @@ def check_recording(config: RunConfig, place: str, algorithms: Collection[str]) 
         raise UserError(
             f'{where}.from: {changing[0]} changes the images beyond their views, so what the model answers to them is '
             f"of no use; use 'harvest'"
+        )
+
+
+def check_top_k(config: RunConfig, classes: int) -> None:
+    """Refuse to keep more logits than there are, once the data says how many."""
+    logits = config.archive.logits if config.archive is not None else None
+    if logits is not None and logits.top_k is not None and logits.top_k > classes:
+        raise UserError(
+            f'archive.logits.top_k: {logits.top_k} of {classes} classes; lower it, or leave it out to keep all'
         )
 
 
@@ -145,5 +154,13 @@ def supply_missing(config: RunConfig, run: RunDir, say: Callable[[str], None], b
     if wanted.logits.source == 'training':
         if record is None or not set(range(views)) <= set(record.logits):
             say(f"{run}: 'from: training' records while a run trains; use 'from: harvest' for one that has finished")
+    elif record is not None and any(
+        table.model_dump().get('top_k') != wanted.logits.top_k for table in record.logits.values()
+    ):
+        kept = '' if wanted.logits.top_k is None else f' --top-k {wanted.logits.top_k}'
+        say(
+            f'{run}: its logits were kept in another form (top_k) than archive.logits asks for; '
+            f'`composer-kd harvest {run} --replace{kept}` records them anew'
+        )
     elif on_rank_zero(lambda: missing_views(archive, views, manifest.data.num_samples)):
         harvest_configured(config, run, open_run_data(run).train_set, say, bar)

@@ -72,9 +72,10 @@ def _spot_check(run: RunDir, archive: Archive, manifest: Manifest, seed: int) ->
     for view in views:
         if archive.facts('logits', view).get('weights') != manifest.weights.hash:
             raise _wrong(run, f'the logits of view {view} are those of other weights than it has')
+    teacher = RunTeacher(run)
     try:
         dataset = open_run_data(run).train_set
-        model = _Model(run, manifest, dataset, {archive.facts('logits', view)['precision'] for view in views})
+        model = _Model(run, teacher, manifest, dataset, {archive.facts('logits', view)['precision'] for view in views})
     except UserError as error:
         return f'its logits cannot be checked against its model here: {error}'
     drawn = np.random.default_rng(seed)
@@ -126,11 +127,13 @@ class _Check:
 class _Model:
     """The run's model, asked about samples of its data."""
 
-    def __init__(self, run: RunDir, manifest: Manifest, dataset: KeyedImages, precisions: set[str]):
+    def __init__(
+        self, run: RunDir, teacher: RunTeacher, manifest: Manifest, dataset: KeyedImages, precisions: set[str]
+    ):
         config, classes = run.read_config(), manifest.data.num_classes
         self.dataset = dataset
         self.states = {one: Inference.like({**config, 'precision': one}, 'auto', classes) for one in precisions}
-        self.teacher = RunTeacher(run)
+        self.teacher = teacher
 
     def distance(self, check: _Check) -> Tensor:
         """How far what is recorded of each sample is from the model's answer, as a part of its largest logit."""

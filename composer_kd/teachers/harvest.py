@@ -158,7 +158,9 @@ class Harvest:
                     write_logits(self.archive, view, self.samples.take(rows), logits, facts, seconds)
             if chunks or unmerged:
                 cost = self.teacher.multiply_adds(self.dataset.facts.shape)
-                on_rank_zero(lambda: merge_logits(self.archive, view, facts, cost))
+                # A student that completes somebody's harvest pays for that itself.
+                counted_as = '' if facts['source'] == self.facts['source'] else 'filled_'
+                on_rank_zero(lambda: merge_logits(self.archive, view, facts, cost, counted_as))
         return sum(map(len, mine)), sum(map(len, chunks))
 
     def logits(self, view: int, rows: Rows) -> Iterator[Tensor]:

@@ -37,6 +37,7 @@ class RecordedTeacher(Teacher):
         looks_up: Whether the archive serves this training; decided when its data is known (FIT_START). Until then, and
             where it does not, :attr:`live` teaches.
         live: The run's model; loaded when something has to be computed.
+        chosen: For a run directory that may be taught either way, what was chosen and why; said by rank 0.
     """
 
     def __init__(
@@ -64,8 +65,11 @@ class RecordedTeacher(Teacher):
         self.unseen = unseen
         self.or_live = or_live
         self.data_normalization = data_normalization
-        self.manifest: Manifest = finished_manifest(self.archive.run)
+        # What is only looked up needs no model: any recording will do, that of a Trainer without a run.yaml too.
+        alone = unseen == 'label' and not fill and not or_live
+        self.manifest: Manifest = self.archive.manifest() if alone else finished_manifest(self.archive.run)
         self.looks_up = not or_live
+        self.chosen: str | None = None
         self.live: LiveTeacher | None = None
         if or_live:
             self.load_live()  # Its faults are found where a live teacher's are: before anything is built around it.
@@ -88,11 +92,12 @@ class RecordedTeacher(Teacher):
             begun_with: What this returned when a training that is continued began: it is not decided twice.
 
         Returns:
-            The hash of the weights that the recorded outputs are of, or an empty string for a teacher that computes.
+            The hash of the weights that the recorded outputs are of (``'moving'`` where a training recorded them and
+            left none), or an empty string for a teacher that computes.
         """
         dataset = getattr(state.train_dataloader, 'dataset', None)
         problem = refused_beside(state.algorithms) or self._misfit(dataset, views)
-        weights = self.manifest.weights.hash if self.manifest.weights else ''
+        weights = self.manifest.weights.hash if self.manifest.weights else 'moving'
         if begun_with and begun_with != weights:
             problem = f'{self.path} holds other weights by now; put those back, or begin anew'
         if problem and (not self.or_live or begun_with):
@@ -101,8 +106,8 @@ class RecordedTeacher(Teacher):
         looks_up = problem is None if begun_with is None else bool(begun_with)
         if self.or_live:
             why = f': {problem}' if problem else ''
-            chosen = f'recorded in {len(self.archive.views)} views' if looks_up else f'live{why}'
-            log.info('teacher %s is %s', self.name, chosen)
+            self.chosen = f'looked up, in {len(self.archive.views)} views' if looks_up else f'live{why}'
+            log.info('teacher %s is %s', self.name, self.chosen)
         return weights if looks_up else ''
 
     def settle(self, state: Any, views: Iterable[int] | None, looks_up: bool) -> None:

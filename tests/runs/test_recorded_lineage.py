@@ -7,8 +7,10 @@ import os
 import pytest
 
 from composer_kd.archive import Archive, RunDir
+from composer_kd.cli import main
 from composer_kd.errors import UserError
 from composer_kd.runs.execute import execute
+from composer_kd.runs.harvest import harvest_run
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.progress import Progress
 from tests.runs.common import TINY
@@ -111,3 +113,47 @@ def test_a_sweep_pays_for_its_teacher_once(tmp_path) -> None:
     assert totals[0]['multiply_adds_teacher_total'] > 0
     assert [total['multiply_adds_teacher_total'] for total in totals[1:]] == [0, 0]
     assert len({total['images_recorded_total'] for total in totals}) == 1
+
+
+def test_a_refused_recording_can_be_put_right(tmp_path, capfd) -> None:
+    executed(tmp_path, {'gen0': None})
+    folder = tmp_path / 'gen0'
+    student = {'name': 'gen1', 'lineage': None, 'save_folder': str(tmp_path)}
+    with pytest.raises(UserError, match='no recorded logits'):
+        one_run(student, {'recorded': str(folder)})
+    # Nothing was trained, so nothing was begun: the remedy of the line works.
+    one_run(student, {'live': str(folder)})
+    one_run({**student, 'name': 'gen2'}, str(folder))
+    assert 'teacher gen0 is live: ' in capfd.readouterr().out
+
+
+def one_run(changes, teacher) -> None:
+    values = {**TINY, **changes, 'algorithms': {'TeacherMixupKD': {'teachers': [teacher]}}}
+    execute(make_plan({key: value for key, value in values.items() if value is not None}), Progress(False))
+
+
+def test_harvest_anew_looks_at_the_weights_first(tmp_path) -> None:
+    run = executed(tmp_path, {'gen0': {'archive': {'logits': {'views': 1}}}})['gen0']
+    weights = bytearray(run.weights_file.read_bytes())
+    weights[-9] ^= 1
+    run.weights_file.write_bytes(bytes(weights))
+    with pytest.raises(UserError, match='damaged'):
+        harvest_run(run.path, replace=True)
+    assert Archive(run.path).views == [0]
+
+
+def test_more_logits_than_classes_are_refused_before_the_training(tmp_path) -> None:
+    with pytest.raises(UserError, match=r'archive\.logits\.top_k: 101 of 100 classes'):
+        executed(tmp_path, {'gen0': {'archive': {'logits': {'views': 1, 'top_k': 101}}}})
+    assert not (tmp_path / 'gen0' / 'metrics.jsonl').exists()
+
+
+def test_verify_looks_at_every_run(tmp_path, capfd) -> None:
+    runs = executed(tmp_path, {'a': None, 'b': None, 'c': None}, max_duration='1ep')
+    (runs['a'].path / 'run.yaml').write_text('changed')
+    runs['b'].weights_file.unlink()
+    assert main(['verify', *(str(run.path) for run in runs.values())]) == 1
+    out, err = capfd.readouterr()
+    assert f'{runs["c"].path}: 3 files are as they were written' in out
+    assert 'run.yaml: damaged' in err
+    assert 'weights.safetensors: this file of the run is missing' in err

@@ -12,7 +12,7 @@ import pytest
 import torch
 from composer.algorithms import CutMix, MixUp, SelectiveBackprop
 
-from composer_kd import Archive, Teacher, TeacherMixupKD, UserError
+from composer_kd import Archive, RecordLogits, Teacher, TeacherMixupKD, UserError
 from composer_kd.archive import RunDir
 from composer_kd.data.transform import Prepare
 from composer_kd.functional.top_k import keep_top, spread_rest
@@ -184,7 +184,7 @@ def test_a_run_directory_looks_up_when_its_archive_covers_the_training(made, cap
     train(algorithm, tiny_data(VIEWS))
     assert algorithm.images_taught == [0]
     assert algorithm.images_recorded == [2 * 3 * 64]
-    assert 'is recorded in 2 views' in caplog.text
+    assert 'is looked up, in 2 views' in caplog.text
     assert algorithm.live_teachers == []  # Its model is not kept.
 
 
@@ -269,6 +269,18 @@ def test_a_run_that_has_not_finished_cannot_be_looked_up(run) -> None:
     (run / 'weights.safetensors').unlink()
     with pytest.raises(UserError, match='has not finished'):
         Teacher.recorded(run)
+
+
+def test_what_a_trainer_of_ones_own_recorded_teaches_without_a_run(tmp_path) -> None:
+    recorder = RecordLogits(tmp_path / 'mine', views=VIEWS)
+    train(TeacherMixupKD([torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 100))]), tiny_data(None),
+          callbacks=[recorder])  # fmt: skip
+    student = TeacherMixupKD([Teacher.recorded(tmp_path / 'mine', unseen='label')])
+    train(student, tiny_data(VIEWS))
+    assert student.images_taught == [0]
+    assert 0 < student.images_recorded[0] <= 2 * 3 * 64
+    with pytest.raises(UserError, match=r'no run\.yaml'):
+        Teacher.recorded(tmp_path / 'mine')
 
 
 def test_options_of_a_yaml_make_the_teacher(made) -> None:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ import torch
 
 from composer_kd import Archive
 from composer_kd.archive import Manifest, Samples, atomic_write
+from composer_kd.data.transform import Augmentation
 from composer_kd.runs.execute import hardware, versions
 from composer_kd.teachers.recorded import RecordedTeacher
 from composer_kd.teachers.recordings import Recordings
@@ -41,7 +43,11 @@ def main() -> None:
     content = chance.integers(0, 2**63, SAMPLES, dtype=np.uint64)
     samples = Samples(np.arange(SAMPLES), content, chance.integers(0, CLASSES, SAMPLES))
     dataset = SimpleNamespace(
-        ids=samples.ids, content_hashes=samples.content, labels=samples.labels, num_classes=CLASSES
+        ids=samples.ids,
+        content_hashes=samples.content,
+        labels=samples.labels,
+        num_classes=CLASSES,
+        augmentation=Augmentation(),
     )
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +93,7 @@ def write(folder: Path, samples: Samples, figures: dict[str, float]) -> Archive:
     archive.begin(Manifest.model_validate({'run': folder.name, 'seed': 0, 'data': data, 'files': {}}))
     logits = torch.randn(SAMPLES, CLASSES).half()
     begun = time.perf_counter()
-    archive.put('logits', 0, samples, {'logits': logits}, {'classes': CLASSES})
+    archive.put('logits', 0, samples, {'logits': logits}, {'classes': CLASSES, 'augmentation': asdict(Augmentation())})
     figures['writing a view, ms'] = 1000 * (time.perf_counter() - begun)
     return archive
 
@@ -95,7 +101,8 @@ def write(folder: Path, samples: Samples, figures: dict[str, float]) -> Archive:
 def of(archive: Archive) -> RecordedTeacher:
     """A recorded teacher without a trained run around it: these tables are drawn."""
     teacher = RecordedTeacher.__new__(RecordedTeacher)
-    teacher.archive, teacher.name = archive, archive.run.path.name
+    teacher.archive, teacher.name, teacher.fill = archive, archive.run.path.name, False
+    teacher.path, teacher.manifest = str(archive.run.path), archive.manifest()
     return teacher
 
 

@@ -56,22 +56,29 @@ class Steps(Callback):
 
 
 class Timed:
-    """Sums the seconds of an object's own methods, each call by itself."""
+    """Notes the seconds of an object's own methods, each of which is called once a step."""
 
     def __init__(self, target: object, names: tuple[str, ...]):
-        self.seconds = 0.0
+        self._seconds: dict[str, list[float]] = {name: [] for name in names}
         for name in names:
-            setattr(target, name, self._clocked(getattr(target, name)))
+            setattr(target, name, self._clocked(getattr(target, name), self._seconds[name]))
 
-    def _clocked(self, method: Callable) -> Callable:
+    def _clocked(self, method: Callable, seconds: list[float]) -> Callable:
         def call(*arguments, **options):
             begun = time.perf_counter()
             try:
                 return method(*arguments, **options)
             finally:
-                self.seconds += time.perf_counter() - begun
+                seconds.append(time.perf_counter() - begun)
 
         return call
+
+    def take(self) -> float:
+        """Of a typical step since the last time: a first one may open tables."""
+        total = sum(statistics.median(seconds) for seconds in self._seconds.values() if seconds)
+        for seconds in self._seconds.values():
+            seconds.clear()
+        return total
 
 
 class Bench:
@@ -133,11 +140,11 @@ class Bench:
         name = f'{len(runs)} recorded'
 
         def timed() -> float:
-            taught, own.seconds, looked.seconds = sum(algorithm.images_taught), 0.0, 0.0
-            figure = run()
+            taught = sum(algorithm.images_taught)
+            figure, whole, lookup = run(), own.take(), looked.take()
             if sum(algorithm.images_taught) == taught:
-                self.note(f'looking up, {name}', looked.seconds)
-                self.note(f'the whole distillation, {name}', own.seconds)
+                self.note(f'looking up, {name}', lookup)
+                self.note(f'the whole distillation, {name}', whole)
             return figure
 
         return timed
@@ -149,15 +156,14 @@ class Bench:
         run = self.trainer(callback=recorder)
 
         def timed() -> float:
-            own.seconds = 0.0
             figure = run()
-            self.note('RecordLosses', own.seconds)
+            self.note('RecordLosses', own.take())
             return figure
 
         return timed
 
     def note(self, name: str, seconds: float) -> None:
-        self.microseconds.setdefault(name, []).append(1e6 * seconds / self.steps)
+        self.microseconds.setdefault(name, []).append(1e6 * seconds)
 
     def trainer(self, algorithm: TeacherMixupKD | None = None, callback: Callback | None = None) -> Callable[[], float]:
         """Our path: what a YAML's run has, without evaluators and checkpoints."""

@@ -102,7 +102,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         r'lineage\.b\.curriculum: LossCurriculum is there twice; give it once',
     ),
     'beside MixUp': (
-        {'curriculum': {'mode': 'infobatch'}, 'algorithms': ['MixUp']},
+        {'curriculum': {'mode': 'infobatch'}, 'algorithms': ['MixUp'], 'archive': None},
         r'LossCurriculum: MixUp is in the same Trainer',
     ),
     'a circle': (

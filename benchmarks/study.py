@@ -5,9 +5,10 @@
     python benchmarks/study.py benchmarks/curriculum/curriculum.yaml --baseline uniform
 
 Trains what is not finished (``--table-only`` trains nothing), then writes NAME.json and NAME.md beside the YAML from
-the run directories. An interrupted study continues: on the same disk where it was, on another one with the seeds that
-NAME.json does not have yet. Several copies of the command with ``--only RUN`` train different runs at the same time:
-accuracies and multiply-adds do not depend on that, and no seconds are compared here.
+the run directories. An interrupted study continues where it was. What NAME.json has of runs that are not on this disk
+is kept: on another machine, ``--only RUN`` trains a run that is missing (after those that teach it). Several copies of
+the command with ``--only`` train different runs at the same time: accuracies and multiply-adds do not depend on that,
+and no seconds are compared here.
 """
 
 from __future__ import annotations

@@ -25,16 +25,16 @@ from composer_kd.callbacks.recording import begin_recording, refuse_beside, rows
 from composer_kd.data.sampler import TrainSampler
 from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of, logits_of
+from composer_kd.models.beside import CHANGE_IMAGES
 from composer_kd.models.first_pass import FirstPass
 from composer_kd.teachers.harvest import precision_of
 
-__all__ = ['CHANGE_IMAGES', 'RecordLogits']
+__all__ = ['RecordLogits']
 
 # Rows that a rank keeps in memory before they become a part.
 _CHUNK = 16_384
 
 # Algorithms of Composer's that change an image beyond what its key says.
-CHANGE_IMAGES = ('MixUp', 'CutMix', 'ColOut', 'CutOut', 'ProgressiveResizing', 'AugMix', 'RandAugment')
 
 
 class RecordLogits(Callback):

@@ -18,12 +18,10 @@ from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.archive.samples import Samples
 from composer_kd.callbacks.recording import begin_recording, refuse_beside, rows_of
+from composer_kd.models.beside import MIX_IMAGES
 from composer_kd.models.sample_losses import SampleLosses, StepLosses
 
-__all__ = ['MIX_IMAGES', 'RecordLosses']
-
-# Algorithms of Composer's whose images are of no single sample.
-MIX_IMAGES = ('MixUp', 'CutMix')
+__all__ = ['RecordLosses']
 
 
 class RecordLosses(Callback):

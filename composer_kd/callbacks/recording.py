@@ -15,15 +15,15 @@ from composer_kd.archive.manifest import SCHEMA, DataRecord, Manifest
 from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.samples import Samples
 from composer_kd.errors import UserError
+from composer_kd.models.beside import first_of
 
 __all__ = ['begin_recording', 'refuse_beside', 'rows_of']
 
 
 def refuse_beside(state: State, names: Collection[str], owner: str, why: str) -> None:
     """Refuse Composer algorithms that spoil what is recorded, in one line that says ``why``."""
-    for algorithm in state.algorithms:
-        if type(algorithm).__name__ in names:
-            raise UserError(f'{owner}: {type(algorithm).__name__} is in the same Trainer; {why}')
+    if name := first_of(state.algorithms, names):
+        raise UserError(f'{owner}: {name} is in the same Trainer; {why}')
 
 
 def begin_recording(archive: Archive, state: State, owner: str) -> Samples:

@@ -10,10 +10,11 @@ from composer.core import Callback
 from composer_kd.archive import Archive, Manifest, RunDir, remove_parts
 from composer_kd.archive.kinds import KINDS, is_table
 from composer_kd.archive.ranks import on_rank_zero
-from composer_kd.callbacks.record_logits import CHANGE_IMAGES, RecordLogits
-from composer_kd.callbacks.record_losses import MIX_IMAGES, RecordLosses
+from composer_kd.callbacks.record_logits import RecordLogits
+from composer_kd.callbacks.record_losses import RecordLosses
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.errors import UserError
+from composer_kd.models.beside import CHANGE_IMAGES, MIX_IMAGES
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.harvest import harvest_views, missing_views, open_run_data
 from composer_kd.teachers.harvest import Inference

@@ -16,6 +16,7 @@ from composer_kd.archive import Archive, Manifest, Samples
 from composer_kd.archive.fetch import is_remote
 from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of
+from composer_kd.models.beside import CHANGE_IMAGES, DROP_SAMPLES, first_of
 from composer_kd.teachers.from_run import RunTeacher, finished_manifest
 from composer_kd.teachers.live import LiveTeacher, Normalization
 from composer_kd.teachers.teacher import UNSEEN, Teacher
@@ -23,10 +24,6 @@ from composer_kd.teachers.teacher import UNSEEN, Teacher
 __all__ = ['RecordedTeacher']
 
 log = logging.getLogger(__name__)
-
-# What feeds the student another image than the one whose key travels with it, by the names of Composer's classes.
-_CHANGES_THE_INPUT = {'MixUp', 'CutMix', 'ColOut', 'CutOut', 'ProgressiveResizing', 'AugMix', 'RandAugment'}
-_CHANGES_THE_BATCH = {'SelectiveBackprop'}
 
 
 class RecordedTeacher(Teacher):
@@ -250,18 +247,17 @@ class RecordedTeacher(Teacher):
 
 def refused_beside(algorithms: Iterable[Any]) -> str | None:
     """Why recorded outputs would be those of other images, beside these algorithms; ``None`` if they are not."""
-    for algorithm in algorithms:
-        name, names = type(algorithm).__name__, {one.__name__ for one in type(algorithm).__mro__}
-        if names & _CHANGES_THE_INPUT:
-            return (
-                f'recorded outputs belong to the image that its key names, and {name} makes another one of it; '
-                f'leave out {name}, or use the live teacher'
-            )
-        if names & _CHANGES_THE_BATCH:
-            return (
-                f'{name} drops images of a batch but not their keys, so recorded outputs would be those of others; '
-                f'leave out {name}, or use the live teacher'
-            )
+    algorithms = list(algorithms)
+    if name := first_of(algorithms, CHANGE_IMAGES):
+        return (
+            f'recorded outputs belong to the image that its key names, and {name} makes another one of it; '
+            f'leave out {name}, or use the live teacher'
+        )
+    if name := first_of(algorithms, DROP_SAMPLES):
+        return (
+            f'{name} drops images of a batch but not their keys, so recorded outputs would be those of others; '
+            f'leave out {name}, or use the live teacher'
+        )
     return None
 
 

@@ -1,17 +1,21 @@
 """Pure tensor maths: torch in, torch out, nothing of Composer."""
 
 from composer_kd.functional.augment import augment, normalise
+from composer_kd.functional.calibration import expected_calibration_error
 from composer_kd.functional.counter import counter_hash, uniform
 from composer_kd.functional.curriculum import pace, places, prune, share_weights, top_share, within_share
+from composer_kd.functional.fidelity import agreement
 from composer_kd.functional.losses import LOSSES, hard, kl, mse, soft_cross_entropy, standardize
 from composer_kd.functional.mixing import dirichlet_weights, mix_outputs
 from composer_kd.functional.top_k import keep_top, spread_rest, to_half
 
 __all__ = [
     'LOSSES',
+    'agreement',
     'augment',
     'counter_hash',
     'dirichlet_weights',
+    'expected_calibration_error',
     'hard',
     'keep_top',
     'kl',

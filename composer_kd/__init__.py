@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from composer_kd.algorithms import Distillation, LossCurriculum, TeacherMixupKD
     from composer_kd.archive import Archive
-    from composer_kd.callbacks import RecordLogits, RecordLosses
+    from composer_kd.callbacks import RecordLogits, RecordLosses, RecordPredictions
     from composer_kd.errors import UserError
     from composer_kd.schedule import Schedule
     from composer_kd.teachers import Teacher
@@ -20,6 +20,7 @@ __all__ = [
     'LossCurriculum',
     'RecordLogits',
     'RecordLosses',
+    'RecordPredictions',
     'Schedule',
     'Teacher',
     'TeacherMixupKD',
@@ -35,6 +36,7 @@ _HOMES = {
     'TeacherMixupKD': 'composer_kd.algorithms',
     'RecordLogits': 'composer_kd.callbacks',
     'RecordLosses': 'composer_kd.callbacks',
+    'RecordPredictions': 'composer_kd.callbacks',
     'UserError': 'composer_kd.errors',
     'Schedule': 'composer_kd.schedule',
     'Teacher': 'composer_kd.teachers',

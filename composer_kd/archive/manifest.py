@@ -24,6 +24,7 @@ __all__ = [
     'SCHEMA',
     'ArchiveRecord',
     'DataRecord',
+    'EvaluationRecord',
     'FileRecord',
     'Manifest',
     'Normalization',
@@ -75,6 +76,17 @@ class WeightsRecord(Record):
     """``hash`` is :func:`composer_kd.models.weights_hash` of the trained net: of its tensors, not of the file."""
 
     hash: str
+
+
+class EvaluationRecord(Record):
+    """What the predictions of a split say beside its accuracy; null for what is no number.
+
+    ``agreement`` and ``teacher_kl`` go by the names of those teachers that kept predictions of the same samples.
+    """
+
+    calibration_error: float | None = None
+    agreement: dict[str, float | None] = Field(default_factory=dict)
+    teacher_kl: dict[str, float | None] = Field(default_factory=dict)
 
 
 class TableRecord(Record):
@@ -131,6 +143,7 @@ class Manifest(Record):
     precision: str | None = None
     multiply_adds: NonNegativeInt | None = None
     parameters: NonNegativeInt | None = None
+    evaluation: dict[str, EvaluationRecord] = Field(default_factory=dict)
 
     @property
     def finished(self) -> bool:

@@ -71,6 +71,7 @@ class RunConfig(Section):
         callbacks: Names to options, Composer's.
         loggers: Names to options, Composer's.
         archive: What is recorded for later runs: losses of samples, logits; null records nothing.
+        predictions: Keep the logits of the last evaluation, of validation and test data.
         curriculum: Options of LossCurriculum; ``from`` names the run whose recorded losses it uses.
         eval_interval: How often the evaluators run.
         save_interval: How often a checkpoint is written.
@@ -93,6 +94,7 @@ class RunConfig(Section):
     callbacks: NamedMapping = Field(default_factory=dict)
     loggers: NamedMapping = Field(default_factory=dict)
     archive: ArchiveSection | None = None
+    predictions: bool = True
     curriculum: dict[str, Any] | None = None
     eval_interval: Duration = '1ep'
     save_interval: Duration = '1ep'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -19,12 +20,14 @@ from composer.utils import dist
 from composer_kd.algorithms import Distillation
 from composer_kd.archive import Archive
 from composer_kd.archive.manifest import SCHEMA, Manifest, file_records, write_manifest
+from composer_kd.archive.predictions import predictions_file
 from composer_kd.archive.presence import Presence
 from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.errors import UserError
 from composer_kd.models import multiply_adds, parameters, save_weights, weights_hash
 from composer_kd.runs.build import Built, build_trainer
+from composer_kd.runs.evaluation import evaluation, kept_predictions, recorded_splits, teacher_runs
 from composer_kd.runs.plan import Plan, PlannedRun
 from composer_kd.runs.progress import Progress
 from composer_kd.runs.recording import harvest_configured, make_recorders, reopen, supply_missing
@@ -35,8 +38,8 @@ __all__ = ['execute']
 
 # What may differ between the YAML that began a run and the one that continues it: it does not change the result.
 _FREE = (
-    'archive', 'callbacks', 'loggers', 'save_interval', 'keep_checkpoints', 'device', 'threads', 'data.cache_dir',
-    'data.workers',
+    'archive', 'predictions', 'callbacks', 'loggers', 'save_interval', 'keep_checkpoints', 'device', 'threads',
+    'data.cache_dir', 'data.workers',
 )  # fmt: skip
 
 
@@ -63,7 +66,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
             return
         stack.enter_context(presence := Presence())
         progress.begin_run(number, planned, checkpoint)
-        on_rank_zero(lambda: reopen(run, checkpoint))
+        on_rank_zero(lambda: reopen(planned.config, run, checkpoint))
         built = build_trainer(
             planned.config,
             run,
@@ -75,7 +78,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
         )
         try:
             _fit(built, run)
-            on_rank_zero(lambda: _finish(run, planned, built))
+            on_rank_zero(lambda: _finish(run, planned, built, progress.say))
             on_rank_zero(lambda: run.prune_checkpoints(planned.config.keep_checkpoints))
         finally:
             built.trainer.close()
@@ -151,12 +154,14 @@ def _flat(values: Any, prefix: str = '') -> dict[str, Any]:
     return flat
 
 
-def _finish(run: RunDir, planned: PlannedRun, built: Built) -> None:
+def _finish(run: RunDir, planned: PlannedRun, built: Built, say: Callable[[str], None]) -> None:
     """Leave what later runs need; the manifest comes last and says that all of it is there."""
     save_weights(built.model, run.weights_file, {'run': planned.name})
     state, data, config = built.trainer.state, built.data, planned.config
     mean, std = data.normalization
     augmentation = data.augmentation
+    predictions = kept_predictions(run, recorded_splits(config), int(state.timestamp.batch), say)
+    files = ['run.yaml', 'weights.safetensors', 'metrics.jsonl', *map(predictions_file, predictions)]
     manifest = {
         'schema': SCHEMA,
         'run': planned.name,
@@ -175,11 +180,12 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built) -> None:
         'weights': {'hash': weights_hash(built.model)},
         'teachers': _teachers(built),
         'precision': config.precision,
-        'files': file_records(run.path, ['run.yaml', 'weights.safetensors', 'metrics.jsonl']),
+        'files': file_records(run.path, files),
         'hardware': hardware(),
         'versions': versions(),
         'parameters': parameters(built.model),
         'multiply_adds': multiply_adds(built.model, data.shape),
+        'evaluation': evaluation(predictions, teacher_runs(built.algorithms), say),
     }
     if not run.manifest_file.is_file():
         write_manifest(run.path, Manifest.model_validate(manifest))

@@ -9,13 +9,16 @@ from composer.core import Callback
 
 from composer_kd.archive import Archive, Manifest, RunDir, remove_parts
 from composer_kd.archive.kinds import KINDS, is_table
+from composer_kd.archive.predictions import remove_predictions
 from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.callbacks.record_logits import RecordLogits
 from composer_kd.callbacks.record_losses import RecordLosses
+from composer_kd.callbacks.record_predictions import RecordPredictions
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.errors import UserError
 from composer_kd.models.beside import CHANGE_IMAGES, MIX_IMAGES
 from composer_kd.runs.config import RunConfig
+from composer_kd.runs.evaluation import recorded_splits
 from composer_kd.runs.harvest import harvest_views, missing_views, open_run_data
 from composer_kd.teachers.harvest import Inference
 
@@ -23,9 +26,11 @@ __all__ = ['check_recording', 'check_top_k', 'harvest_configured', 'make_recorde
 
 
 def make_recorders(config: RunConfig, run: RunDir) -> list[Callback]:
-    """The callbacks that ``archive:`` asks for; logits from a harvest come after the training."""
+    """The callbacks that ``archive:`` and ``predictions:`` ask for; logits from a harvest come after the training."""
     wanted = config.archive
     recorders: list[Callback] = []
+    if splits := recorded_splits(config):
+        recorders.append(RecordPredictions(run.path, splits))
     if wanted is not None and wanted.losses:
         recorders.append(RecordLosses(run))
     if wanted is not None and wanted.logits is not None and wanted.logits.source == 'training':
@@ -76,12 +81,15 @@ def check_top_k(config: RunConfig, classes: int) -> None:
         )
 
 
-def reopen(run: RunDir, checkpoint: Path | None) -> None:
+def reopen(config: RunConfig, run: RunDir, checkpoint: Path | None) -> None:
     """Make the archive of a directory that is trained in that of a run which has not finished.
 
     From a checkpoint on, what was recorded before it stays; recorders know which that is. Files that are missing or cut
-    off are forgotten. Without a checkpoint the training is another one, and everything is.
+    off are forgotten. Without a checkpoint the training is another one, and everything is. So are predictions that are
+    not wanted any more.
     """
+    if checkpoint is None or not config.predictions:
+        remove_predictions(run.path)
     if not run.manifest_file.is_file():
         return
     archive = Archive(run)
@@ -95,8 +103,8 @@ def reopen(run: RunDir, checkpoint: Path | None) -> None:
 def _unfinished(run: RunDir, manifest: Manifest) -> Manifest:
     manifest = _without_lost_tables(run, manifest)
     kept = [] if manifest.archive is None else manifest.archive.files
-    unsaid = {'files': {name: manifest.files[name] for name in kept}, 'weights': None, 'finished_epoch': None}
-    return manifest.model_copy(update=unsaid)
+    files = {name: manifest.files[name] for name in kept}
+    return manifest.model_copy(update={'files': files, 'weights': None, 'finished_epoch': None, 'evaluation': {}})
 
 
 def _forget_lost_tables(archive: Archive) -> Manifest:

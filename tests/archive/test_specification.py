@@ -12,7 +12,9 @@ import xxhash
 
 from composer_kd.archive import Archive
 from composer_kd.archive.kinds import KINDS
-from composer_kd.archive.manifest import ArchiveRecord, DataRecord, FileRecord, Manifest
+from composer_kd.archive.manifest import ArchiveRecord, DataRecord, EvaluationRecord, FileRecord, Manifest
+from composer_kd.archive.predictions import Predictions, predictions_file
+from composer_kd.archive.table import read_table
 from composer_kd.data.table import pixel_hash
 from composer_kd.data.transform import Augmentation
 from tests.archive.common import losses, samples
@@ -46,6 +48,7 @@ def test_the_keys_of_the_manifest() -> None:
     assert column('data') == list(DataRecord.model_fields)
     assert column('An entry of files') == list(FileRecord.model_fields)
     assert column('archive') == list(ArchiveRecord.model_fields)
+    assert column('evaluation') == list(EvaluationRecord.model_fields)
     assert column('Epochs and views') == [field.name for field in fields(Augmentation)]
 
 
@@ -63,6 +66,21 @@ def test_the_samples_are_as_specified(run: Path) -> None:
     for name, tensor in Archive(run).samples().columns().items():
         assert [name, 'int64', 'n'] in [[row[0].strip('`'), *row[1:3]] for row in rows]
         assert tensor.dtype == torch.int64
+
+
+def test_predictions_are_as_specified(tmp_path: Path) -> None:
+    facts = {'split': 'test', 'epoch': 1, 'batch': 2, 'fingerprint': None}
+    kept = Predictions(torch.zeros(2, 3).half(), torch.tensor([0, 2]), torch.tensor([4, 9]), facts)
+    kept.write(tmp_path / predictions_file('test'))
+    assert (tmp_path / predictions_file('test')).is_file()
+    assert f'`{predictions_file("test")}`' in PAGE.read_text()
+    table = read_table(tmp_path / predictions_file('test'))
+    assert sorted(column('Predictions')) == sorted(table.columns)
+    for name, dtype, shape in (row[:3] for row in tables(PAGE)['Predictions'][0][1:]):
+        tensor = table[name.strip('`')]
+        assert (f'torch.{dtype}', len(shape.split(','))) == (str(tensor.dtype), tensor.dim())
+    assert json.loads(table.facts['facts']) == facts
+    assert all(f'`{fact}`' in PAGE.read_text().partition('header has under `facts`')[2] for fact in facts)
 
 
 def test_the_files_of_the_folder(run: Path) -> None:

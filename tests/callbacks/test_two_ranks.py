@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from composer.core import Evaluator
 
-from composer_kd import RecordLogits, RecordLosses
+from composer_kd import RecordLogits, RecordLosses, RecordPredictions
+from composer_kd.archive.predictions import Predictions, read_predictions
 from composer_kd.callbacks.same_buffers import SameBuffers
 from tests.algorithms.common import images_and_labels, make_trainer, net
-from tests.callbacks.keyed import small_net, tables, train
+from tests.callbacks.keyed import keyed_data, small_net, tables, train
 
 TWO_RANKS = """
-import sys, torch
+import sys, warnings, torch
 torch.set_num_threads(1)
 from composer.core import Callback
 from composer.utils import dist, get_device
@@ -83,7 +85,7 @@ noted['lines'] = dist.all_gather_object(line)
 
 # Recorders, interrupted inside an epoch and continued.
 from pathlib import Path
-from composer_kd import RecordLogits, RecordLosses
+from composer_kd import RecordLogits, RecordLosses, RecordPredictions
 from tests.callbacks import keyed
 
 folder = Path(sys.argv[1])
@@ -91,9 +93,25 @@ recorders = lambda: [RecordLosses(folder / 'recorded'), RecordLogits(folder / 'r
 options = dict(epochs='2ep', save_interval='3ba')
 keyed.train(recorders(), net=keyed.small_net(False), folder=folder, **options)
 keyed.train(recorders(), net=keyed.small_net(False, seed=4), load=folder / 'ep0-ba3-rank0.pt', **options)
+
+# Predictions: of an odd number of samples, one of which a rank evaluates twice; and of batches without keys.
+from tests.callbacks import test_two_ranks
+test_two_ranks.predict(folder / 'predicted')
+trainer, _ = make_trainer([], callbacks=[RecordPredictions(folder / 'without_keys')], **loaders())
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter('always')
+    trainer.fit()
+noted['warned'] = [str(one.message) for one in said if 'bring no keys' in str(one.message)]
 if dist.get_global_rank() == 0:
     torch.save(noted, sys.argv[1] + '/noted.pt')
 """
+
+
+def predict(run: Path) -> None:
+    """Train, and keep what the last evaluation says of 101 samples."""
+    data = keyed_data(clean_subset=101, eval_batch_size=20)
+    evaluator = Evaluator(label='train_clean', dataloader=data.train_clean)
+    train([RecordPredictions(run)], data, net=small_net(False), epochs='1ep', eval_dataloader=evaluator)
 
 
 @pytest.fixture(scope='module')
@@ -169,3 +187,22 @@ def test_two_ranks_record_what_one_records(folder: Path, tmp_path: Path) -> None
             assert torch.equal(one[number]['seen'], two[number]['seen'])
             torch.testing.assert_close(one[number][column], two[number][column], rtol=1e-2, atol=1e-2)
             assert int(one[number]['seen'].sum()) == 256
+
+
+def test_two_ranks_predict_what_one_predicts(folder: Path, tmp_path: Path) -> None:
+    predict(tmp_path)
+
+    def kept(run: Path) -> Predictions:
+        return read_predictions(run / 'predictions' / 'train_clean.safetensors')
+
+    one, two = kept(tmp_path), kept(folder / 'predicted')
+    assert len(two.ids) == 101
+    assert one.same_samples(two)
+    assert one.facts == two.facts
+    torch.testing.assert_close(one.logits, two.logits, rtol=1e-2, atol=1e-2)
+
+
+def test_without_keys_ranks_keep_nothing_and_say_so(folder: Path, noted: dict) -> None:
+    assert not (folder / 'without_keys' / 'predictions').exists()
+    (line,) = noted['warned']
+    assert line.startswith("RecordPredictions: no predictions of 'eval' are kept")

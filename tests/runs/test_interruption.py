@@ -60,6 +60,8 @@ def test_killed_in_the_middle_it_continues_to_the_same_weights(tmp_path: Path) -
         for lines in (student, uninterrupted)
     ]
     assert timeless[0] == timeless[1]
+    said = [(one.path / 'predictions' / 'test.safetensors').read_bytes() for one in (student, uninterrupted)]
+    assert said[0] == said[1]
 
 
 def test_ctrl_c_is_one_line_that_says_how_to_continue(tmp_path: Path) -> None:

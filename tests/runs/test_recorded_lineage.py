@@ -154,6 +154,6 @@ def test_verify_looks_at_every_run(tmp_path, capfd) -> None:
     runs['b'].weights_file.unlink()
     assert main(['verify', *(str(run.path) for run in runs.values())]) == 1
     out, err = capfd.readouterr()
-    assert f'{runs["c"].path}: 3 files are as they were written' in out
+    assert f'{runs["c"].path}: 5 files are as they were written' in out
     assert 'run.yaml: damaged' in err
     assert 'weights.safetensors: this file of the run is missing' in err

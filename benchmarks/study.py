@@ -1,8 +1,8 @@
 """A study of several arms on several seeds: train what a YAML says, then compare its arms, seed by seed.
 
     composer-kd convert cifar100 data/cifar100
-    python benchmarks/study.py benchmarks/views/views.yaml
-    python benchmarks/study.py benchmarks/curriculum/curriculum.yaml --baseline uniform
+    python -m benchmarks.study benchmarks/views/views.yaml
+    python -m benchmarks.study benchmarks/curriculum/curriculum.yaml --baseline uniform
 
 Trains what is not finished (``--table-only`` trains nothing), then writes NAME.json and NAME.md beside the YAML from
 the run directories. An interrupted study continues where it was. What NAME.json has of runs that are not on this disk
@@ -22,12 +22,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paired import Paired, spread
 from composer_kd.archive import Archive, RunDir, atomic_write
 from composer_kd.runs.plan import PlannedRun, make_plan
 from composer_kd.runs.yaml_file import apply_overrides, read_yaml
-
-# Two-sided 95 % quantiles of Student's t by degrees of freedom: of few seeds a mean says little.
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 def main() -> int:
@@ -59,11 +57,15 @@ def collect(runs: list[PlannedRun], yaml: Path) -> dict[str, Any]:
     arms: dict[str, list[dict[str, Any]]] = {}
     facts = {key: before[key] for key in ('hardware', 'versions') if key in before}
     for run in runs:
-        earlier = [one for one in before['arms'].get(run.arm, []) if one['seed'] == run.config.seed]
+        earlier = [
+            {'cpu': before['hardware']['cpu'], **one}
+            for one in before['arms'].get(run.arm, [])
+            if one['seed'] == run.config.seed
+        ]
         if RunDir(run.folder).finished:
             manifest = RunDir(run.folder).manifest()
             facts = {'hardware': manifest.hardware, 'versions': manifest.versions}
-            earlier = [figures(run)]
+            earlier = [{**figures(run), 'cpu': manifest.hardware['cpu']}]
         arms.setdefault(run.arm, []).extend(earlier)
     planned = {arm: sum(run.arm == arm for run in runs) for arm in arms}
     what = yaml.read_text().splitlines()[0].lstrip('# ')
@@ -113,27 +115,16 @@ def gains(arm: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> list[flo
     return [round(one['test'] - of_seed[one['seed']], 2) for one in arm if one['seed'] in of_seed]
 
 
-def spread(values: list[float]) -> str:
-    if len(values) < 2:
-        return f'{values[0]:.1f}'
-    return f'{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}'
-
-
-def confidence(values: list[float]) -> str:
-    if len(values) - 1 not in T95:
-        return f'{statistics.mean(values):+.1f}' if values else ''
-    mean, half = statistics.mean(values), T95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
-    return f'{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})'
-
-
 def table(result: dict[str, Any]) -> str:
-    arms, baseline, facts = result['arms'], result['baseline'], result['hardware']
+    arms, baseline = result['arms'], result['baseline']
     student = statistics.mean(one['student'] for one in arms[baseline])
     lines = [f'# {result["what"]}', '']
-    lines += [f'[{result["yaml"]}]({result["yaml"]}), {facts["cpu"]}, torch {result["versions"]["torch"]}.']
+    processors = sorted({one['cpu'] for runs in arms.values() for one in runs})
+    lines += [f'[{result["yaml"]}]({result["yaml"]}), {" and ".join(processors)}, torch {result["versions"]["torch"]}.']
     lines += [f"Costs are multiply-adds as shares of {baseline}'s training; gains are over {baseline}, paired, with a"]
     lines += [
-        '95 % interval of the mean (t). Harvest: recording the views that were looked up, charged to each run.',
+        '95 % interval of the mean and the probability of as much by chance (t). Harvest: recording the views that',
+        'were looked up, charged to each run.',
         '',
     ]
     heads = 'arm', 'seeds', 'test, last, %', 'best, %', 'gain', 'samples', 'student', 'teachers', 'harvest', 'saved'
@@ -145,7 +136,7 @@ def table(result: dict[str, Any]) -> str:
             f'{len(runs)} of {result["planned"][arm]}',
             spread([one['test'] for one in runs]),
             spread([one['best'] for one in runs]),
-            '' if arm == baseline else confidence(gains(runs, arms[baseline])),
+            '' if arm == baseline else str(Paired.of(gains(runs, arms[baseline]))),
             f'{statistics.mean(one["samples"] for one in runs):,.0f}',
             *(f'{100 * cost / student:.1f} %' for cost in costs),
         ]

@@ -1,0 +1,1 @@
+"""The claims of the README as programs, and what they measured."""

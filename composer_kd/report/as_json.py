@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from composer_kd.report.collect import Run
+from composer_kd.report.fidelity import Fidelity
 from composer_kd.report.harvest import ArmArchive
 from composer_kd.report.headline import Headline
 from composer_kd.report.measures import COSTS, Spread, best, first_epoch_at, series
@@ -48,7 +49,17 @@ def _arm(summary: Summary, arm: ArmSummary) -> dict[str, Any]:
             for measure in summary.measures
         },
         'totals': {name: _spread(found) for name, found in arm.totals.items()},
+        'fidelity': _fidelity(arm.fidelity),
         'archive': _archive(arm.archive),
+    }
+
+
+def _fidelity(found: Fidelity) -> dict[str, Any]:
+    return {
+        'calibration_error': _spread(found.calibration_error),
+        'teachers': {
+            name: {'agreement': _spread(to.agreement), 'kl': _spread(to.kl)} for name, to in found.teachers.items()
+        },
     }
 
 

@@ -15,7 +15,7 @@ from composer_kd.report.caveats import caveats
 from composer_kd.report.collect import collect
 from composer_kd.report.figures import Figure, figures
 from composer_kd.report.headline import Headline, headline
-from composer_kd.report.page import METHOD, page
+from composer_kd.report.page import method, page
 from composer_kd.report.summary import Summary, summarize
 from composer_kd.report.tables import Table, tables
 from composer_kd.report.text import markdown_escape, markdown_table, text_table, wrapped
@@ -56,7 +56,7 @@ class Report:
 
     def brief(self) -> str:
         """The answer and the tables behind it, for the end of a training; all of it is in :meth:`text`."""
-        sections = (self.summary.primary.name, 'cost', 'archive')
+        sections = (self.summary.primary.name, 'fidelity', 'cost', 'archive')
         about = [table for table in self.tables if table.section in sections]
         parts = [wrapped(self.headline.sentence), *map(text_table, about)]
         return '\n\n'.join(parts) + '\n'
@@ -74,7 +74,7 @@ class Report:
         ]
         if pictures is not None:
             parts += [f'![{markdown_escape(figure.alt)}]({pictures}/{figure.name}.png)' for figure in self.figures]
-        parts += [*map(markdown_table, self.tables), *map(markdown_escape, METHOD)]
+        parts += [*map(markdown_table, self.tables), *map(markdown_escape, method(self.tables))]
         return '\n\n'.join(part for part in parts if part) + '\n'
 
     def json(self) -> str:

@@ -17,9 +17,9 @@ from composer_kd.report.summary import Summary
 from composer_kd.report.tables import Table
 from composer_kd.report.wording import mean_text, percent, times, unit_for
 
-__all__ = ['METHOD', 'page']
+__all__ = ['method', 'page']
 
-METHOD = (
+_METHOD = (
     'Accuracies are reached in the first epoch at or above them; nothing is interpolated.',
     'Means and sample standard deviations (n − 1) go over the seeds of an arm; n stands beside them.',
     'Running training accuracy is counted during the epoch, on augmented images, while the weights change; '
@@ -29,12 +29,23 @@ METHOD = (
     'they are earlier versions that exist already. Nor is a harvest of their outputs, but where that is said; outputs '
     'that a student computed to fill an archive are inside its training.',
 )
+_FIDELITY = (
+    'Calibration and fidelity are of the last evaluation. The calibration error is the gap between the probability of '
+    'the most probable class and its accuracy, in 15 bins of equal width, averaged over the samples (Guo et al, 2017). '
+    'Agreement is the share of the test samples for which an arm and its teacher prefer the same class; KL, in nats, '
+    "is the divergence of the arm's probabilities from the teacher's at temperature 1."
+)
 _ARCHIVE = (
     'What runs left for later ones, and what those saved by looking it up. Losses, and logits “from training”, are '
     'by-products; a harvest takes a forward pass for each output. “Not computed” is the share of the outputs that '
     'teachers gave, each weighted by its cost; what a run computed to fill an archive is no saving of that run.'
 )
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def method(tables: Sequence[Table]) -> tuple[str, ...]:
+    """How the numbers came about, a paragraph each: of those alone that are shown."""
+    return (*_METHOD, *([_FIDELITY] if any(table.section == 'fidelity' for table in tables) else ()))
 
 
 def page(
@@ -49,6 +60,7 @@ def page(
     }
     primary = by_section.pop(summary.primary.name, [])
     runs = by_section.pop('runs', [])
+    fidelity = by_section.pop('fidelity', [])
     cost = by_section.pop('cost', [])
     archive = by_section.pop('archive', [])
     colors = {
@@ -75,7 +87,7 @@ def page(
         f'<div class="plots">{"".join(map(_figure, figures))}</div>',
         '<h2>The numbers</h2>',
         f'<p>Mean ± standard deviation over seeds. The baseline is {escape(summary.baseline.name)}.</p>',
-        *(_table(table, colors) for table in primary + cost),
+        *(_table(table, colors) for table in primary + fidelity + cost),
         *(_table(table, colors) for others in by_section.values() for table in others),
         *(('<h2>The archive</h2>', f'<p>{_ARCHIVE}</p>') if archive else ()),
         *(_table(table, colors) for table in archive),
@@ -84,7 +96,7 @@ def page(
         *(_table(table, colors) for table in runs),
         _settings(summary),
         '</main><footer>',
-        *(f'<p>{escape(line)}</p>' for line in METHOD),
+        *(f'<p>{escape(line)}</p>' for line in method(tables)),
         '</footer></body></html>',
     ]
     return '\n'.join(part for part in parts if part) + '\n'

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from composer_kd.errors import UserError, nearest
 from composer_kd.report.collect import Arm, Run, group_arms, labels
+from composer_kd.report.fidelity import Fidelities, Fidelity
 from composer_kd.report.harvest import ArmArchive, Harvests
 from composer_kd.report.measures import (
     MEASURES,
@@ -48,6 +49,7 @@ class ArmSummary:
     reach: dict[str, list[Reach]]
     totals: dict[str, Spread | None]
     archive: ArmArchive
+    fidelity: Fidelity
 
     @property
     def name(self) -> str:
@@ -166,13 +168,20 @@ def summarize(
         for measure in measures
     }
     ordered = [base, *(arm for arm in arms if arm is not base)]
-    harvests = Harvests(runs)
-    summarized = tuple(_summarize_arm(arm, measures, levels, at, harvests.of_arm(arm)) for arm in ordered)
+    harvests, fidelities = Harvests(runs), Fidelities(runs)
+    summarized = tuple(
+        _summarize_arm(arm, measures, levels, at, harvests.of_arm(arm), fidelities.of_arm(arm)) for arm in ordered
+    )
     return Summary(tuple(runs), summarized, measures, levels, at, classes)
 
 
 def _summarize_arm(
-    arm: Arm, measures: Sequence[Measure], levels: dict[str, list[float]], at: list[int], archive: ArmArchive
+    arm: Arm,
+    measures: Sequence[Measure],
+    levels: dict[str, list[float]],
+    at: list[int],
+    archive: ArmArchive,
+    fidelity: Fidelity,
 ) -> ArmSummary:
     records = [run.epochs for run in arm.counted]
     accuracy = {}
@@ -188,7 +197,7 @@ def _summarize_arm(
     to_reach = {
         measure.name: [reach(records, measure.key, level) for level in levels[measure.name]] for measure in measures
     }
-    return ArmSummary(arm, accuracy, to_reach, _totals(records), archive)
+    return ArmSummary(arm, accuracy, to_reach, _totals(records), archive, fidelity)
 
 
 def _totals(records: Sequence[Sequence]) -> dict[str, Spread | None]:

@@ -7,7 +7,7 @@ from composer_kd.report.caveats import PARTIAL, SHARED, UNFINISHED, mark_arm, pr
 from composer_kd.report.measures import COSTS, Cost, Measure, Spread, best, first_epoch_at, series
 from composer_kd.report.summary import ArmSummary, Summary
 from composer_kd.report.table import Table, filled
-from composer_kd.report.wording import MISSING, PERCENT, Unit, percent, times, unit_for, with_spread
+from composer_kd.report.wording import MISSING, NATS, PERCENT, Unit, percent, times, unit_for, with_spread
 
 __all__ = ['Table', 'tables']
 
@@ -15,7 +15,7 @@ _THROUGHPUT = Unit('images/s', digits=0)
 
 
 def tables(summary: Summary) -> list[Table]:
-    """For each measure: accuracies, costs of reaching thresholds, speed-ups; then whole costs, archives, runs."""
+    """For each measure: accuracies, costs of reaching thresholds, speed-ups; then fidelity, costs, archives, runs."""
     found: list[Table] = []
     for measure in summary.measures:
         found.append(_accuracies(summary, measure))
@@ -26,6 +26,9 @@ def tables(summary: Summary) -> list[Table]:
         speed_ups = _speed_ups(summary, measure)
         if speed_ups.rows:
             found.append(speed_ups)
+    fidelity = _fidelity(summary)
+    if fidelity.rows:
+        found.append(fidelity)
     found.append(_whole_cost(summary))
     found.extend(archive_tables(summary))
     found.append(_runs(summary))
@@ -87,6 +90,20 @@ def _speed_ups(summary: Summary, measure: Measure) -> Table:
     heads = map(percent, summary.thresholds[measure.name])
     title = f'Speed-up over {summary.baseline.name} to the same {measure.title}'
     return Table(title, ('arm', 'in', *heads), tuple(rows), labels=2, section=measure.name)
+
+
+def _fidelity(summary: Summary) -> Table:
+    # A row a teacher: with a column each, a lineage of five would not fit on a page.
+    rows = []
+    for arm in summary.arms:
+        calibration = with_spread(arm.fidelity.calibration_error, PERCENT, arm.n)
+        for name, to in arm.fidelity.teachers.items() or [(MISSING, None)]:
+            agreement, kl = (to.agreement, to.kl) if to else (None, None)
+            cells = (calibration, with_spread(agreement, PERCENT, arm.n), with_spread(kl, NATS, arm.n))
+            if any(cell != MISSING for cell in cells):
+                rows.append((mark_arm(arm.arm), name, str(arm.n), *cells))
+    columns = ('arm', 'teacher', 'n', 'calibration error, %', 'agreement, %', 'KL to the teacher')
+    return Table('Calibration and fidelity on the test data', *filled(columns, rows), labels=2, section='fidelity')
 
 
 def _whole_cost(summary: Summary) -> Table:

@@ -11,6 +11,7 @@ from composer_kd.report.measures import Spread
 __all__ = [
     'MEGABYTES',
     'MISSING',
+    'NATS',
     'PERCENT',
     'Unit',
     'mean_text',
@@ -44,6 +45,7 @@ class Unit:
 
 
 PERCENT = Unit('%', 0.01, 2)
+NATS = Unit('', digits=3)
 MEGABYTES = Unit('MB', 1e6, 2)
 _SCALES = {
     'epochs': (Unit('epochs'),),

@@ -15,7 +15,7 @@ from composer_kd.errors import UserError, nearest
 from composer_kd.models.registry import MODELS
 from composer_kd.section import Section, parse_section
 
-__all__ = ['ModelSection', 'build_model']
+__all__ = ['ModelSection', 'build_model', 'same_model']
 
 _FROM_THE_DATA = ('num_classes', 'in_channels', 'in_features')
 
@@ -69,6 +69,11 @@ def build_model(
         return factory(**arguments, **section.options)
     except ValueError as error:
         raise UserError(f'{where}: {error}') from error
+
+
+def same_model(one: ModelSection, other: ModelSection) -> bool:
+    """Whether two sections describe the same model: one factory, however it is spelt, with equal options."""
+    return MODELS.get(one.name) is MODELS.get(other.name) and one.options == other.options
 
 
 def _options_schema(factory: Callable[..., nn.Module]) -> type[Section]:

@@ -7,7 +7,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,16 @@ from composer_kd.archive.files import atomic_write, is_whole_zip
 from composer_kd.errors import UserError
 from composer_kd.models.classifier import plain
 
-__all__ = ['load_into', 'load_weights', 'save_weights', 'weights_hash']
+__all__ = [
+    'fitting',
+    'load_into',
+    'load_weights',
+    'put_into',
+    'save_weights',
+    'tensors_hash',
+    'tensors_of',
+    'weights_hash',
+]
 
 PathLike = str | os.PathLike[str]
 
@@ -43,7 +52,7 @@ def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str] 
         metadata: Strings that are stored in the file's header.
     """
     # Cloned: safetensors refuses tensors that share storage, which tied weights and slices do.
-    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in _tensors(module).items()}
+    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors_of(module).items()}
     atomic_write(path, safetensors.torch.save(tensors, dict(metadata or {})))
 
 
@@ -80,12 +89,40 @@ def load_into(module: nn.Module, path: PathLike) -> None:
         module: The net; wrappers are taken off.
         path: See :func:`load_weights`.
     """
-    own = _tensors(module)
-    weights = _fitting_names(load_weights(path), own)
-    if problem := _misfit(own, weights):
-        raise UserError(f'{os.fspath(path)}: {problem}')
+    put_into(module, load_weights(path), os.fspath(path))
+
+
+def put_into(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Load tensors into ``module``, all of them or, where they do not fit, none and one line why.
+
+    Args:
+        module: The net; wrappers are taken off.
+        weights: Names and tensors.
+        where: What error lines call them.
+    """
     # Every tensor is accounted for; strict would ask for modules' extra state too, which safetensors cannot hold.
-    plain(module).load_state_dict(weights, strict=False)
+    plain(module).load_state_dict(fitting(module, weights, where), strict=False)
+
+
+def fitting(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    where: str,
+    remedy: str = 'name the model that they were trained in',
+) -> dict[str, Tensor]:
+    """``weights`` under the names that ``module`` has for them; one line why where they are not weights of it.
+
+    Args:
+        module: The net; wrappers are taken off.
+        weights: Names and tensors; wrappers' prefixes may stand before the names of either side.
+        where: What error lines call the weights.
+        remedy: What error lines advise.
+    """
+    own = tensors_of(module)
+    named = _fitting_names(weights, own)
+    if problem := _misfit(own, named, remedy):
+        raise UserError(f'{where}: {problem}')
+    return named
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -93,15 +130,20 @@ def weights_hash(module: nn.Module) -> str:
 
     Two nets have the same hash exactly if ``save_weights`` would write the same tensors, on whatever device they are.
     """
+    return tensors_hash(tensors_of(module))
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """The :func:`weights_hash` of a net that has these tensors."""
     digest = xxhash.xxh3_128()
-    for name, tensor in sorted(_tensors(module).items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f'{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0'.encode())
         # reshape first: a scalar cannot be viewed as bytes.
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, without the extra state that some modules keep and that is not a tensor."""
     return {name: value for name, value in plain(module).state_dict().items() if isinstance(value, Tensor)}
 
@@ -171,17 +213,24 @@ def _is_weights(value: Any) -> bool:
     return bool(names) and all(isinstance(name, str) and isinstance(value[name], Tensor) for name in names)
 
 
-def _fitting_names(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``weights`` with wrappers' prefixes taken off, as far as that makes more of the names fit."""
-    best = weights
-    while prefix := next((p for p in _PREFIXES if weights and all(name.startswith(p) for name in weights)), None):
-        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-        if len(weights.keys() & own.keys()) > len(best.keys() & own.keys()):
-            best = weights
-    return best
+def _fitting_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` with wrappers' prefixes taken off, or those of ``own`` put on, as far as more of the names fit."""
+    candidates = [dict(weights)]
+    while prefix := _shared_prefix(candidates[-1]):
+        candidates.append({name.removeprefix(prefix): tensor for name, tensor in candidates[-1].items()})
+    bare, wrappers, names = candidates[-1], '', set(own)
+    while prefix := _shared_prefix(names):
+        wrappers += prefix
+        names = {name.removeprefix(prefix) for name in names}
+        candidates.append({wrappers + name: tensor for name, tensor in bare.items()})
+    return max(candidates, key=lambda named: len(named.keys() & own.keys()))  # the first of the best
 
 
-def _misfit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
+def _shared_prefix(names: Collection[str]) -> str | None:
+    return next((p for p in _PREFIXES if names and all(name.startswith(p) for name in names)), None)
+
+
+def _misfit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], remedy: str) -> str | None:
     """What keeps ``weights`` from fitting a net with the tensors ``own``; None if they fit."""
     missing = [name for name in own if name not in weights]
     unexpected = sorted(name for name in weights if name not in own)
@@ -189,7 +238,7 @@ def _misfit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | N
         parts = [
             f'{what} {_first(names)}' for what, names in (('lacks', missing), ('has unexpected', unexpected)) if names
         ]
-        return f'not weights of this model: {" and ".join(parts)}; name the model that they were trained in'
+        return f'not weights of this model: {" and ".join(parts)}; {remedy}'
     reshaped = [name for name in own if own[name].shape != weights[name].shape]
     if not reshaped:
         return None
@@ -199,7 +248,7 @@ def _misfit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | N
         return f'has {theirs[0]} classes, the model {ours[0]}; the number of classes must be the same'
     return (
         f'not weights of this model: {reshaped[0]} has the shape {list(theirs)}, the model {list(ours)}'
-        f'{_more(reshaped)}; name the model that they were trained in'
+        f'{_more(reshaped)}; {remedy}'
     )
 
 

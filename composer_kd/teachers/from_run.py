@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor
+
 from composer_kd.archive.manifest import Manifest
 from composer_kd.archive.remote import run_at
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.errors import UserError
-from composer_kd.models import build_model, load_into, weights_hash
+from composer_kd.models import build_model, load_weights
+from composer_kd.models.weights import put_into, tensors_hash
 from composer_kd.teachers.live import LiveTeacher, Normalization
 
-__all__ = ['RunTeacher', 'finished_manifest', 'teacher_from_run']
+__all__ = ['RunTeacher', 'finished_manifest', 'finished_weights', 'teacher_from_run']
 
 
 class RunTeacher(LiveTeacher):
@@ -24,12 +27,7 @@ class RunTeacher(LiveTeacher):
             raise UserError(f'{run.config_file}: there is no model in it; restore the file')
         data = manifest.data
         module = build_model(config['model'], data.num_classes, data.shape, where=f'{run.config_file}: model')
-        load_into(module, run.weights_file)
-        if manifest.weights is None or weights_hash(module) != manifest.weights.hash:
-            raise UserError(
-                f'{run.weights_file}: damaged: these are not the weights that the run ended with; restore the file, or '
-                f'remove {run} and run again'
-            )
+        put_into(module, finished_weights(run), str(run.weights_file))
         normalization = (data.normalization.mean, data.normalization.std)
         super().__init__(module, name or Path(str(run)).name, normalization, data_normalization)
         self.path = run.path
@@ -53,3 +51,15 @@ def finished_manifest(run: RunDir) -> Manifest:
     if not manifest.finished:
         raise UserError(f'{run}: the run has not finished; run it to its end first')
     return manifest
+
+
+def finished_weights(run: RunDir) -> dict[str, Tensor]:
+    """The weights that a run ended with, compared with the hash in its manifest; one line where they are not."""
+    manifest = finished_manifest(run)
+    weights = load_weights(run.weights_file)
+    if manifest.weights is None or tensors_hash(weights) != manifest.weights.hash:
+        raise UserError(
+            f'{run.weights_file}: damaged: these are not the weights that the run ended with; restore the file, or '
+            f'remove {run} and run again'
+        )
+    return weights

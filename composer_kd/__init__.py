@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from composer_kd.algorithms import Distillation, LossCurriculum, TeacherMixupKD
+    from composer_kd.algorithms import Distillation, LossCurriculum, TeacherMixupKD, WarmStart
     from composer_kd.archive import Archive
     from composer_kd.callbacks import RecordLogits, RecordLosses, RecordPredictions
     from composer_kd.errors import UserError
@@ -25,6 +25,7 @@ __all__ = [
     'Teacher',
     'TeacherMixupKD',
     'UserError',
+    'WarmStart',
     '__version__',
 ]
 
@@ -34,6 +35,7 @@ _HOMES = {
     'Distillation': 'composer_kd.algorithms',
     'LossCurriculum': 'composer_kd.algorithms',
     'TeacherMixupKD': 'composer_kd.algorithms',
+    'WarmStart': 'composer_kd.algorithms',
     'RecordLogits': 'composer_kd.callbacks',
     'RecordLosses': 'composer_kd.callbacks',
     'RecordPredictions': 'composer_kd.callbacks',

@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel
 from torch import nn
 
-from composer_kd import Distillation, LossCurriculum, TeacherMixupKD, cli
+from composer_kd import Distillation, LossCurriculum, TeacherMixupKD, WarmStart, cli
 from composer_kd.algorithms.loss_curriculum.arguments import OF_MODE
 from composer_kd.data.section import DataSection, SyntheticSection
 from composer_kd.models.section import ModelSection
@@ -392,6 +392,13 @@ def test_the_curriculums_options_stand_in_the_design_page() -> None:
     for name, owners in modes.items():
         of_modes = {mode for mode, names in OF_MODE.items() if {'from': 'archive'}.get(name, name) in names}
         assert set(re.findall(r'`(\w+)`', owners)) == of_modes
+
+
+def test_the_options_of_a_start_stand_in_the_design_page() -> None:
+    cells = {key: default_as_stated(cell) for key, cell in stated('start').items()}
+    parameters = dict(inspect.signature(WarmStart.__init__).parameters)
+    del parameters['self'], parameters['source']
+    assert cells == {'from': 'required', **{name: parameter.default for name, parameter in parameters.items()}}
 
 
 def test_lines_and_files_of_a_run_are_those_of_the_design_page(trained: Path) -> None:

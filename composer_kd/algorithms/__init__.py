@@ -3,11 +3,15 @@
 from composer_kd.algorithms.distillation import Distillation
 from composer_kd.algorithms.loss_curriculum import LossCurriculum
 from composer_kd.algorithms.teacher_mixup import TeacherMixupKD
+from composer_kd.algorithms.warm_start import WarmStart
 from composer_kd.registry import Registry
 
-__all__ = ['ALGORITHMS', 'Distillation', 'LossCurriculum', 'TeacherMixupKD']
+__all__ = ['ALGORITHMS', 'Distillation', 'LossCurriculum', 'TeacherMixupKD', 'WarmStart']
 
 ALGORITHMS: Registry[type] = Registry('algorithms')
 ALGORITHMS.add('Distillation', Distillation, 'teachers, a mix, a loss and a schedule: the mechanism behind all methods')
 ALGORITHMS.add('TeacherMixupKD', TeacherMixupKD, 'CE + MSE to a linear combination of earlier iterations of the model')
 ALGORITHMS.add('LossCurriculum', LossCurriculum, 'losses of samples, stored or its own, decide what an epoch trains on')
+ALGORITHMS.add(
+    'WarmStart', WarmStart, 'begin at the weights of an earlier iteration, as they are or shrunk and perturbed'
+)

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from composer.core import Algorithm
+from torch import nn
 
 __all__ = ['Described']
 
@@ -32,4 +33,6 @@ class Described(Algorithm):
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, nn.Module):
+        return type(value).__name__  # Its repr has a line for each of its layers.
     return value.__name__ if inspect.isfunction(value) else repr(value)

@@ -8,6 +8,7 @@ from composer_kd.functional.fidelity import agreement
 from composer_kd.functional.losses import LOSSES, hard, kl, mse, soft_cross_entropy, standardize
 from composer_kd.functional.mixing import dirichlet_weights, mix_outputs
 from composer_kd.functional.top_k import keep_top, spread_rest, to_half
+from composer_kd.functional.warm_start import shrink_perturb
 
 __all__ = [
     'LOSSES',
@@ -26,6 +27,7 @@ __all__ = [
     'places',
     'prune',
     'share_weights',
+    'shrink_perturb',
     'soft_cross_entropy',
     'spread_rest',
     'standardize',

@@ -73,6 +73,7 @@ class RunConfig(Section):
         archive: What is recorded for later runs: losses of samples, logits; null records nothing.
         predictions: Keep the logits of the last evaluation, of validation and test data.
         curriculum: Options of LossCurriculum; ``from`` names the run whose recorded losses it uses.
+        start: Options of WarmStart; ``from`` names the run whose weights this one begins at.
         eval_interval: How often the evaluators run.
         save_interval: How often a checkpoint is written.
         keep_checkpoints: How many of the last checkpoints stay; -1 keeps all.
@@ -96,6 +97,7 @@ class RunConfig(Section):
     archive: ArchiveSection | None = None
     predictions: bool = True
     curriculum: dict[str, Any] | None = None
+    start: dict[str, Any] | None = None
     eval_interval: Duration = '1ep'
     save_interval: Duration = '1ep'
     keep_checkpoints: int = Field(default=1, ge=-1)

@@ -10,7 +10,7 @@ from composer.core import Algorithm, Callback
 from composer.loggers import LoggerDestination
 from composer.optim import ComposerScheduler
 
-from composer_kd.algorithms import Distillation, LossCurriculum
+from composer_kd.algorithms import Distillation, LossCurriculum, WarmStart
 from composer_kd.errors import UserError
 from composer_kd.registry import Registry
 from composer_kd.runs.config import RunConfig
@@ -69,7 +69,7 @@ def make_algorithms(config: RunConfig, place: str = '') -> list[Algorithm]:
 
 
 def _algorithms(config: RunConfig, place: str) -> Iterator[tuple[type[Algorithm], dict[str, Any], str]]:
-    """Class, options and place in the file of every algorithm, that of the key ``curriculum`` included."""
+    """Class, options and place in the file of every algorithm, with those of the keys ``curriculum`` and ``start``."""
     for name, options in config.algorithms.items():
         yield algorithm_class(name, place), options, _join(place, f'algorithms.{name}')
     if config.curriculum is not None:
@@ -81,6 +81,15 @@ def _algorithms(config: RunConfig, place: str) -> Iterator[tuple[type[Algorithm]
         elif options.get('mode') != 'infobatch':
             raise UserError(f'{where}.from: name the run of this file, or the run directory, that recorded losses')
         yield LossCurriculum, options, where
+    if config.start is not None:
+        where, options = _join(place, 'start'), dict(config.start)
+        if 'source' in options:
+            raise UserError(f'{where}.source: unknown key; write from')
+        if options.get('from') is None:
+            raise UserError(
+                f'{where}.from: name the run of this file, or the run directory, whose weights it begins at'
+            )
+        yield WarmStart, {'source': options.pop('from'), **options}, where
 
 
 def make_callbacks(config: RunConfig) -> list[Callback]:
@@ -108,6 +117,8 @@ def check_objects(config: RunConfig, place: str) -> None:
         if isinstance(tried[-1], Distillation) and config.epochs:
             start = Progress(epoch=0, batch=0, epochs=config.epochs)
             tried[-1].schedule.check(start, where=f'{where}.schedule')
+    if sum(isinstance(algorithm, WarmStart) for algorithm in tried) > 1:
+        raise UserError(f'{_join(place, "start")}: WarmStart is there twice; give it once')
     curricula = [algorithm for algorithm in tried if isinstance(algorithm, LossCurriculum)]
     if len(curricula) > 1:
         raise UserError(f'{_join(place, "curriculum")}: LossCurriculum is there twice; give it once')

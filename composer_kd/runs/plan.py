@@ -13,7 +13,7 @@ from pydantic import Field
 from composer_kd.errors import UserError, nearest
 from composer_kd.runs.config import RunConfig, named_mapping
 from composer_kd.runs.objects import check_objects
-from composer_kd.runs.references import Names, nth, resolve
+from composer_kd.runs.references import Names, check_same_model, nth, resolve
 from composer_kd.section import Section, parse_section
 
 __all__ = ['Plan', 'PlannedRun', 'make_plan']
@@ -41,6 +41,7 @@ class PlannedRun:
         teachers: The runs of the plan that teach it.
         losses: The runs of the plan whose recorded losses it uses, and where in the file it says so.
         logits: The runs of the plan whose recorded logits it looks up, and where in the file it says so.
+        starts: The run of the plan whose weights it begins at, and where in the file it says so.
         lineage: The name of the lineage that it belongs to.
     """
 
@@ -51,12 +52,13 @@ class PlannedRun:
     teachers: tuple[str, ...] = ()
     losses: Mapping[str, str] = field(default_factory=dict)
     logits: Mapping[str, str] = field(default_factory=dict)
+    starts: Mapping[str, str] = field(default_factory=dict)
     lineage: str | None = None
 
     @property
     def after(self) -> tuple[str, ...]:
         """The runs of the plan that must be finished before."""
-        return tuple(dict.fromkeys([*self.teachers, *self.losses]))
+        return tuple(dict.fromkeys([*self.teachers, *self.losses, *self.starts]))
 
     @property
     def some_epochs_alone(self) -> bool:
@@ -141,6 +143,7 @@ def _make_plan(values: dict[str, Any]) -> Plan:
             raise UserError(f'lineage: two runs would be called {name!r}; give them other names')
     _check_losses(runs)
     _check_logits(runs)
+    _check_starts(runs)
     return Plan(name=file.name, folder=folder, runs=_in_order(runs), side_by_side=file.side_by_side)
 
 
@@ -203,6 +206,7 @@ def _seeds_of(
             teachers=tuple(references.teachers),
             losses=references.losses,
             logits=references.logits,
+            starts=references.starts,
         )
 
 
@@ -243,6 +247,14 @@ def _check_logits(runs: list[PlannedRun]) -> None:
                         f'{where}: {source!r} is recorded with data.{key}: {getattr(theirs, key)} and this run has '
                         f'{getattr(ours, key)}; make them the same, or use {{live: {source}}}'
                     )
+
+
+def _check_starts(runs: list[PlannedRun]) -> None:
+    """Who begins at the weights of a run of this file needs one of the same model."""
+    by_name = {run.name: run for run in runs}
+    for run in runs:
+        for source, where in run.starts.items():
+            check_same_model(by_name[source].config.model, run.config.model, source, where)
 
 
 def _in_order(runs: list[PlannedRun]) -> tuple[PlannedRun, ...]:

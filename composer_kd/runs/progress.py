@@ -60,6 +60,7 @@ class Progress(Callback):
         self._run = RunDir(planned.folder)
         taught = f', taught by {", ".join(planned.teachers)}' if planned.teachers else ''
         taught += f', ordered by the losses of {", ".join(planned.losses)}' if planned.losses else ''
+        taught += f', started from {", ".join(planned.starts)}' if planned.starts else ''
         config = planned.config
         self.say(f'{self._label}: {config.model.name}, {config.max_duration}, seed {config.seed}{taught}')
         named = re.match(r'ep(\d+)-ba(\d+)-', checkpoint.name) if checkpoint else None

@@ -1,4 +1,4 @@
-"""Runs that a run names: teachers, and the one whose losses order its data. Out of names become run directories."""
+"""Runs that a run names: its teachers, whose losses order its data, whose weights it begins at; made directories."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from composer_kd.algorithms import Distillation, LossCurriculum
+from composer_kd.algorithms import Distillation, LossCurriculum, WarmStart
 from composer_kd.algorithms.loss_curriculum.difficulty import recorded_epochs
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.fetch import is_remote
+from composer_kd.archive.remote import run_at
 from composer_kd.errors import UserError, nearest
+from composer_kd.models import ModelSection
+from composer_kd.models.section import same_model
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.objects import algorithm_class
+from composer_kd.section import parse_section
+from composer_kd.teachers.from_run import finished_manifest
 from composer_kd.teachers.teacher import kind_of
 
-__all__ = ['Names', 'References', 'nth', 'resolve']
+__all__ = ['Names', 'References', 'check_same_model', 'nth', 'resolve']
 
 
 def nth(name: str, number: int, repeat: int) -> str:
@@ -40,6 +45,16 @@ class Names:
     number: int
     folder: Path
 
+    @property
+    def every(self) -> set[str]:
+        """The names of all runs of the lineage."""
+        return {nth(name, number, count) for name, count in self.repeats.items() for number in range(count)}
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run itself has trained a step."""
+        return (self.folder / nth(self.name, self.number, self.repeats[self.name]) / 'run.yaml').is_file()
+
     def run(self, called: str, where: str) -> str | None:
         """The run of the lineage that is meant; ``None`` where it is a run directory from elsewhere."""
         repeats = self.repeats
@@ -52,14 +67,13 @@ class Names:
                     f'name one, as in {nth(called, 0, 2)!r}, or repeat both alike (then seeds are paired)'
                 )
             return nth(called, self.number, repeats[called])
-        every = {nth(other, n, count) for other, count in repeats.items() for n in range(count)}
-        if called in every:
+        if called in self.every:
             return called
         if is_remote(called) or (Path(called) / 'run.yaml').is_file():
             return None
         raise UserError(
             f'{where}: {called!r} is neither a run of this file nor a run directory; '
-            f'{nearest(called, {*repeats, *every} - {self.name})}'
+            f'{nearest(called, {*repeats, *self.every} - {self.name})}'
         )
 
 
@@ -72,12 +86,14 @@ class References:
         teachers: Runs of the lineage that teach it.
         losses: Runs of the lineage whose recorded losses it uses, and where in the file it says so.
         logits: Runs of the lineage whose recorded logits it looks up and does not complete itself, and where.
+        starts: The run of the lineage whose weights it begins at, and where.
     """
 
     changes: dict[str, Any] = field(default_factory=dict)
     teachers: list[str] = field(default_factory=list)
     losses: dict[str, str] = field(default_factory=dict)
     logits: dict[str, str] = field(default_factory=dict)
+    starts: dict[str, str] = field(default_factory=dict)
 
 
 def resolve(config: RunConfig, names: Names, place: str) -> References:
@@ -95,13 +111,26 @@ def resolve(config: RunConfig, names: Names, place: str) -> References:
         if issubclass(method, Distillation):
             options = {**options, 'teachers': _teachers(options.get('teachers'), names, where, found)}
         elif issubclass(method, LossCurriculum):
-            options = _source(options, 'archive', names, where, found)
+            options = _losses(options, 'archive', names, where, found)
+        elif issubclass(method, WarmStart):
+            options = _start(options, 'source', names, where, config.model, found)
         algorithms[algorithm] = options
     found.changes['algorithms'] = algorithms
+    where = f'{place}.' if place else ''
     if config.curriculum is not None:
-        where = '.'.join(filter(None, [place, 'curriculum']))
-        found.changes['curriculum'] = _source(config.curriculum, 'from', names, where, found)
+        found.changes['curriculum'] = _losses(config.curriculum, 'from', names, f'{where}curriculum', found)
+    if config.start is not None:
+        found.changes['start'] = _start(config.start, 'from', names, f'{where}start', config.model, found)
     return found
+
+
+def check_same_model(theirs: ModelSection, ours: ModelSection, called: str, where: str) -> None:
+    """Refuse to begin at the weights of another model than one's own."""
+    if not same_model(theirs, ours):
+        raise UserError(
+            f'{where}: {called!r} has the model {theirs.model_dump()} and this run {ours.model_dump()}; a warm start '
+            f'needs the same model: change one of them, or name another run'
+        )
 
 
 def _teachers(teachers: Any, names: Names, where: str, found: References) -> list[Any]:
@@ -132,14 +161,11 @@ def _kind_of(teacher: dict[str, Any], where: str) -> str:
         raise UserError(f'{where}.{error}') from None
 
 
-def _source(options: dict[str, Any], key: str, names: Names, where: str, found: References) -> dict[str, Any]:
+def _losses(options: dict[str, Any], key: str, names: Names, where: str, found: References) -> dict[str, Any]:
     """A curriculum's options with the run directory of its losses; one from elsewhere must have recorded them."""
-    called = options.get(key)
+    called, where = _called(options, key, where)
     if called is None:
         return options
-    where = f'{where}.{key}'
-    if not isinstance(called, str):
-        raise UserError(f'{where}: expected a run of the lineage or a run directory, got {called!r}')
     run = names.run(called, where)
     if run is None:
         try:
@@ -149,3 +175,34 @@ def _source(options: dict[str, Any], key: str, names: Names, where: str, found: 
         return options
     found.losses[run] = where
     return {**options, key: str(names.folder / run)}
+
+
+def _start(
+    options: dict[str, Any], key: str, names: Names, where: str, model: ModelSection, found: References
+) -> dict[str, Any]:
+    """A warm start's options with a run directory; one from elsewhere must have finished, with the same model."""
+    called, where = _called(options, key, where)
+    if called is None:
+        return options
+    if called not in names.every | set(names.repeats) and (names.begun or Path(called).is_file()):
+        return options  # What a run began at may be gone once it has begun. A file of weights is read in its turn.
+    run = names.run(called, where)
+    if run is not None:
+        found.starts[run] = where
+        return {**options, key: str(names.folder / run)}
+    try:
+        elsewhere = run_at(called)
+        finished_manifest(elsewhere)
+        theirs = parse_section(ModelSection, elsewhere.read_config().get('model'), f'{elsewhere.config_file}: model')
+    except UserError as error:
+        raise UserError(f'{where}: {error}') from None
+    check_same_model(theirs, model, called, where)
+    return options
+
+
+def _called(options: dict[str, Any], key: str, where: str) -> tuple[str | None, str]:
+    """What a run calls the other one, and where it does."""
+    called, where = options.get(key), f'{where}.{key}'
+    if called is not None and not isinstance(called, str):
+        raise UserError(f'{where}: expected a run of the lineage or a run directory, got {called!r}')
+    return called, where

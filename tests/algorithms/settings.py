@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from composer.core import Algorithm
 from torch.utils.data import DataLoader
 
-from composer_kd import Distillation, LossCurriculum, TeacherMixupKD
-from tests.algorithms.common import keyed_loader, loader, recorded_run, trained_net
+from composer_kd import Distillation, LossCurriculum, TeacherMixupKD, WarmStart
+from tests.algorithms.common import keyed_loader, loader, net, recorded_run, trained_net
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,12 @@ class Setting:
     Args:
         make: Makes the algorithm.
         train_data: ``loader`` gives batches (x, y); ``keyed_loader`` (x, y, key), for what needs to know its samples.
+        without_batch_norm: Makes it for a student without BatchNorm, where ``make`` does not serve both.
     """
 
     make: Callable[[], Algorithm]
     train_data: Callable[[], DataLoader] = loader
+    without_batch_norm: Callable[[], Algorithm] | None = None
 
 
 # What an algorithm is called in a test's name.
@@ -59,4 +61,12 @@ SETTINGS: dict[str, Setting] = {
     ),
     'LossCurriculum-infobatch': Setting(lambda: LossCurriculum(mode='infobatch', full_from='3ep'), keyed_loader),
     'LossCurriculum-rho': Setting(lambda: LossCurriculum(recorded_run(), mode='rho', keep=0.6), keyed_loader),
+    'WarmStart': Setting(
+        lambda: WarmStart(trained_net(11, steps=3)),
+        without_batch_norm=lambda: WarmStart(net(11, batch_norm=False)),
+    ),
+    'WarmStart-shrink-perturb': Setting(
+        lambda: WarmStart(trained_net(11, steps=3), shrink=0.4, perturb=0.1),
+        without_batch_norm=lambda: WarmStart(net(11, batch_norm=False), shrink=0.4, perturb=0.1),
+    ),
 }

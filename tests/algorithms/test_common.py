@@ -125,7 +125,7 @@ from tests.algorithms.settings import SETTINGS
 # Without BatchNorm, which sees each rank's part of the batch: then two ranks are one, but for the order of sums.
 for name, setting in SETTINGS.items():
     trainer, log = make_trainer(
-        [setting.make()],
+        [(setting.without_batch_norm or setting.make)()],
         student=net(1, batch_norm=False),
         train_dataloader=setting.train_data(),
         evaluate=True,

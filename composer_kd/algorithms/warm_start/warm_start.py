@@ -1,0 +1,143 @@
+"""Core WarmStart class."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+
+from composer.core import Event, State
+from composer.loggers import Logger
+from torch import Tensor, nn
+
+from composer_kd.algorithms.described import Described
+from composer_kd.archive.fetch import is_remote
+from composer_kd.archive.ranks import on_rank_zero
+from composer_kd.archive.remote import run_at
+from composer_kd.errors import UserError
+from composer_kd.functional.warm_start import shrink_perturb
+from composer_kd.models.classifier import plain
+from composer_kd.models.weights import fitting, load_weights, tensors_of
+from composer_kd.teachers.from_run import finished_weights
+
+__all__ = ['WarmStart']
+
+# A path that ends so and does not exist was meant as a file, not as a run directory.
+_ENDINGS_OF_WEIGHTS = ('.safetensors', '.pt', '.pth', '.ckpt', '.bin')
+
+
+class WarmStart(Described):
+    """Begin a training at the weights of an earlier iteration, as they are or shrunk and perturbed.
+
+    Before the first step, every parameter becomes ``shrink * earlier + perturb * fresh``, where ``fresh`` is what the
+    student holds: its own initialisation. Buffers (BatchNorm's running statistics) are the earlier model's. A training
+    that continues from a checkpoint does not start again, and does not read the source.
+
+    The defaults are the plain warm start. ``shrink=0.4, perturb=0.1`` is shrink-and-perturb (`Ash and Adams, 2020
+    <https://arxiv.org/abs/1910.08475>`_), meant to close the gap in generalisation that a plain warm start leaves.
+
+    Args:
+        source: A run directory (here or on a remote that Streaming knows), a file of weights, or a module, of the
+            student's architecture.
+        shrink: The part of the earlier weights that stays, from 0 to 1. Default: ``1.0``.
+        perturb: The scale of the fresh initialisation that is added, from 0 on. Default: ``0.0``.
+
+    Example:
+        .. testcode::
+
+            from composer import Trainer
+            from composer_kd import WarmStart
+            trainer = Trainer(
+                model=student,
+                train_dataloader=train_dataloader,
+                max_duration='10ep',
+                algorithms=[WarmStart('runs/gen0', shrink=0.4, perturb=0.1)],
+            )
+    """
+
+    def __init__(self, source: str | Path | nn.Module, shrink: float = 1.0, perturb: float = 0.0):
+        if not isinstance(source, str | Path | nn.Module):
+            raise UserError(f'source: expected a run directory, a file of weights or a module, got {source!r}')
+        if not _is_number(shrink) or not 0 <= shrink <= 1:
+            raise UserError(f'shrink: expected a number from 0 to 1, got {shrink!r}')
+        if not _is_number(perturb) or perturb < 0:
+            raise UserError(f'perturb: expected a number from 0 on, got {perturb!r}')
+        if shrink == perturb == 0:
+            raise UserError('shrink and perturb are both 0: all weights would be; for a fresh start, leave it out')
+        self.source = source
+        self.shrink, self.perturb = float(shrink), float(perturb)
+        self._started = False
+
+    def match(self, event: Event, state: State) -> bool:
+        return event in (Event.INIT, Event.AFTER_LOAD)
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        if event == Event.INIT:
+            self._init(state)
+        else:
+            self._after_load(state)
+
+    def _init(self, state: State) -> None:
+        if sum(isinstance(other, WarmStart) for other in state.algorithms) > 1:
+            raise UserError('WarmStart: the Trainer has two; give one, as a training begins once')
+        self._started = False  # In a Trainer before this one it may have.
+
+    def _after_load(self, state: State) -> None:
+        # Whether a training begins is known here; all surgery of INIT is done, and the model is not wrapped yet.
+        if self._started:
+            return
+        if int(state.timestamp.batch) > 0:
+            warnings.warn(
+                'WarmStart: this checkpoint comes from a training without WarmStart; it goes on with its own weights',
+                stacklevel=2,
+            )
+            return
+        # DistributedDataParallel, which comes next, gives rank 0's parameters and buffers to all.
+        on_rank_zero(lambda: self._start(plain(state.model)))
+        self._started = True
+
+    def _start(self, student: nn.Module) -> None:
+        name = type(self.source).__name__ if isinstance(self.source, nn.Module) else self.source
+        source = fitting(
+            student,
+            self._weights(student),
+            where=f'WarmStart: source {name} for the student {type(student).__name__}',
+            remedy='start from a model of the same architecture',
+        )
+        # Twice for tied parameters, which have two names and one tensor: so nothing is changed in place here.
+        parameters = {name for name, _ in student.named_parameters(remove_duplicate=False)}
+        started = {}
+        for name, fresh in tensors_of(student).items():
+            started[name] = source[name].to(fresh)
+            if name in parameters:
+                started[name] = shrink_perturb(started[name], fresh, self.shrink, self.perturb)
+        student.load_state_dict(started, strict=False)
+
+    def _weights(self, student: nn.Module) -> dict[str, Tensor]:
+        source = self.source
+        if isinstance(source, nn.Module):
+            own = {id(parameter) for parameter in student.parameters()}
+            if any(id(parameter) in own for parameter in source.parameters()):
+                raise UserError(
+                    'WarmStart: source: the module shares weights with the student; deep-copy it before, or name a '
+                    'file of its weights'
+                )
+            return tensors_of(source)
+        try:
+            is_file = not is_remote(str(source)) and not Path(source).is_dir()
+            if is_file and (Path(source).is_file() or Path(source).suffix in _ENDINGS_OF_WEIGHTS):
+                return load_weights(source)
+            return finished_weights(run_at(source))
+        except UserError as error:
+            raise UserError(f'WarmStart: source: {error}') from None
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), 'started': self._started}
+
+    def load_state_dict(self, state: dict, strict: bool = False) -> None:
+        # A checkpoint that was written before the first step has started too, and must not be shrunk again.
+        self._started = bool(state.get('started', False))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

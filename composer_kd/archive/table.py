@@ -46,8 +46,11 @@ def write_table(path: Path, columns: Mapping[str, Tensor], facts: Mapping[str, s
     assert len({len(column) for column in columns.values()}) == 1, 'columns of one table have equal lengths'
     tensors = {name: column.detach().cpu().contiguous() for name, column in columns.items()}
     with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(tensors, temporary, metadata=dict(facts or {}))
+            temporary.chmod(mode)  # Some versions leave 0600 whatever the umask, and a run directory is shared.
         except SafetensorError as error:
             # It wraps the system's error, a full disk for one, in words: its number again, for `replacing` to explain.
             number = re.search(r'os error (\d+)', str(error))

@@ -5,9 +5,11 @@ import sys
 import textwrap
 
 import pytest
+import torch
 import xxhash
 
 from composer_kd.archive import atomic_write, replacing, xxh3_of
+from composer_kd.archive.table import write_table
 from composer_kd.errors import UserError
 
 
@@ -29,9 +31,11 @@ def test_permissions_follow_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         atomic_write(tmp_path / 'a', b'')
+        write_table(tmp_path / 'b', {'loss': torch.zeros(2)})
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / 'a').stat().st_mode) == 0o640
+    for name in 'ab':
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
 
 
 @pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt, FileNotFoundError])

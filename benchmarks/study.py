@@ -43,6 +43,8 @@ def main() -> int:
             return int(status) if status is not True else 0
     plan = make_plan(apply_overrides(read_yaml(options.yaml), options.changes), where=str(options.yaml))
     result = collect(list(plan.runs), options.yaml)
+    if options.baseline:
+        result['command'] += f' --baseline {options.baseline}'
     result['baseline'] = options.baseline or next(iter(result['arms']))
     atomic_write(options.yaml.with_suffix('.json'), json.dumps(result, indent=1) + '\n')
     atomic_write(options.yaml.with_suffix('.md'), table(result) + '\n')
@@ -55,7 +57,7 @@ def collect(runs: list[PlannedRun], yaml: Path) -> dict[str, Any]:
     file = yaml.with_suffix('.json')
     before = json.loads(file.read_text()) if file.is_file() else {'arms': {}}
     arms: dict[str, list[dict[str, Any]]] = {}
-    facts = {key: before[key] for key in ('hardware', 'versions') if key in before}
+    facts = {key: before[key] for key in ('hardware', 'versions', 'date') if key in before}
     for run in runs:
         earlier = [
             {'cpu': before['hardware']['cpu'], **one}
@@ -64,12 +66,21 @@ def collect(runs: list[PlannedRun], yaml: Path) -> dict[str, Any]:
         ]
         if RunDir(run.folder).finished:
             manifest = RunDir(run.folder).manifest()
-            facts = {'hardware': manifest.hardware, 'versions': manifest.versions}
+            finished = str((manifest.model_extra or {}).get('finished_at'))[:10]
+            facts = {'hardware': manifest.hardware, 'versions': manifest.versions, 'date': finished}
             earlier = [{**figures(run), 'cpu': manifest.hardware['cpu']}]
         arms.setdefault(run.arm, []).extend(earlier)
     planned = {arm: sum(run.arm == arm for run in runs) for arm in arms}
     what = yaml.read_text().splitlines()[0].lstrip('# ')
-    return {'what': what, 'yaml': yaml.name, 'planned': planned, **facts, 'arms': {a: r for a, r in arms.items() if r}}
+    command = f'python -m benchmarks.study benchmarks/{yaml.stem}/{yaml.name}'
+    return {
+        'what': what,
+        'yaml': yaml.name,
+        'command': command,
+        'planned': planned,
+        **facts,
+        'arms': {a: r for a, r in arms.items() if r},
+    }
 
 
 def figures(run: PlannedRun) -> dict[str, Any]:
@@ -120,7 +131,10 @@ def table(result: dict[str, Any]) -> str:
     student = statistics.mean(one['student'] for one in arms[baseline])
     lines = [f'# {result["what"]}', '']
     processors = sorted({one['cpu'] for runs in arms.values() for one in runs})
-    lines += [f'[{result["yaml"]}]({result["yaml"]}), {" and ".join(processors)}, torch {result["versions"]["torch"]}.']
+    lines += [
+        f'`{result["command"]}`, last run {result["date"]}, {" and ".join(processors)}, '
+        f'torch {result["versions"]["torch"]}.'
+    ]
     lines += [f"Costs are multiply-adds as shares of {baseline}'s training; gains are over {baseline}, paired, with a"]
     lines += [
         '95 % interval of the mean and the probability of as much by chance (t). Harvest: recording the views that',

@@ -1,9 +1,9 @@
 """How long it takes to look up the recorded logits of a batch, and what they take on disk: 50,000 samples, 100 classes.
 
-    python benchmarks/lookup/lookup.py
+    python benchmarks/archive/archive.py
 
 Tables of 1, 3 and 5 teachers are written as a harvest writes them, opened (hashed, mapped), and asked for random rows:
-one gather in memory for all teachers, or one a teacher out of the files. Written to lookup.json and lookup.md beside
+one gather in memory for all teachers, or one a teacher out of the files. Written to archive.json and archive.md beside
 this file. Targets: 10 MB a view; 1,024 rows of one teacher in 0.3 ms.
 """
 
@@ -65,22 +65,27 @@ def main() -> None:
                 figures[name] = 1000 * median(lookup(recordings, chance), options.repeats)
     result = {
         'what': f'{SAMPLES:,} samples, {CLASSES} classes, float16',
-        'command': ' '.join(['python benchmarks/lookup/lookup.py', *sys.argv[1:]]),
+        'command': ' '.join(['python benchmarks/archive/archive.py', *sys.argv[1:]]),
         'date': date.today().isoformat(),
         'hardware': hardware(),
         'versions': versions(),
         'bytes': {'logits of a view': sizes['logits'], 'samples, once': sizes['samples']},
         'figures': {name: round(value, 4) for name, value in figures.items()},
     }
+    page = table(result)
+    atomic_write(options.out / 'archive.json', json.dumps(result, indent=1) + '\n')
+    atomic_write(options.out / 'archive.md', page + '\n')
+    print(page)
+
+
+def table(result: dict) -> str:
     facts = result['hardware']
     lines = [f'# Looking up recorded logits: {result["what"]}', '']
     lines += [f'`{result["command"]}`, {result["date"]}, {facts["cpu"]}, {facts["threads"]} threads.']
     lines += ['', '| | |', '|---|---:|']
     lines += [f'| {name}, MB | {size / 1e6:.2f} |' for name, size in result['bytes'].items()]
     lines += [f'| {name} | {value:.3f} |' for name, value in result['figures'].items()]
-    atomic_write(options.out / 'lookup.json', json.dumps(result, indent=1) + '\n')
-    atomic_write(options.out / 'lookup.md', '\n'.join(lines) + '\n')
-    print('\n'.join(lines))
+    return '\n'.join(lines)
 
 
 def write(folder: Path, samples: Samples, figures: dict[str, float]) -> Archive:

@@ -15,11 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import torch
 
+from composer_kd.archive import atomic_write
 from composer_kd.data import DataSection, open_data
 from composer_kd.data.section import SyntheticSection
 from composer_kd.data.synthetic import COARSE, FINE_CLASSES, SUPERCLASSES, draw
 from composer_kd.data.write import Images, write_dataset
+from composer_kd.runs.execute import hardware, versions
 
 BATCH = 128
 
@@ -58,10 +61,11 @@ def main() -> None:
         'what': f'images/s, crop + flip + normalise at 32x32, batch {BATCH}, one thread',
         'images': options.images,
         'rounds': options.rounds,
-        'cpu': cpu_name(),
-        'cores': os.cpu_count(),
+        'command': ' '.join(['python benchmarks/loader/loader.py', *sys.argv[1:]]),
+        'date': date.today().isoformat(),
+        'hardware': hardware(),
+        'versions': versions(),
         'load_average': round(os.getloadavg()[0], 2),
-        'torch': torch.__version__,
         'median': {name: round(statistics.median(values)) for name, values in rates.items()},
         'median_per_processor_second': {
             name: round(statistics.median(values)) for name, values in processor_rates.items()
@@ -70,25 +74,28 @@ def main() -> None:
         'highest': {name: round(max(values)) for name, values in rates.items()},
     }
     result['times_faster'] = round(result['median']['composer_kd'] / result['median']['streaming + PIL'], 1)
-    options.out.write_text(json.dumps(result, indent=1) + '\n')
-    table = as_table(result)
-    options.out.with_suffix('.md').write_text(table)
-    print(table, end='')
+    atomic_write(options.out, json.dumps(result, indent=1) + '\n')
+    atomic_write(options.out.with_suffix('.md'), table(result) + '\n')
+    print(table(result))
 
 
-def as_table(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
+    facts = result['hardware']
     rows = [
-        f'{result["what"]}. {result["cpu"]}, one thread of {result["cores"]} cores, load average '
-        f'{result["load_average"]}, {result["rounds"]} rounds.\n',
+        f'# Loading: {result["what"]}',
+        '',
+        f'`{result["command"]}`, {result["date"]}, {facts["cpu"]}, one thread of {facts["cores"]} cores, load average '
+        f'{result["load_average"]}, {result["rounds"]} rounds.',
+        '',
         '| loader | images/s, median | lowest | highest | median per second of processor time |',
-        '|---|---|---|---|---|',
+        '|---|---:|---:|---:|---:|',
     ]
     for name in result['median']:
         figures = ' | '.join(
             f'{result[which][name]:,}' for which in ('median', 'lowest', 'highest', 'median_per_processor_second')
         )
         rows.append(f'| {name} | {figures} |')
-    rows.append(f'\n{result["times_faster"]} times as fast; the target is at least 100,000 images/s.\n')
+    rows += ['', f'{result["times_faster"]} times as fast; the target is at least 100,000 images/s.']
     return '\n'.join(rows)
 
 
@@ -149,15 +156,6 @@ def usual(shards: Path) -> Callable[[int], int]:
         return count
 
     return load
-
-
-def cpu_name() -> str:
-    """The model that the system reports."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == '__main__':

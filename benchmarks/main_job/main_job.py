@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from composer_kd.archive import RunDir, atomic_write
 from composer_kd.report import report
@@ -42,18 +43,46 @@ def main() -> int:
         'date': str(runs[-1].manifest().model_extra['finished_at'])[:10],
     }
     curves = {run.path.name: [_short(line) for line in run.metrics()] for run in runs}
-    atomic_write(
-        options.out / 'main_job.json',
-        json.dumps({**facts, 'report': json.loads(made.json()), 'curves': curves}, indent=1),
-    )
-    lines = [
-        f'# {facts["what"]}',
-        f'`{facts["command"]}`, {facts["date"]}, {_hardware(manifest.hardware)}, torch {manifest.versions["torch"]}.',
-        made.markdown().partition('\n')[2].strip(),
-    ]
-    atomic_write(options.out / 'main_job.md', '\n\n'.join(lines) + '\n')
+    result = {**facts, 'report': json.loads(made.json()), 'curves': curves}
+    atomic_write(options.out / 'main_job.json', json.dumps(result, indent=1) + '\n')
+    atomic_write(options.out / 'main_job.md', table(result) + '\n')
     print(f'written: {options.out / "main_job.json"} and main_job.md')
     return 0
+
+
+def table(result: dict[str, Any]) -> str:
+    """The three measures, arm by arm, and what the report says of them."""
+    report, arms = result['report'], result['report']['arms']
+    levels = [level['threshold'] for level in arms[0]['to_reach']['test']]
+    head = ['arm', 'n', 'last epoch, %', 'best epoch, %', *(f'to {100 * level:.0f} %' for level in levels)]
+    lines = [
+        f'# The main job: {result["what"]}',
+        '',
+        f'`{result["command"]}`, {result["date"]}, {_hardware(result["hardware"])}, '
+        f'torch {result["versions"]["torch"]}.',
+        '',
+        report['headline'],
+        '',
+        f'| {" | ".join(head)} |',
+        '|---|' + '---:|' * (len(head) - 1),
+    ]
+    for arm in arms:
+        test = arm['accuracy']['test']
+        reached = [_reached(level) for level in arm['to_reach']['test']]
+        row = [arm['name'], str(test['last']['n']), _spread(test['last'], 100), _spread(test['best'], 100), *reached]
+        lines.append(f'| {" | ".join(row)} |')
+    lines += ['', 'To an accuracy: epochs / training seconds, teachers inside, mean ± standard deviation over seeds.']
+    return '\n'.join(lines)
+
+
+def _reached(level: dict[str, Any]) -> str:
+    if level['reached'] < level['of']:
+        return f'{level["reached"]} of {level["of"]}'
+    return f'{_spread(level["epochs"])} / {_spread(level["seconds"])}'
+
+
+def _spread(value: dict[str, Any], factor: float = 1) -> str:
+    return f'{factor * value["mean"]:.1f}' + (f' ± {factor * value["sd"]:.1f}' if value['sd'] is not None else '')
 
 
 def _short(line: dict) -> dict:

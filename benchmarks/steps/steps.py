@@ -6,8 +6,10 @@ All arms train the same model on the same batches in one process, in turn, round
 median step, from the end of one step to the end of the next, loading included. Printed, and written to steps.json and
 steps.md beside this file: medians, and for ratios of a round's figures a 95 % confidence interval of the median
 (bootstrap over rounds). Targets: the Trainer at most 1.05 times the loop; K recorded teachers at most 1.03 times the
-student's step; K live ones at most 1.05 times (student's step + K forward passes). What looking up and recording take
-is also measured directly, by a clock around our own code: small shares drown in a ratio's noise.
+student's step; K live ones at most 1.05 times (student's step + K forward passes). In theory K live teachers of the
+student's size cost K/3 of its step: a step is three forward passes. What looking up and recording take is also measured
+directly, by a clock around our own code: small shares drown in a ratio's noise. Peak memory is that of a process in
+which one arm alone trains.
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ import argparse
 import itertools
 import json
 import random
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,6 +48,7 @@ from composer_kd.runs.progress import Progress
 
 BATCH = 128
 TEACHERS = (1, 3, 5)
+PEAKS = ('loop', 'trainer', '1 recorded', '5 recorded', '1 live', '5 live')
 
 
 class Steps(Callback):
@@ -234,9 +240,14 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--steps', type=int, default=12)
     parser.add_argument('--out', type=Path, default=Path(__file__).parent)
+    parser.add_argument('--peak', metavar='ARM', help='train this arm alone and print the peak of memory in bytes')
     options = parser.parse_args()
     warnings.simplefilter('ignore')
     keep_freed_memory()  # As `composer run` does on the CPU; for all arms alike.
+    if options.peak:
+        with tempfile.TemporaryDirectory() as folder:
+            print(peak_of(Bench(options.model, options.steps, Path(folder)), options.peak))
+        return
     with tempfile.TemporaryDirectory() as folder:
         seconds, microseconds = measure(Bench(options.model, options.steps, Path(folder)), options.rounds)
     rounds = [dict(zip(seconds, figures, strict=True)) for figures in zip(*seconds.values(), strict=True)]
@@ -246,6 +257,9 @@ def main() -> None:
     for count in TEACHERS:
         name = f'{count} live / (trainer + {count} forward)'
         ratios[name] = [r[f'{count} live'] / (r['trainer'] + count * r['forward']) for r in rounds]
+    for count in TEACHERS:
+        name = f'{count} live / (trainer x (1 + {count}/3)), in theory'
+        ratios[name] = [r[f'{count} live'] / (r['trainer'] * (1 + count / 3)) for r in rounds]
     ratios['recording losses / trainer'] = [r['recording losses'] / r['trainer'] for r in rounds]
     step = 1e6 * statistics.median(seconds['trainer'])
     result = {
@@ -259,6 +273,7 @@ def main() -> None:
         'ratios': {name: interval(values) for name, values in ratios.items()},
         'own microseconds a step': {name: quartiles(values) for name, values in microseconds.items()},
         'own share of the plain step': {n: round(statistics.median(v) / step, 5) for n, v in microseconds.items()},
+        'peak megabytes': {arm: peak_megabytes(arm, options.model) for arm in PEAKS},
     }
     text = table(result)
     atomic_write(options.out / 'steps.json', json.dumps(result, indent=1) + '\n')
@@ -268,11 +283,7 @@ def main() -> None:
 
 def measure(bench: Bench, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Seconds of a step of each arm, round by round, and microseconds of our own code in it."""
-    runs = bench.recorded_runs(max(TEACHERS))
-    arms = {'loop': bench.loop(), 'forward': bench.forward(), 'trainer': bench.trainer()}
-    arms |= {f'{count} recorded': bench.recorded(runs[:count]) for count in TEACHERS}
-    arms |= {f'{count} live': bench.live(count) for count in TEACHERS}
-    arms['recording losses'] = bench.recording()
+    arms = {name: make() for name, make in makers(bench).items()}
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(rounds + 1):
         for name, run in arms.items():
@@ -282,6 +293,40 @@ def measure(bench: Bench, rounds: int) -> tuple[dict[str, list[float]], dict[str
         if not number:
             bench.microseconds.clear()
     return seconds, bench.microseconds
+
+
+def makers(bench: Bench) -> dict[str, Callable[[], Callable[[], float]]]:
+    """How each arm is made."""
+    runs: list[Path] = []
+
+    def recorded(count: int) -> Callable[[], float]:
+        runs.extend([] if runs else bench.recorded_runs(max(TEACHERS)))
+        return bench.recorded(runs[:count])
+
+    return {
+        'loop': bench.loop,
+        'forward': bench.forward,
+        'trainer': bench.trainer,
+        **{f'{count} recorded': partial(recorded, count) for count in TEACHERS},
+        **{f'{count} live': partial(bench.live, count) for count in TEACHERS},
+        'recording losses': bench.recording,
+    }
+
+
+def peak_megabytes(arm: str, model: str) -> float:
+    """Of a process of its own: peaks of one process cannot be told apart."""
+    command = [sys.executable, __file__, '--peak', arm, '--model', model, '--steps', '4']
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return round(int(told.split()[-1]) / 1e6, 1)
+
+
+def peak_of(bench: Bench, arm: str) -> int:
+    run = makers(bench)[arm]()
+    run()
+    run()
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def table(result: dict) -> str:
@@ -302,6 +347,13 @@ def table(result: dict) -> str:
         f'| {name} | {q[1]:.0f} | {q[0]:.0f} to {q[2]:.0f} | {100 * shares[name]:.2f} % |'
         for name, q in result['own microseconds a step'].items()
     ]
+    if peaks := result.get('peak megabytes'):
+        lines += [
+            '',
+            "| peak memory of a process that trains this alone | MB | of the plain step's |",
+            '|---|---:|---:|',
+        ]
+        lines += [f'| {arm} | {peak:,.0f} | {peak / peaks["trainer"]:.3f} |' for arm, peak in peaks.items()]
     return '\n'.join(lines)
 
 

@@ -104,12 +104,12 @@ def main() -> None:
         'rows': [compare(teacher, student, k) for k in [*arguments.k, None]],
     }
     atomic_write(HERE / 'top_k.json', json.dumps(result, indent=1) + '\n')
-    page = markdown(result)
+    page = table(result)
     atomic_write(HERE / 'top_k.md', page)
     print(page)
 
 
-def markdown(result: dict) -> str:
+def table(result: dict) -> str:
     right = [f'{100 * result[name]:.0f} %' for name in ('teacher_accuracy', 'student_accuracy')]
     lines = [
         '# What top-k storage loses',

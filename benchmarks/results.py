@@ -1,0 +1,104 @@
+"""benchmarks/RESULTS.md, from the results of all benchmarks alone.
+
+    python -m benchmarks.results            # writes RESULTS.md
+    python -m benchmarks.results --check    # says whether it is what the results give
+
+Every section is the page that a benchmark makes of its JSON: what was run, when, on what, how often, and the figures.
+What has no results yet has a line that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.retrain.cells import Scale
+from benchmarks.retrain.measures import Study
+from benchmarks.retrain.results import Results
+from benchmarks.retrain.tables import markdown
+from composer_kd.archive import atomic_write
+
+HERE = Path(__file__).parent
+OUT = HERE / 'RESULTS.md'
+
+INTRODUCTION = """# Results
+
+Made by `python -m benchmarks.results` from the JSON beside each benchmark; nothing here is written by hand. Each
+section names its command, date, hardware and number of runs. How to run them, and what it costs:
+[README.md](README.md)."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--check', action='store_true', help='write nothing; fail if RESULTS.md is not up to date')
+    options = parser.parse_args()
+    page = results_page()
+    if options.check:
+        same = OUT.is_file() and OUT.read_text() == page
+        print(f'{OUT.name} is {"up to date" if same else "not what the results give: python -m benchmarks.results"}')
+        return 0 if same else 1
+    atomic_write(OUT, page)
+    print(f'written: {OUT}')
+    return 0
+
+
+def results_page(folder: Path = HERE) -> str:
+    return '\n\n'.join([INTRODUCTION, *(section.strip() for section in _sections(folder))]) + '\n'
+
+
+def _sections(folder: Path) -> Iterator[str]:
+    for scale in ('cpu', 'h200'):
+        yield _retrain(scale, folder)
+    for name, table in _tables(folder).items():
+        file = folder / name
+        if file.is_file():
+            yield _deeper(table(json.loads(file.read_text())))
+        else:
+            yield f'## {file.stem}\n\nNot run yet.'
+
+
+def _retrain(name: str, folder: Path) -> str:
+    results = Results(name, folder / 'retrain' / 'results')
+    if not results.file.is_file():
+        return f'## Retraining: the scale `{name}`\n\nNot run yet: it waits for its hardware.'
+    scale = Scale(name, accuracy=results.accuracy)
+    study = Study(scale, results.by_name(), results.by_name(alone=True))
+    pictures = {
+        scenario: f'retrain/results/{name}-{scenario}.png'
+        for scenario in scale.scenarios
+        if (results.file.parent / f'{name}-{scenario}.png').is_file()
+    }
+    return _deeper(markdown(study, pictures).replace('(../arms.yaml)', '(retrain/arms.yaml)'))
+
+
+def _tables(folder: Path) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """Result files, and what makes a page of each."""
+    from benchmarks.study import table as study_table
+
+    of_its_own = {f'{name}/{name}.json': _program(folder / name / f'{name}.py').table
+                  for name in ('main_job', 'steps', 'loader', 'archive', 'top_k')}  # fmt: skip
+    return {**of_its_own, 'views/views.json': study_table, 'curriculum/curriculum.json': study_table}
+
+
+def _program(file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f'benchmark_{file.stem}', file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _deeper(page: str) -> str:
+    """The same page as a section of a longer one."""
+    return '\n'.join(f'#{line}' if line.startswith('#') else line for line in page.splitlines())
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

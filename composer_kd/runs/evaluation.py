@@ -66,7 +66,7 @@ def teacher_runs(algorithms: Iterable[Algorithm]) -> dict[str, RunDir]:
             if isinstance(teacher, RecordedTeacher):
                 runs[teacher.name] = teacher.archive.run
             elif isinstance(teacher, RunTeacher):
-                runs[teacher.name] = RunDir(teacher.path)
+                runs[teacher.name] = teacher.run
     return runs
 
 

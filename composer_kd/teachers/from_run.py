@@ -30,6 +30,7 @@ class RunTeacher(LiveTeacher):
         put_into(module, finished_weights(run), str(run.weights_file))
         normalization = (data.normalization.mean, data.normalization.std)
         super().__init__(module, name or Path(str(run)).name, normalization, data_normalization)
+        self.run = run
         self.path = run.path
 
     def __repr__(self) -> str:

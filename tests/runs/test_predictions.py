@@ -140,6 +140,13 @@ def test_teachers_that_are_run_directories(lineage: dict[str, RunDir]) -> None:
     assert found == {'gen0': path, 'live': path}
 
 
+def test_a_teacher_on_a_remote(lineage: dict[str, RunDir]) -> None:
+    teacher = Teacher.from_run(f'file://{lineage["gen0"].path.resolve()}')
+    own = {'test': read_predictions(lineage['gen1'].path / FILES[0])}
+    found = evaluation(own, teacher_runs([TeacherMixupKD(teachers=[teacher])]), print)
+    assert found['test']['agreement'] == lineage['gen1'].manifest().evaluation['test'].agreement
+
+
 def test_a_damaged_teacher_is_left_out_and_named(alone: RunDir, lineage: dict[str, RunDir]) -> None:
     own = {'test': read_predictions(lineage['gen1'].path / FILES[0])}
     (alone.path / FILES[0]).unlink()

@@ -97,10 +97,12 @@ class KeyedImages(Dataset, ABC):
 
 
 class CachedImages(KeyedImages):
-    """Images out of the memory-mapped cache.
+    """Images out of the memory-mapped cache, or out of its copy on the training device.
+
+    Labels and keys are on the host all the same: recorded teachers look keys up there, and both move with the batch.
 
     Args:
-        cached: All images of the split.
+        cached: All images of the split, wherever they are; a batch is gathered there.
         positions: Where in ``cached`` each of the part's samples is.
     """
 
@@ -119,4 +121,6 @@ class CachedImages(KeyedImages):
         self._positions = torch.from_numpy(positions)
 
     def images(self, rows: Tensor) -> Tensor:
-        return self._cached.index_select(0, self._positions.index_select(0, rows))
+        positions = self._positions.index_select(0, rows)
+        # A few KB: CUDA takes up to 64 KB from ordinary memory without waiting for the device.
+        return self._cached.index_select(0, positions.to(self._cached.device, non_blocking=True))

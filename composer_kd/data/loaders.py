@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from composer.core import DataSpec
-from composer.utils import dist
+from composer.utils import dist, get_device
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -64,7 +64,9 @@ class Data:
         return self.train.dataloader.dataset  # type: ignore[union-attr]
 
 
-def open_data(section: DataSection, batch_size: int, seed: int, where: str = 'data') -> Data:
+def open_data(
+    section: DataSection, batch_size: int, seed: int, where: str = 'data', device: torch.device | None = None
+) -> Data:
     """Open the data that a section describes: drawn, downloaded, verified and decoded as it needs be.
 
     Args:
@@ -72,12 +74,13 @@ def open_data(section: DataSection, batch_size: int, seed: int, where: str = 'da
         batch_size: Of training, over all ranks.
         seed: Of the order of the training samples.
         where: The section's path in the file, for error lines.
+        device: Where the images lie with ``mode: device``; ``None`` is where a Trainer trains by default.
     """
     ranks = dist.get_world_size()
     if batch_size < 1 or batch_size % ranks:
         raise UserError(f'{where}: the batch size {batch_size} cannot be divided evenly over {ranks} ranks')
     folder = _open_source(section, where)
-    splits = _open_splits(folder, section)
+    splits = _open_splits(folder, section, where, device)
     parts = _divide(splits['train'], splits['test'], _class_names(folder, splits), section, where)
     trained = len(parts['train'].positions)
     if trained < batch_size:
@@ -148,13 +151,14 @@ def _open_source(section: DataSection, where: str) -> ShardFolder:
     return open_shards(source, section.cache, f'{where}.source')
 
 
-def _open_splits(folder: ShardFolder, section: DataSection) -> dict[str, _OpenSplit]:
-    if section.mode == 'cache':
-        cached = open_cache(folder, section.image_size, section.cache)
-        splits = {
-            role: _OpenSplit(split.table, tuple(split.images.shape[1:]), split.images, image_size=section.image_size)
-            for role, split in zip(('train', 'test'), cached, strict=True)
-        }
+def _open_splits(
+    folder: ShardFolder, section: DataSection, where: str, device: torch.device | None
+) -> dict[str, _OpenSplit]:
+    if section.mode != 'stream':
+        splits = {}
+        for role, split in zip(('train', 'test'), open_cache(folder, section.image_size, section.cache), strict=True):
+            images = split.images if section.mode == 'cache' else _on_device(split.images, device, where)
+            splits[role] = _OpenSplit(split.table, tuple(images.shape[1:]), images, image_size=section.image_size)
     else:
         from composer_kd.data.stream import open_stream  # imports streaming, which the cache need not wait for
 
@@ -169,6 +173,16 @@ def _open_splits(folder: ShardFolder, section: DataSection) -> dict[str, _OpenSp
         if len(np.unique(split.table.ids)) != len(split.table):
             raise UserError(f'{folder.location}: the ids (column i) of the {role} split are not unique')
     return splits
+
+
+def _on_device(images: torch.Tensor, device: torch.device | None, where: str) -> torch.Tensor:
+    """A split's images on the training device; on the CPU they stay in the cache."""
+    device = device or get_device(None)._device
+    try:
+        return images.to(device)
+    except torch.OutOfMemoryError as error:
+        size = f'{images.numel() / 2**30:.1f} GiB'
+        raise UserError(f'{where}.mode: the device has no room for {size} of images; use mode: cache') from error
 
 
 def _class_names(folder: ShardFolder, splits: dict[str, _OpenSplit]) -> list[str]:

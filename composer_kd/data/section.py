@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from composer_kd.archive.fetch import default_cache
 from composer_kd.errors import UserError, nearest
@@ -37,8 +37,9 @@ class DataSection(Section):
         synthetic: The parameters of ``synthetic100``; ignored for any other source.
         val_fraction: The part of each class that is kept out of training, chosen by a hash of the content.
         subset: Train on this many samples only, spread evenly over the classes; validation and test stay whole.
-        mode: ``'cache'`` decodes everything once into a memory-mapped file; ``'stream'`` decodes as it goes, for data
-            too large for that.
+        mode: ``'cache'`` decodes everything once into a memory-mapped file; ``'device'`` copies that to the training
+            device, for a GPU that would wait for the host; ``'stream'`` decodes as it goes, for data too large for
+            either.
         augment: Random crop and flip of the training images; without it every epoch sees the same one view.
         padding: Width of the zero border that crops are taken from.
         views: How many augmentations of an image there are; epoch e uses view e modulo this. ``None``: a fresh one
@@ -60,7 +61,7 @@ class DataSection(Section):
     synthetic: SyntheticSection = SyntheticSection()
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     subset: Count | None = None
-    mode: Literal['cache', 'stream'] = 'cache'
+    mode: Literal['cache', 'device', 'stream'] = 'cache'
     augment: bool = True
     flip: bool = True
     padding: Annotated[int, Field(ge=0, le=64)] = 4
@@ -81,6 +82,13 @@ class DataSection(Section):
         if not isinstance(std, str) and not all(0 < deviation < float('inf') for deviation in std):
             raise ValueError('every standard deviation must be greater than 0')
         return std
+
+    @field_validator('augment_on', 'workers')
+    @classmethod
+    def _nothing_on_the_host(cls, value: str | int, info: ValidationInfo) -> str | int:
+        if info.data.get('mode') == 'device' and value not in ('device', 0):
+            raise ValueError('with mode: device no image comes by the host; leave it out, or use mode: cache')
+        return value
 
     def check_source(self, where: str) -> None:
         """Refuse a local source that is not there; what is in it is looked at when it is opened."""

@@ -74,7 +74,7 @@ def build_trainer(
     if not on_gpu:
         keep_freed_memory()
     reproducibility.seed_all(config.seed)
-    data = open_data(_data_section(config, say), batch_size=config.batch_size, seed=config.seed)
+    data = open_data(_data_section(config, say), batch_size=config.batch_size, seed=config.seed, device=device._device)
     check_top_k(config, data.num_classes)
     model = classifier(
         build_model(config.model, data.num_classes, data.shape),
@@ -124,7 +124,8 @@ def _data_section(config: RunConfig, say: Callable[[str], None]):
     wanting = [name for name in config.algorithms if algorithm_class(name).__name__ in WANT_FLOAT_IMAGES]
     if wanting and config.data.augment_on == 'device':
         say(f'{wanting[0]} works on float images before they reach the device: the loader augments (augment_on: host)')
-        return config.data.model_copy(update={'augment_on': 'host'})
+        mode = 'cache' if config.data.mode == 'device' else config.data.mode
+        return config.data.model_copy(update={'augment_on': 'host', 'mode': mode})
     return config.data
 
 

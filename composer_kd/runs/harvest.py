@@ -86,7 +86,8 @@ def open_run_data(run: RunDir, changes: Sequence[str] = ()) -> Data:
             raise UserError(f'{change!r}: only data.* can be changed; the rest is what the run was trained with')
     section = parse_section(DataSection, apply_overrides(values, list(changes))['data'], 'data')
     section.check_source('data')
-    return open_data(section, batch_size=dist.get_world_size(), seed=0)
+    # Not on the device: a look at some samples needs no copy of all.
+    return open_data(section, batch_size=dist.get_world_size(), seed=0, device=torch.device('cpu'))
 
 
 def harvest_views(

@@ -30,6 +30,9 @@ SAME = """
         assert len(got) == len(expected) > 5
         for there, here in zip(expected, got):
             assert all(torch.equal(a, b) for a, b in zip(there, here))
+        _, on_device = batches(source, cache + '/1', mode='device', **options)
+        for there, here in zip(expected, on_device, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(there, here))
         again, _ = batches(source, cache + '/2', mode='stream', **options)  # a second run in one process
         print('the same')
 """

@@ -27,6 +27,7 @@ from composer_kd.data.section import DataSection, SyntheticSection
 from composer_kd.models.section import ModelSection
 from composer_kd.run import main as run_main
 from composer_kd.runs.archive_section import ArchiveSection, LogitsSection
+from composer_kd.runs.compile_section import CompileSection
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.construct import construct
 from composer_kd.runs.names import ALGORITHMS
@@ -353,6 +354,7 @@ def section_defaults(section: type[BaseModel]) -> dict[str, Any]:
         ('The run', RunConfig),
         ('data', DataSection),
         ('data.synthetic', SyntheticSection),
+        ('compile', CompileSection),
         ('archive', ArchiveSection),
         ('archive.logits', LogitsSection),
         ('model', ModelSection),

@@ -207,7 +207,8 @@ class RecordLogits(Callback):
         if self._view is None:
             return
         keys = keys_of(state.batch)
-        logits = logits_of(state.outputs, 'the student').detach()
+        # A copy: what a CUDA graph answers (compile: reduce-overhead) is overwritten by the next step's answer.
+        logits = logits_of(state.outputs, 'the student').detach().clone()
         if keys is None or len(keys) != len(logits):
             raise UserError(f'{type(self).__name__}: the batches do not bring a key for each sample')
         self._passes.add((keys, logits))

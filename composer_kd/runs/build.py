@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from composer import Trainer
@@ -12,12 +13,14 @@ from composer.core import Algorithm, Callback, Evaluator
 from composer.loggers import ProgressBarLogger
 from composer.utils import dist, get_device, reproducibility
 
+from composer_kd.algorithms import Distillation
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.callbacks.measures import Measures
 from composer_kd.callbacks.nan_guard import NanGuard
 from composer_kd.callbacks.same_buffers import SameBuffers
 from composer_kd.data import Data, open_data
 from composer_kd.models import Classifier, build_model, classifier
+from composer_kd.runs.compile_section import compile_options
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.memory import keep_freed_memory
 from composer_kd.runs.objects import (
@@ -85,6 +88,8 @@ def build_trainer(
     )
     algorithms = make_algorithms(config)
     _warn_of_sam(algorithms, say)
+    compiled = compile_options(config.compile, on_gpu, say)
+    _compile_teachers(algorithms, compiled)
     microbatch = config.microbatch_size
     own_callbacks: list[Callback] = [
         SameBuffers(),
@@ -115,6 +120,7 @@ def build_trainer(
         device_train_microbatch_size=min(microbatch, config.batch_size // dist.get_world_size())
         if microbatch
         else None,
+        compile_config=compiled,
         seed=config.seed,
     )
     return Built(trainer, model, data, algorithms)
@@ -127,6 +133,14 @@ def _data_section(config: RunConfig, say: Callable[[str], None]):
         mode = 'cache' if config.data.mode == 'device' else config.data.mode
         return config.data.model_copy(update={'augment_on': 'host', 'mode': mode})
     return config.data
+
+
+def _compile_teachers(algorithms: list[Algorithm], options: dict[str, Any] | None) -> None:
+    if options is None:
+        return
+    for algorithm in algorithms:
+        for teacher in algorithm.live_teachers if isinstance(algorithm, Distillation) else ():
+            teacher.compile(**options)
 
 
 def _bar() -> ProgressBarLogger:

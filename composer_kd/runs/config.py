@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from composer_kd.data.section import DataSection
 from composer_kd.models.section import ModelSection
 from composer_kd.runs.archive_section import ArchiveSection
+from composer_kd.runs.compile_section import CompileSection
 from composer_kd.section import Section
 
 __all__ = ['RunConfig', 'named_mapping']
@@ -67,6 +68,7 @@ class RunConfig(Section):
         precision: ``fp32``, ``bf16`` or ``fp16`` (the last on a GPU only).
         channels_last: Keep images and convolutions in the layout that runs faster.
         device: ``auto``, ``cpu`` or ``gpu``.
+        compile: What torch.compile does to the student and its live teachers, on a GPU; ``true`` is all defaults.
         algorithms: Names to options: ours and all of Composer's.
         callbacks: Names to options, Composer's.
         loggers: Names to options, Composer's.
@@ -91,6 +93,7 @@ class RunConfig(Section):
     precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'
     channels_last: bool = True
     device: Literal['auto', 'cpu', 'gpu'] = 'auto'
+    compile: CompileSection | None = None
     algorithms: NamedMapping = Field(default_factory=dict)
     callbacks: NamedMapping = Field(default_factory=dict)
     loggers: NamedMapping = Field(default_factory=dict)
@@ -107,6 +110,14 @@ class RunConfig(Section):
     @classmethod
     def _named(cls, value: Any) -> NamedMapping:
         return named_mapping(value)
+
+    @field_validator('compile', mode='before')
+    @classmethod
+    def _switched(cls, value: Any, info: ValidationInfo) -> Any:
+        value = {True: {}, False: None}[value] if isinstance(value, bool) else value
+        if value is not None and info.data.get('device') == 'cpu':
+            raise ValueError('a model is compiled for a GPU, and device is cpu; leave it out')
+        return value
 
     @field_validator('keep_checkpoints')
     @classmethod

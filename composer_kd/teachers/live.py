@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class LiveTeacher(Teacher):
         self.name = name or type(self.module).__name__
         self.normalization = normalization
         self.data_normalization = data_normalization
+        self._compiled: Callable[..., Any] | None = None
         self._convert: tuple[Tensor, Tensor] | None = None
         self._parts: list[torch.nn.Module] = []
         self._cpu_autocast = False
@@ -54,6 +55,11 @@ class LiveTeacher(Teacher):
         self._channels_last = bool(getattr(student, 'channels_last', False))
         if self._channels_last:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def compile(self, **options: Any) -> None:
+        """Run the module through ``torch.compile`` from now on; ``module`` itself stays what it is."""
+        if not isinstance(self.module, ComposerModel):
+            self._compiled = torch.compile(self.module, **options)
 
     def read_normalization(self, dataset: Any, device: Any) -> None:
         """Prepare the conversion of inputs, once the training data is known."""
@@ -102,7 +108,7 @@ class LiveTeacher(Teacher):
             return self.module((inputs, *batch[1:]))
         if self._channels_last and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return self.module(inputs)
+        return (self._compiled or self.module)(inputs)
 
     def _precision(self, state: Any) -> contextlib.AbstractContextManager[Any]:
         if self._cpu_autocast:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from composer.core import Callback, State
@@ -14,10 +14,14 @@ from composer.utils import dist
 from torch import Tensor
 
 from composer_kd.algorithms.distillation import Distillation
+from composer_kd.callbacks.step_counts import StepCounts
 from composer_kd.models import multiply_adds, plain
 from composer_kd.models.batch import input_of, labels_of, logits_of, total_of
 
 __all__ = ['Measures']
+
+# Steps between two looks at what the device has counted; evaluations, checkpoints and an epoch's end look too.
+_LOOK_EVERY = 20
 
 # A backward pass costs about two forward passes: gradients of the inputs and of the weights.
 TRAINING_PASSES = 3
@@ -38,6 +42,9 @@ class Measures(Callback):
     from before a batch is fetched to the end of its step, teachers inside; evaluation and checkpoints are apart.
     Counts are kept in the checkpoint, so a run that was interrupted inside an epoch ends with the lines of one that
     was not.
+
+    A step reads nothing from the device and sends nothing to it, so it does not hold up a GPU. (Composer waits for the
+    loss of each step before ``BATCH_END``: the clock there has seen the step's work.)
 
     Args:
         write: Called on rank 0 with each line, a dict of plain numbers.
@@ -68,15 +75,19 @@ class Measures(Callback):
         self._start_epoch()
         self._evaluations: dict[str, float] = {}
         self._costs: dict[tuple[Any, ...], int] = {}
-        self._teacher_seen: tuple[float, list[int]] = (0.0, [])
+        self._distillation: Distillation | None = None
+        self._seconds_seen = 0.0
+        self._taught_seen: list[int] = []
         self._recorded_seen: list[int] = []
         self._fetched = self._evaluated = 0.0
         self._ended = False
         self._written: tuple[int, dict[str, float], dict[str, float]] | None = None
         self._labels: Tensor | None = None
-        self._pass: list[Tensor] = []
-        self._taken: list[Tensor] | None = None
+        self._pass: list[_Counted] = []
+        self._taken: list[_Counted] | None = None
         self._student_cost = 0.0
+        self._steps = StepCounts()
+        self._distilled: list[dict[str, float]] = []  # What the distillation said of each of these steps.
 
     def _start_epoch(self) -> None:
         self._epoch: dict[str, float] = dict.fromkeys(
@@ -91,8 +102,11 @@ class Measures(Callback):
         if dist.get_global_rank() == 0:
             self._rewind(int(state.timestamp.epoch))
         self._ended = False
-        self._teacher_seen = self._teacher_counts(state)
-        self._recorded_seen = self._recorded_counts(state)
+        self._distillation = next((one for one in state.algorithms if isinstance(one, Distillation)), None)
+        if self._distillation is not None:
+            self._seconds_seen = self._distillation.teacher_seconds
+            self._taught_seen = list(self._distillation.images_taught)
+            self._recorded_seen = list(self._distillation.images_recorded)
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
         # Batches that a resumed run skips come by here too; only one that is trained reaches BATCH_END.
@@ -111,12 +125,12 @@ class Measures(Callback):
 
     def before_backward(self, state: State, logger: Logger) -> None:
         logits = logits_of(state.outputs, 'the student').detach()
-        samples = len(logits)
-        labelled, correct = 0, logits.new_zeros((), dtype=torch.float64)
+        samples, labelled = len(logits), 0
+        loss = total_of(state.loss).detach().double() * samples
+        correct = torch.zeros_like(loss)
         if self._labels is not None:
             labelled, correct = samples, (logits.argmax(dim=1) == self._labels).sum().double()
-        loss = total_of(state.loss).detach().double() * samples
-        self._pass.append(torch.stack([correct.new_tensor(samples), correct.new_tensor(labelled), correct, loss]))
+        self._pass.append(_Counted(samples, labelled, torch.stack([correct, loss])))
         self._student_cost += TRAINING_PASSES * samples * self._cost_of_a_sample(state)
 
     def after_train_batch(self, state: State, logger: Logger) -> None:
@@ -124,52 +138,71 @@ class Measures(Callback):
             self._taken = self._pass
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        counts = torch.stack(self._taken or self._pass).sum(dim=0)
-        seconds, teacher_seconds, teacher_cost = self._teacher_step(state)
-        costs = counts.new_tensor([self._student_cost, teacher_cost, *self._saved_step(state)])
-        everything = torch.cat([counts, costs])
-        dist.all_reduce(everything, reduce_operation='SUM')
-        samples, labelled, correct, loss, student, teacher, recorded, saved = everything.tolist()
-        epoch, totals = self._epoch, self._totals
-        for name, value in (('samples', samples), ('labelled', labelled), ('correct', correct), ('loss', loss)):
-            epoch[name] += value
-        totals['student'] += student
-        totals['teacher'] += teacher
-        totals['recorded'] += recorded
-        totals['saved'] += saved
-        self._add_seconds(train=seconds, teacher=teacher_seconds)
-        self._add_distillation(state, samples)
-        epoch['runs'] = max(epoch['runs'], self._count_runs() if epoch['batches'] % 20 == 0 else 0)
-        epoch['batches'] += 1
-
-    def _teacher_step(self, state: State) -> tuple[float, float, float]:
-        seconds_before, images_before = self._teacher_seen
-        self._teacher_seen = self._teacher_counts(state)
-        seconds, images = self._teacher_seen
-        cost = 0.0
-        for number, (now, before) in enumerate(zip(images, images_before or [0] * len(images), strict=True)):
-            if now != before:
-                cost += (now - before) * self._cost_of_a_sample(state, number)
-        return time.perf_counter() - self._fetched, seconds - seconds_before, cost
-
-    def _saved_step(self, state: State) -> tuple[float, float]:
-        """Outputs that this step looked up on this rank, and the multiply-adds that computing them would have cost."""
-        before, self._recorded_seen = self._recorded_seen, self._recorded_counts(state)
-        images = [now - then for now, then in zip(self._recorded_seen, before, strict=True)]
-        return float(sum(images)), float(
-            sum(count * self._cost_of_a_sample(state, number) for number, count in enumerate(images) if count)
+        parts = self._taken or self._pass
+        self._steps.add(
+            torch.stack([part.sums for part in parts]).sum(dim=0),
+            (
+                sum(part.samples for part in parts),
+                sum(part.labelled for part in parts),
+                self._student_cost,
+                self._new_teacher_cost(state),
+                *self._newly_recorded(state),
+            ),
         )
+        self._distilled.append(self._distillation.last_step if self._distillation is not None else {})
+        self._add_seconds(train=time.perf_counter() - self._fetched)
+        if len(self._steps) == _LOOK_EVERY:
+            self._look()
+
+    def _look(self) -> None:
+        """Enter what the last steps have counted; all ranks come here together."""
+        if not len(self._steps):
+            return
+        epoch, totals = self._epoch, self._totals
+        steps, self._distilled = self._distilled, []
+        for row, step in zip(self._steps.take(), steps, strict=True):
+            correct, loss, samples, labelled, student, teacher, recorded, saved = row
+            for name, value in (('samples', samples), ('labelled', labelled), ('correct', correct), ('loss', loss)):
+                epoch[name] += value
+            for name, value in (('student', student), ('teacher', teacher), ('recorded', recorded), ('saved', saved)):
+                totals[name] += value
+            self._add_distillation(step, samples)
+            epoch['batches'] += 1
+        self._add_seconds(teacher=self._new_teacher_seconds())
+        epoch['runs'] = max(epoch['runs'], self._count_runs())
+
+    def _new_teacher_seconds(self) -> float:
+        """Since the last time. On a GPU this waits for the teachers' work."""
+        before = self._seconds_seen
+        if self._distillation is not None:
+            self._seconds_seen = self._distillation.teacher_seconds
+        return self._seconds_seen - before
+
+    def _new_teacher_cost(self, state: State) -> int:
+        """Multiply-adds of the teachers since the last time, on this rank."""
+        before = self._taught_seen
+        self._taught_seen = list(self._distillation.images_taught if self._distillation else ())
+        return self._cost_of_new(before, self._taught_seen, state)
+
+    def _newly_recorded(self, state: State) -> tuple[int, int]:
+        """Outputs that were looked up since the last time, and multiply-adds that computing them would have cost."""
+        before = self._recorded_seen
+        self._recorded_seen = list(self._distillation.images_recorded if self._distillation else ())
+        return sum(self._recorded_seen) - sum(before), self._cost_of_new(before, self._recorded_seen, state)
+
+    def _cost_of_new(self, before: list[int], now: list[int], state: State) -> int:
+        new = [later - earlier for earlier, later in zip(before or [0] * len(now), now, strict=True)]
+        return sum(count * self._cost_of_a_sample(state, number) for number, count in enumerate(new) if count)
 
     def _add_seconds(self, train: float = 0.0, teacher: float = 0.0, evaluation: float = 0.0) -> None:
         for name, value in (('seconds_train', train), ('seconds_teacher', teacher), ('seconds_eval', evaluation)):
             self._epoch[name] += value
             self._totals[name] += value
 
-    def _add_distillation(self, state: State, samples: float) -> None:
-        algorithm = _distillation(state)
-        if algorithm is None:
+    def _add_distillation(self, step: dict[str, float], samples: float) -> None:
+        if not step:
             return
-        step, epoch = algorithm.last_step, self._epoch
+        epoch = self._epoch
         epoch['label'] += step['loss/train/label'] * samples
         epoch['weight'] += step['distill/weight']
         if 'loss/train/distill' in step:
@@ -180,6 +213,7 @@ class Measures(Callback):
     # -- evaluation -----------------------------------------------------------------------------------------------
 
     def eval_before_all(self, state: State, logger: Logger) -> None:
+        self._look()  # What teachers do from now on belongs to the evaluation.
         self._evaluated = time.perf_counter()
 
     def eval_end(self, state: State, logger: Logger) -> None:
@@ -191,10 +225,8 @@ class Measures(Callback):
 
     def eval_after_all(self, state: State, logger: Logger) -> None:
         # What 'until overtaken' asks of the teachers during an evaluation is a cost of the method, not of evaluating.
-        seconds, _ = self._teacher_counts(state)
-        teacher = seconds - self._teacher_seen[0]
-        _, _, cost = self._teacher_step(state)
-        self._totals['teacher'] += cost * dist.get_world_size()
+        teacher = self._new_teacher_seconds()
+        self._totals['teacher'] += self._new_teacher_cost(state) * dist.get_world_size()
         self._add_seconds(train=teacher, teacher=teacher, evaluation=time.perf_counter() - self._evaluated - teacher)
         if self._ended:
             self._complete_last_line(state)
@@ -203,6 +235,7 @@ class Measures(Callback):
         self._end_epoch(state, int(state.timestamp.epoch))
 
     def fit_end(self, state: State, logger: Logger) -> None:
+        self._look()
         if self._epoch['samples']:  # A duration in batches may end inside an epoch.
             self._end_epoch(state, int(state.timestamp.epoch) + 1)
         # Composer evaluates once more after this event, unless it has after the last batch.
@@ -214,6 +247,7 @@ class Measures(Callback):
     # -- the line -------------------------------------------------------------------------------------------------
 
     def _end_epoch(self, state: State, epoch: int) -> None:
+        self._look()
         if dist.get_global_rank() == 0:
             self._write(self._line(state, epoch))
         self._written = (epoch, self._epoch, self._evaluations)
@@ -234,7 +268,7 @@ class Measures(Callback):
     def _line(self, state: State, epoch: int) -> dict[str, Any]:
         sums, totals = self._epoch, self._totals
         samples, batches, taught = max(sums['samples'], 1), max(sums['batches'], 1), sums['taught']
-        algorithm = _distillation(state)
+        algorithm = self._distillation
         accuracies = [
             correct / counted
             for correct, counted in zip(algorithm.checks.correct, algorithm.checks.counted, strict=True)
@@ -271,21 +305,12 @@ class Measures(Callback):
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
-    def _teacher_counts(self, state: State) -> tuple[float, list[int]]:
-        algorithm = _distillation(state)
-        return (algorithm.teacher_seconds, list(algorithm.images_taught)) if algorithm else (0.0, [])
-
-    def _recorded_counts(self, state: State) -> list[int]:
-        algorithm = _distillation(state)
-        return list(algorithm.images_recorded) if algorithm else []
-
     def _cost_of_a_sample(self, state: State, teacher: int | None = None) -> int:
         """Multiply-adds of one forward pass, of the student or of a teacher; counted once a shape."""
         shape = tuple(input_of(state.batch).shape[1:]) if isinstance(state.batch, list | tuple) else ()
         if (teacher, shape) not in self._costs:
-            algorithm = _distillation(state)
-            if teacher is not None and algorithm is not None:
-                self._costs[teacher, shape] = algorithm.teachers[teacher].multiply_adds(shape)
+            if teacher is not None and self._distillation is not None:
+                self._costs[teacher, shape] = self._distillation.teachers[teacher].multiply_adds(shape)
             else:
                 student = plain(state.model)
                 countable = shape and not isinstance(student, ComposerModel)
@@ -295,6 +320,7 @@ class Measures(Callback):
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
+        self._look()
         return {'totals': dict(self._totals), 'epoch': dict(self._epoch), 'evaluations': dict(self._evaluations)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -303,5 +329,9 @@ class Measures(Callback):
         self._evaluations = dict(state['evaluations'])
 
 
-def _distillation(state: State) -> Distillation | None:
-    return next((algorithm for algorithm in state.algorithms if isinstance(algorithm, Distillation)), None)
+class _Counted(NamedTuple):
+    """A microbatch: its samples, those of them with hard labels, and on the device right answers and summed loss."""
+
+    samples: int
+    labelled: int
+    sums: Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from composer.core import Callback, State
@@ -15,13 +16,17 @@ from composer_kd.models.batch import total_of
 
 __all__ = ['NanGuard']
 
+# Steps between two looks. A look makes the host wait for a GPU, and reads every weight.
+_LOOK_EVERY = 20
+
 
 class NanGuard(Callback):
     """Stop with one line when the loss of a step, or what it made of the weights, is NaN or infinite, on any rank.
 
-    The step is looked at before its checkpoint is written, so that the last checkpoint is a good one. The weights are
-    looked at too, because a gradient can be NaN where the loss is not: the step that it spoils would be saved, and the
-    last step of a training has no next one whose loss would show it.
+    Steps are looked at before anything is saved of them: whenever a checkpoint is written, at an epoch's end, and at
+    least every 20 steps, so that a training that is lost does not go on. The line names the first bad step. The weights
+    are looked at too, because a gradient can be NaN where the loss is not, and the last step of a training has no next
+    one whose loss would show it.
 
     Args:
         checkpoints: The folder of the checkpoints, named in the line; ``None`` where none are kept.
@@ -30,6 +35,8 @@ class NanGuard(Callback):
     def __init__(self, checkpoints: str | Path | None = None):
         self.checkpoints = checkpoints
         self._loss: torch.Tensor | None = None
+        self._model: torch.nn.Module | None = None
+        self._steps: list[tuple[str, torch.Tensor]] = []  # Those that were not looked at: their place, and whether bad.
 
     def batch_start(self, state: State, logger: Logger) -> None:
         self._loss = None
@@ -41,19 +48,41 @@ class NanGuard(Callback):
     def batch_end(self, state: State, logger: Logger) -> None:
         if self._loss is None:
             return
-        bad = torch.stack([self._loss, _spoilt(state.model)]).to(torch.int32)
+        stamp = state.previous_timestamp or state.timestamp
+        place = f'epoch {int(stamp.epoch)}, batch {int(stamp.batch_in_epoch)} (step {int(stamp.batch)})'
+        self._steps.append((place, self._loss))
+        self._model = state.model
+        if len(self._steps) == _LOOK_EVERY:
+            self._look()
+
+    def epoch_end(self, state: State, logger: Logger) -> None:
+        self._look()  # Before recorders write what the epoch showed.
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        self._look()
+
+    def state_dict(self) -> dict[str, Any]:
+        self._look()  # A checkpoint is being made.
+        return {}
+
+    def _look(self) -> None:
+        """Refuse what was bad in the steps since the last look; all ranks come here together."""
+        if not self._steps or self._model is None:
+            return
+        places, losses = zip(*self._steps, strict=True)
+        self._steps = []
+        bad = torch.stack([*losses, _spoilt(self._model)]).to(torch.int32)
         if dist.get_world_size() > 1:
             dist.all_reduce(bad, reduce_operation='MAX')
-        loss, weights = bad.tolist()
-        if loss or weights:
-            stamp = state.previous_timestamp or state.timestamp
-            what = 'loss' if loss else 'weights'
-            kept = f'; the last checkpoint in {self.checkpoints} is from before' if self.checkpoints else ''
-            raise UserError(
-                f'the {what} became NaN or infinite in epoch {int(stamp.epoch)}, batch {int(stamp.batch_in_epoch)} '
-                f'(step {int(stamp.batch)}){kept}; lower optimizer.lr or kd_weight, add gradient_clipping, or use '
-                f'precision: fp32'
-            )
+        *of_losses, of_weights = bad.tolist()
+        if not any(of_losses) and not of_weights:
+            return
+        what, place = ('loss', places[of_losses.index(1)]) if any(of_losses) else ('weights', places[-1])
+        kept = f'; the last checkpoint in {self.checkpoints} is from before' if self.checkpoints else ''
+        raise UserError(
+            f'the {what} became NaN or infinite in {place}{kept}; lower optimizer.lr or kd_weight, add '
+            f'gradient_clipping, or use precision: fp32'
+        )
 
 
 def _spoilt(model: torch.nn.Module) -> torch.Tensor:

@@ -138,6 +138,8 @@ def _data_section(config: RunConfig, say: Callable[[str], None]):
 def _compile_teachers(algorithms: list[Algorithm], options: dict[str, Any] | None) -> None:
     if options is None:
         return
+    # One process trains many runs: they share what is compiled, each kind of model and shape of batch a few times.
+    torch._dynamo.config.recompile_limit = 64
     for algorithm in algorithms:
         for teacher in algorithm.live_teachers if isinstance(algorithm, Distillation) else ():
             teacher.compile(**options)

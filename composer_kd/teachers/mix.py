@@ -106,7 +106,9 @@ class Weights(Mix):
         return self.expected(outputs)
 
     def expected(self, outputs: Tensor) -> Tensor:
-        return mix_outputs(outputs, torch.tensor(self.weights, device=outputs.device, dtype=outputs.dtype))
+        # Made on the host and sent: torch.tensor(..., device=...) would wait for a GPU in every step.
+        weights = torch.tensor(self.weights, dtype=outputs.dtype).to(outputs.device, non_blocking=True)
+        return mix_outputs(outputs, weights)
 
 
 @MIXES.register('dirichlet', "random weights from a symmetric Dirichlet distribution, per: 'batch' or 'sample'")

@@ -152,7 +152,7 @@ def make_trainer(
         save_interval=save_interval,
         save_overwrite=True,
         load_path=str(load) if load else None,
-        device='cpu',
+        device=options.pop('device', 'cpu'),
         seed=7,
         **options,
     )

@@ -1,0 +1,39 @@
+"""Student's t against printed tables, and pairs worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from benchmarks.paired import Paired, p_value, quantile, spread
+
+# Two-sided 95 % quantiles, as every table of the distribution prints them.
+PRINTED = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 29: 2.045}
+
+
+@pytest.mark.parametrize(('freedom', 't'), PRINTED.items())
+def test_quantiles_are_those_of_the_printed_table(freedom: int, t: float):
+    assert quantile(0.95, freedom) == pytest.approx(t, abs=6e-4)
+    assert p_value(t, freedom) == pytest.approx(0.05, abs=5e-5)
+
+
+def test_two_degrees_of_freedom_have_a_closed_form():
+    for t in (0.3, 1.0, 4.0):
+        assert p_value(t, 2) == pytest.approx(1 - t / math.sqrt(t * t + 2), abs=1e-9)
+
+
+def test_differences_of_three_pairs_by_hand():
+    # Mean 2, standard deviation 1, so t = 2 sqrt(3) and the half width is 4.303 / sqrt(3).
+    paired = Paired.of([1.0, 2.0, 3.0])
+    assert paired.mean == 2.0
+    assert paired.half == pytest.approx(4.303 / math.sqrt(3), abs=1e-3)
+    assert paired.p == pytest.approx(1 - math.sqrt(12 / 14), abs=1e-9)
+    assert str(paired) == '+2.0 (-0.5 to +4.5), p 0.074'
+
+
+def test_one_pair_has_no_interval_and_equal_differences_no_doubt():
+    assert str(Paired.of([1.25])) == '+1.2'
+    assert Paired.of([2.0, 2.0]).p == 0.0
+    assert Paired.of([0.0, 0.0]).p == 1.0
+    assert spread([1.0, 3.0]) == '2.0 ± 1.4'

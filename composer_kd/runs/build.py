@@ -139,7 +139,8 @@ def _compile_teachers(algorithms: list[Algorithm], options: dict[str, Any] | Non
     if options is None:
         return
     # One process trains many runs: they share what is compiled, each kind of model and shape of batch a few times.
-    torch._dynamo.config.recompile_limit = 64
+    config: Any = torch._dynamo.config
+    setattr(config, 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit', 64)
     for algorithm in algorithms:
         for teacher in algorithm.live_teachers if isinstance(algorithm, Distillation) else ():
             teacher.compile(**options)

@@ -69,7 +69,7 @@ def line_of(cell: Cell, run: RunDir, alone: bool = False) -> dict[str, Any]:
         'epochs': [{key: _short(line[key]) for key in _EPOCH if line.get(key) is not None} for line in run.metrics()],
         'parameters': more.get('parameters'),
         'multiply_adds': manifest.multiply_adds,
-        'evaluation': more.get('evaluation'),
+        'evaluation': {split: record.model_dump(mode='json') for split, record in manifest.evaluation.items()},
         'harvest': _harvest(run),
         'finished_at': more.get('finished_at'),
         'hardware': manifest.hardware,

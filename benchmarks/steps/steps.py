@@ -1,6 +1,6 @@
 """What a training step costs: a hand-written PyTorch loop, our Trainer path, and the same with teachers and recorders.
 
-    python benchmarks/steps/steps.py [--model resnet20] [--rounds 15] [--steps 12]
+    python benchmarks/steps/steps.py [--model resnet20] [--rounds 15] [--steps 12] [--device gpu] [--out FOLDER]
 
 All arms train the same model on the same batches in one process, in turn, round by round; a round's figure is its
 median step, from the end of one step to the end of the next, loading included. Printed, and written to steps.json and
@@ -88,30 +88,39 @@ class Timed:
 
 
 class Bench:
-    def __init__(self, model: str, steps: int, folder: Path):
-        self.model, self.steps, self.folder = model, steps, folder
+    def __init__(self, model: str, steps: int, folder: Path, device: str = 'cpu'):
+        self.model, self.steps, self.folder, self.device = model, steps, folder, device
+        self.place = torch.device('cpu' if device == 'cpu' else 'cuda:0')
         self.synthetic = {'train_size': 4000, 'test_size': 100}
-        section = DataSection(synthetic=SyntheticSection(**self.synthetic), views=1)
-        self.data = open_data(section, batch_size=BATCH, seed=1)
+        section = DataSection(synthetic=SyntheticSection(**self.synthetic), views=1, mode=self.mode)
+        self.data = open_data(section, batch_size=BATCH, seed=1, device=self.place)
         self.microseconds: dict[str, list[float]] = {}
+
+    @property
+    def mode(self) -> str:
+        return 'cache' if self.device == 'cpu' else 'device'
 
     def net(self, seed: int) -> torch.nn.Module:
         torch.manual_seed(seed)
-        return build_model({'name': self.model}, self.data.num_classes, self.data.shape)
+        return build_model({'name': self.model}, self.data.num_classes, self.data.shape).to(self.place)
+
+    def images_and_labels(self, batch: tuple) -> tuple[torch.Tensor, torch.Tensor]:
+        on_place = [part.to(self.place, non_blocking=True) for part in batch]
+        images, labels, _ = self.data.train.microbatch_transforms(on_place)
+        return images.contiguous(memory_format=torch.channels_last), labels
 
     def loop(self) -> Callable[[], float]:
         """A hand-written loop: the same loader, precision and layout; the loss is looked at in every step."""
         model = self.net(1).to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-        spec = self.data.train
 
         def run() -> float:
             ends = []
-            for batch in spec.dataloader:
-                images, labels, _ = spec.microbatch_transforms(batch)
+            for batch in self.data.train.dataloader:
+                images, labels = self.images_and_labels(batch)
                 optimizer.zero_grad(set_to_none=True)
-                with torch.autocast('cpu', dtype=torch.bfloat16):
-                    logits = model(images.contiguous(memory_format=torch.channels_last))
+                with torch.autocast(self.place.type, dtype=torch.bfloat16):
+                    logits = model(images)
                 loss = F.cross_entropy(logits.float(), labels)
                 loss.backward()
                 optimizer.step()
@@ -126,8 +135,8 @@ class Bench:
     def recorded_runs(self, count: int) -> list[Path]:
         """Finished runs of a step each: their outputs are as good to look up as any."""
         values = {
-            'name': 'teacher', 'save_folder': str(self.folder), 'repeat': count, 'device': 'cpu', 'precision': 'bf16',
-            'data': {'synthetic': self.synthetic, 'clean_subset': 100}, 'model': {'name': self.model},
+            'name': 'teacher', 'save_folder': str(self.folder), 'repeat': count, 'device': self.device,
+            'precision': 'bf16', 'data': {'synthetic': self.synthetic, 'clean_subset': 100, 'mode': self.mode}, 'model': {'name': self.model},
             'batch_size': BATCH, 'max_duration': '1ba',
         }  # fmt: skip
         plan = make_plan(values)
@@ -173,7 +182,7 @@ class Bench:
 
     def trainer(self, algorithm: TeacherMixupKD | None = None, callback: Callback | None = None) -> Callable[[], float]:
         """Our path: what a YAML's run has, without evaluators and checkpoints."""
-        model = classifier(self.net(1), cpu_autocast=True, channels_last=True)
+        model = classifier(self.net(1), cpu_autocast=self.device == 'cpu', channels_last=True)
         steps = Steps()
         taught = [algorithm] if algorithm else []
         trainer = Trainer(
@@ -190,7 +199,8 @@ class Bench:
                 steps,
             ],
             progress_bar=False,
-            device='cpu',
+            device=self.device,
+            precision='fp32' if self.device == 'cpu' else 'amp_bf16',
             seed=1,
         )
 
@@ -204,14 +214,15 @@ class Bench:
     def forward(self) -> Callable[[], float]:
         """One teacher's forward pass on a batch."""
         model = self.net(10).to(memory_format=torch.channels_last).eval()
-        images = self.data.train.microbatch_transforms(next(iter(self.data.train.dataloader)))[0]
-        images = images.contiguous(memory_format=torch.channels_last)
+        images, _ = self.images_and_labels(next(iter(self.data.train.dataloader)))
 
         def run() -> float:
             ends = []
             for _ in range(self.steps):
-                with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16):
+                with torch.no_grad(), torch.autocast(self.place.type, dtype=torch.bfloat16):
                     model(images).float()
+                if self.device == 'gpu':
+                    torch.cuda.synchronize()
                 ends.append(time.perf_counter())
             return median_step(ends)
 
@@ -237,6 +248,7 @@ def interval(values: list[float], draws: int = 2000) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', default='resnet20')
+    parser.add_argument('--device', choices=('cpu', 'gpu'), default='cpu')
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--steps', type=int, default=12)
     parser.add_argument('--out', type=Path, default=Path(__file__).parent)
@@ -246,10 +258,12 @@ def main() -> None:
     keep_freed_memory()  # As `composer run` does on the CPU; for all arms alike.
     if options.peak:
         with tempfile.TemporaryDirectory() as folder:
-            print(peak_of(Bench(options.model, options.steps, Path(folder)), options.peak))
+            print(peak_of(Bench(options.model, options.steps, Path(folder), options.device), options.peak))
         return
     with tempfile.TemporaryDirectory() as folder:
-        seconds, microseconds = measure(Bench(options.model, options.steps, Path(folder)), options.rounds)
+        seconds, microseconds = measure(
+            Bench(options.model, options.steps, Path(folder), options.device), options.rounds
+        )
     rounds = [dict(zip(seconds, figures, strict=True)) for figures in zip(*seconds.values(), strict=True)]
     ratios = {'trainer / loop': [r['trainer'] / r['loop'] for r in rounds]}
     for count in TEACHERS:
@@ -273,7 +287,7 @@ def main() -> None:
         'ratios': {name: interval(values) for name, values in ratios.items()},
         'own microseconds a step': {name: quartiles(values) for name, values in microseconds.items()},
         'own share of the plain step': {n: round(statistics.median(v) / step, 5) for n, v in microseconds.items()},
-        'peak megabytes': {arm: peak_megabytes(arm, options.model) for arm in PEAKS},
+        'peak megabytes': {arm: peak_megabytes(arm, options.model, options.device) for arm in PEAKS},
     }
     text = table(result)
     atomic_write(options.out / 'steps.json', json.dumps(result, indent=1) + '\n')
@@ -313,9 +327,9 @@ def makers(bench: Bench) -> dict[str, Callable[[], Callable[[], float]]]:
     }
 
 
-def peak_megabytes(arm: str, model: str) -> float:
+def peak_megabytes(arm: str, model: str, device: str) -> float:
     """Of a process of its own: peaks of one process cannot be told apart."""
-    command = [sys.executable, __file__, '--peak', arm, '--model', model, '--steps', '4']
+    command = [sys.executable, __file__, '--peak', arm, '--model', model, '--steps', '4', '--device', device]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return round(int(told.split()[-1]) / 1e6, 1)
 
@@ -324,7 +338,7 @@ def peak_of(bench: Bench, arm: str) -> int:
     run = makers(bench)[arm]()
     run()
     run()
-    if torch.cuda.is_available():
+    if bench.device == 'gpu':
         return torch.cuda.max_memory_allocated()
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -332,7 +346,7 @@ def peak_of(bench: Bench, arm: str) -> int:
 def table(result: dict) -> str:
     facts = result['hardware']
     lines = [f'# Step costs: {result["what"]}', '']
-    lines += [f'`{result["command"]}`, {result["date"]}, {facts["cpu"]}, {facts["threads"]} threads,']
+    lines += [f'`{result["command"]}`, {result["date"]}, {facts.get("gpu", facts["cpu"])}, {facts["threads"]} threads,']
     lines += [f'{result["rounds"]} rounds.', '', '| milliseconds | median | quartiles |', '|---|---:|---:|']
     lines += [f'| {name} | {q[1]:.1f} | {q[0]:.1f} to {q[2]:.1f} |' for name, q in result['milliseconds'].items()]
     lines += ['', '| ratio | median | 95 % confidence |', '|---|---:|---:|']

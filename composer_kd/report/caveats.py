@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from composer_kd.report.collect import Arm, Run
+from composer_kd.report.collect import Arm, Run, is_warm_start
 from composer_kd.report.measures import Series, common_epochs, series
 from composer_kd.report.summary import Summary
 from composer_kd.report.wording import unit_for
@@ -15,9 +15,9 @@ __all__ = ['PARTIAL', 'SHARED', 'UNFINISHED', 'caveats', 'mark_arm', 'progress']
 
 SHARED, UNFINISHED, PARTIAL = '†', '‡', '*'
 
-_SETTINGS = ('model', 'data', 'optimizer', 'scheduler', 'max_duration', 'algorithms', 'curriculum')
+_SETTINGS = ('model', 'data', 'optimizer', 'scheduler', 'max_duration', 'algorithms', 'curriculum', 'start')
 _ACROSS = ('model', 'data', 'optimizer', 'scheduler', 'max_duration')
-# Where losses come from: `curriculum: {from: RUN}`, `LossCurriculum: {archive: RUN}`.
+# Where losses and weights come from: `curriculum: {from: RUN}`, `start: {from: RUN}`, `LossCurriculum: {archive: RUN}`.
 _NAME_A_RUN = ('from', 'archive')
 _SOME_RUN = 'a run'
 
@@ -48,6 +48,7 @@ def _choice_of_baseline(summary: Summary) -> Iterable[str]:
         for what, true in (
             ('teachers', summary.baseline.arm.distilled),
             ('a curriculum', summary.baseline.arm.curriculum),
+            ('the weights of an earlier run to start from', summary.baseline.arm.warm),
         ):
             if true:
                 yield f'The baseline {summary.baseline.name} was itself trained with {what}.'
@@ -185,6 +186,9 @@ def _without_seed(value: Any) -> Any:
     """The settings less what the runs of an arm are meant to differ in: the seed, and which runs they build on."""
     if isinstance(value, Mapping):
         kept = {str(key): _without_seed(inner) for key, inner in value.items() if key != 'seed'}
+        for name, options in value.items():  # `source` names data elsewhere.
+            if is_warm_start(name) and isinstance(options, Mapping) and isinstance(options.get('source'), str):
+                kept[str(name)] = {**kept[str(name)], 'source': _SOME_RUN}
         if isinstance(value.get('teachers'), list):
             kept['teachers'] = [_without_run(teacher) for teacher in value['teachers']]
         return {

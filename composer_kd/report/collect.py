@@ -16,7 +16,7 @@ import yaml
 
 from composer_kd.errors import UserError
 
-__all__ = ['Arm', 'Run', 'collect', 'group_arms', 'labels']
+__all__ = ['Arm', 'Run', 'collect', 'group_arms', 'is_warm_start', 'labels']
 
 _DEPTH = 2  # a folder of lineages, each a folder of runs
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]')
@@ -94,11 +94,17 @@ class Run:
     @property
     def curriculum(self) -> bool:
         """Whether losses of samples decided what the run trained on."""
+        return bool(self.config.get('curriculum')) or any(_plain(name) == 'losscurriculum' for name in self._algorithms)
+
+    @property
+    def warm(self) -> bool:
+        """Whether the training began at the weights of an earlier run."""
+        return bool(self.config.get('start')) or any(is_warm_start(name) for name in self._algorithms)
+
+    @property
+    def _algorithms(self) -> Iterable[Any]:
         algorithms = self.config.get('algorithms')
-        names = algorithms if isinstance(algorithms, Mapping) else ()
-        return bool(self.config.get('curriculum')) or any(
-            str(name).replace('_', '').lower() == 'losscurriculum' for name in names
-        )
+        return algorithms if isinstance(algorithms, Mapping) else ()
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,19 @@ class Arm:
     @property
     def curriculum(self) -> bool:
         return any(run.curriculum for run in self.runs)
+
+    @property
+    def warm(self) -> bool:
+        return any(run.warm for run in self.runs)
+
+
+def is_warm_start(name: Any) -> bool:
+    """Whether this is what the algorithm is called in a YAML."""
+    return _plain(name) == 'warmstart'
+
+
+def _plain(name: Any) -> str:
+    return str(name).replace('_', '').lower()
 
 
 def collect(paths: str | Path | Iterable[str | Path]) -> list[Run]:

@@ -144,7 +144,7 @@ def summarize(
 
     Args:
         runs: From :func:`~composer_kd.report.collect.collect`.
-        baseline: The arm that the others are compared with. Default: the first one without teachers and curriculum.
+        baseline: The arm that the others are compared with. Default: the first one that recycles nothing.
         thresholds: Accuracies to reach, as fractions, the same for every measure. Default: round ones for each measure
             beyond guessing, up to the lowest best accuracy of a baseline run.
         epochs: Where accuracies are compared. Default: quarters of the shortest run.
@@ -215,7 +215,7 @@ def _totals(records: Sequence[Sequence]) -> dict[str, Spread | None]:
 
 def _choose_baseline(arms: Sequence[Arm], name: str | None) -> Arm:
     if name is None:
-        return next((arm for arm in arms if not arm.distilled and not arm.curriculum), arms[0])
+        return next((arm for arm in arms if not (arm.distilled or arm.curriculum or arm.warm)), arms[0])
     chosen = next((arm for arm in arms if arm.name == name), None)
     if chosen is None:
         raise UserError(f'baseline: {name!r} is not an arm of these runs; {nearest(name, [arm.name for arm in arms])}')

@@ -253,6 +253,25 @@ def test_an_arm_with_a_curriculum_is_no_baseline_by_itself(tmp_path, config):
     assert any('trained with a curriculum' in line for line in report(tmp_path, baseline='a_curriculum').caveats)
 
 
+@pytest.mark.parametrize('way', ['start', 'algorithms'])
+def test_an_arm_that_starts_warm_is_no_baseline_and_its_seeds_may_start_from_different_runs(tmp_path, way):
+    def config(source: str, shrink: float = 0.4) -> dict:
+        if way == 'start':
+            return {'start': {'from': source, 'shrink': shrink}}
+        return {'algorithms': {'WarmStart': {'source': source, 'shrink': shrink}}}
+
+    for seed in range(2):
+        train(tmp_path, 'a_warm', WAY, seed=seed, **config(f'gen0-s{seed}'))
+    train(tmp_path, 'scratch', WAY)
+    made = report(tmp_path)
+    assert made.summary.baseline.name == 'scratch'
+    assert not any('differ in' in line or 'differs from' in line for line in made.caveats)
+    warned = report(tmp_path, baseline='a_warm').caveats
+    assert any('trained with the weights of an earlier run to start from' in line for line in warned)
+    train(tmp_path, 'a_warm', WAY, seed=2, **config('gen0-s2', shrink=0.5))
+    assert f'The runs of a_warm differ in more than their seed: {way}.' in report(tmp_path).caveats
+
+
 def test_epochs_of_different_lengths_are_pointed_out(tmp_path):
     train(tmp_path, 'scratch', WAY)
     short = train(tmp_path, 'curriculum', WAY, curriculum={'from': 'gen0'})

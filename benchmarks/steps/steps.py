@@ -136,8 +136,8 @@ class Bench:
         """Finished runs of a step each: their outputs are as good to look up as any."""
         values = {
             'name': 'teacher', 'save_folder': str(self.folder), 'repeat': count, 'device': self.device,
-            'precision': 'bf16', 'data': {'synthetic': self.synthetic, 'clean_subset': 100, 'mode': self.mode}, 'model': {'name': self.model},
-            'batch_size': BATCH, 'max_duration': '1ba',
+            'data': {'synthetic': self.synthetic, 'clean_subset': 100, 'mode': self.mode},
+            'model': {'name': self.model}, 'precision': 'bf16', 'batch_size': BATCH, 'max_duration': '1ba',
         }  # fmt: skip
         plan = make_plan(values)
         execute(plan, Progress(False, stream=sys.stderr))

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.paired import spread
+from benchmarks.paired import Paired, spread
 from benchmarks.retrain.cells import Scale
 from benchmarks.retrain.measures import Entry, Study, first_epoch_at
 from benchmarks.retrain.plots import write_plots
@@ -48,6 +48,7 @@ def markdown(study: Study, pictures: dict[str, str] | None = None) -> str:
             parts.append(f'![Test accuracy by budget, and by what it cost]({pictures[scenario]})')
         parts += [_accuracies(study, scenario, arms), _gains(study, scenario, arms), _matches(study, scenario, arms)]
         parts += [_thresholds(study, scenario, arms), _trained(study, scenario, arms), _more(study, scenario, arms)]
+        parts += [_generations(study, scenario), _search(study, scenario)]
     parts += [_grid(study), _ledger(study)]
     return '\n\n'.join(part for part in parts if part) + '\n'
 
@@ -229,6 +230,65 @@ def _more(study: Study, scenario: str, arms: Sequence[str]) -> str:
     head = ['arm', 'epochs', 'best epoch, %', 'calibration error, %', 'agrees with its teachers, %', 'KL to them']
     note = 'On the test images. The best epoch is chosen with hindsight; compare last epochs.'
     return _table('Best epoch, calibration and fidelity', head, rows, note)
+
+
+def _generations(study: Study, scenario: str) -> str:
+    """Each generation beside the one that taught it: does a student always lag behind its teacher?"""
+    rows = []
+    for arm in study.scale.families:
+        for budget in study.budgets(scenario, arm) if arm.startswith('gen') else ():
+            entry = study.entry(scenario, arm, budget)
+            assert entry is not None
+            own, taught_by = entry.last('test_accuracy'), {}
+            for number in entry.numbers:
+                teacher = study.lines.get(entry.lines[number]['needs'][0])
+                if teacher is not None:
+                    taught_by[number] = 100 * teacher['epochs'][-1]['test_accuracy']
+            if not taught_by:
+                continue
+            ahead = Paired.of([own[number] - taught_by[number] for number in taught_by])
+            rows.append(
+                [f'`{arm}`', str(budget), spread(list(taught_by.values())), spread(list(own.values())), str(ahead)]
+            )
+    note = (
+        'Every generation begins anew, on the same budget. Ahead of its teacher, paired by seed: above zero, it leads.'
+    )
+    return _table('Students and their teachers', ['arm', 'epochs', 'teacher', 'student', 'ahead of it'], rows, note)
+
+
+def _search(study: Study, scenario: str) -> str:
+    """A search alone, and the same search with every run taught by the one that it began with."""
+    families = {name: study.scale.families.get(name, []) for name in ('search', 'search_kd')}
+    found: dict[str, dict[float, Entry]] = {name: {} for name in families}
+    for name, arms in families.items():
+        for arm in arms:
+            for budget in study.budgets(scenario, arm):
+                entry = study.entry(scenario, arm, budget)
+                assert entry is not None
+                found[name][float(arm.partition('@')[2])] = entry
+    if not any(found.values()):
+        return ''
+
+    def best(name: str) -> dict[float, float]:
+        return {rate: statistics.fmean(e.last('test_accuracy').values()) for rate, e in found[name].items()}
+
+    def work(name: str) -> float:
+        costs = [study.mean_costs(entry) for entry in found[name].values()]
+        return sum(cost.total() for cost in costs if cost is not None) / 1e12
+
+    alone, taught = best('search'), best('search_kd')
+    rows = [
+        [f'{rate:g}', f'{alone[rate]:.1f}' if rate in alone else NOTHING, f'{taught[rate]:.1f}' if rate in taught else 'teaches']
+        for rate in sorted({*alone, *taught})
+    ]  # fmt: skip
+    for name, of in (('best', max), ('mean', statistics.fmean)):
+        # Of the rates that both have: the first run of the search teaches the others.
+        both = [rate for rate in alone if rate in taught]
+        if both:
+            cells = [f'{of([values[rate] for rate in both]):.1f}' for values in (alone, taught)]
+            rows.append([f'{name} of the {len(both)} that both have', *cells])
+    rows.append(['work, 10^12 multiply-adds', f'{work("search"):.1f}', f'{work("search_kd"):.1f}'])
+    return _table('The search, rate by rate', ['learning rate', 'alone', 'taught by the first'], rows)
 
 
 def _optional(values: Iterable[float], factor: float, digits: int = 1) -> str:

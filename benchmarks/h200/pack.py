@@ -3,7 +3,7 @@
     python -m benchmarks.h200.pack pack cifar100.npz pieces/ [--megabytes 25]
     python -m benchmarks.h200.pack unpack pieces/*.npz --keep data/pieces --into data/cifar100.npz
 
-The .npz is one that `composer-kd convert` reads: images (uint8), labels, split, perhaps classes. A piece is an .npz too:
+The .npz is what `composer-kd convert` reads: images (uint8), labels, split, perhaps classes. A piece is an .npz too:
 its share of the images as lossless WebP (strips of a hundred, one below the other, about half of their bytes), with
 their labels and splits, `rows`, which says where they stood, and `of`, how many images there are in all. Pieces may
 come in any order and in several calls: they are kept until the last one is there, then the .npz is written.
@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from composer_kd.archive.files import replacing
 from composer_kd.errors import UserError
 
-STRIP = 100
+# WebP is at most 16,383 pixels high.
+STRIP, HIGHEST = 100, 16_383
 
 Arrays = dict[str, NDArray]
 
@@ -65,8 +66,9 @@ def pack(source: Path, folder: Path, megabytes: float) -> Iterator[Path]:
     order = np.argsort(labels, kind='stable')
     strips: list[bytes] = []
     first = number = 0
-    for start in range(0, len(order), STRIP):
-        strip = _encoded(images[order[start : start + STRIP]])
+    size = _strip_size(images.shape)
+    for start in range(0, len(order), size):
+        strip = _encoded(images[order[start : start + size]])
         if strips and sum(map(len, strips)) + len(strip) > 1e6 * megabytes:
             yield _write(folder / f'{source.stem}-{number:02d}.npz', whole, order[first:start], strips)
             first, number, strips = start, number + 1, []
@@ -105,18 +107,19 @@ def unpack(pieces: list[Path], keep: Path, into: Path) -> int:
     if len(known) < shape[0]:
         return shape[0] - len(known)
     images = np.zeros(shape, np.uint8)
-    labels, split = np.zeros((2, shape[0]), np.int64)
+    labels, split = (np.zeros(shape[0], held[0][name].dtype) for name in ('labels', 'split'))
+    size = _strip_size(shape)
     for one in held:
         rows = one['rows']
         labels[rows], split[rows] = one['labels'], one['split']
         ends = one['lengths'].cumsum()
         for place, (end, length) in enumerate(zip(ends.tolist(), one['lengths'].tolist(), strict=True)):
-            some = rows[STRIP * place : STRIP * (place + 1)]
+            some = rows[size * place : size * (place + 1)]
             images[some] = _decoded(one['strips'][end - length : end].tobytes(), (len(some), *shape[1:]))
     into.parent.mkdir(parents=True, exist_ok=True)
     names = {'classes': held[0]['classes']} if 'classes' in held[0] else {}
     with replacing(into) as temporary, open(temporary, 'wb') as file:
-        np.savez(file, images=images, labels=labels, split=split.astype(np.uint8), **names)
+        np.savez(file, images=images, labels=labels, split=split, **names)
     return 0
 
 
@@ -125,6 +128,10 @@ def _read(path: Path) -> Arrays:
         if 'rows' not in arrays.files:
             raise UserError(f'{path}: no piece that `pack` wrote')
         return {name: arrays[name] for name in arrays.files}
+
+
+def _strip_size(shape: tuple[int, ...]) -> int:
+    return max(1, min(STRIP, HIGHEST // shape[1]))
 
 
 def _encoded(images: NDArray[np.uint8]) -> bytes:

@@ -1,0 +1,70 @@
+"""The scale h200 at toy size: the same phases and arms, small nets and drawn images on a CPU, epochs that are seconds.
+
+python -m benchmarks.h200.toy FILE        # writes a scale for `python -m benchmarks.retrain FILE`
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from composer_kd.runs.plan import merge
+
+H200 = Path(__file__).parents[1] / 'retrain' / 'h200.yaml'
+
+RUN = {
+    'data': {
+        'source': 'synthetic100', 'synthetic': {'train_size': 400, 'test_size': 100},
+        'val_fraction': 0.25, 'clean_subset': 100, 'mode': 'device',
+    },
+    'model': {'name': 'mlp', 'hidden': [16]},
+    'batch_size': 64,
+    'device': 'cpu',
+}  # fmt: skip
+EPOCHS = {10: 1, 20: 1, 40: 1, 80: 1, 200: 2, 240: 1}
+
+
+def toy(scale: dict[str, Any], save_folder: str) -> dict[str, Any]:
+    """The same scale with everything that costs time made small."""
+    small = {**scale, 'save_folder': save_folder, 'full': EPOCHS[scale['full']], 'earlier': 2, 'seeds': 1}
+    small['budgets'] = sorted({EPOCHS[budget] for budget in scale['budgets']})
+    small['run'] = merge(scale['run'], RUN)
+    small['grid'] = {key: values[:1] for key, values in scale['grid'].items()}
+    small['tune'] = {arm: sorted({EPOCHS[budget] for budget in budgets}) for arm, budgets in scale['tune'].items()}
+    small['scenarios'] = {name: _scenario(scenario) for name, scenario in scale['scenarios'].items()}
+    small['phases'] = [_phase(phase) for phase in scale['phases']]
+    return small
+
+
+def _scenario(scenario: dict[str, Any]) -> dict[str, Any]:
+    """Without what asks for a size or a net that toys have not."""
+    small = {}
+    for part, patch in scenario.items():
+        small[part] = {key: value for key, value in patch.items() if key not in ('model', 'batch_size', 'data')}
+        if 'data' in patch:
+            small[part]['data'] = {'subset': 200}
+        if 'model' in patch:
+            small[part]['model'] = {'name': 'mlp', 'hidden': [24 if part == 'earlier' else 8]}
+    return small
+
+
+def _phase(phase: dict[str, Any]) -> dict[str, Any]:
+    small = {**phase, **({'seeds': 1} if 'seeds' in phase else {})}
+    if isinstance(phase.get('budgets'), list):
+        small['budgets'] = sorted({EPOCHS[budget] for budget in phase['budgets']})
+    return small
+
+
+def main() -> int:
+    file = Path(sys.argv[1])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scale = toy(yaml.safe_load(H200.read_text()), str(file.parent / 'runs'))
+    file.write_text(yaml.safe_dump(scale, sort_keys=False))
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -6,16 +6,17 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.paired import Paired, spread
+from benchmarks.paired import spread
 from benchmarks.retrain.cells import Scale
 from benchmarks.retrain.measures import Entry, Study, first_epoch_at
 from benchmarks.retrain.plots import write_plots
 from benchmarks.retrain.results import Results
+from benchmarks.retrain.scenarios import generations, search
+from benchmarks.retrain.table import NOTHING, markdown_table
 from composer_kd.archive import atomic_write
 
 __all__ = ['markdown', 'write_tables']
 
-NOTHING = '–'
 TRAIN_ACCURACIES = (0.95, 0.96, 0.97, 0.98, 0.99)
 STUDENTS = (1, 3, 10)
 
@@ -48,7 +49,7 @@ def markdown(study: Study, pictures: dict[str, str] | None = None) -> str:
             parts.append(f'![Test accuracy by budget, and by what it cost]({pictures[scenario]})')
         parts += [_accuracies(study, scenario, arms), _gains(study, scenario, arms), _matches(study, scenario, arms)]
         parts += [_thresholds(study, scenario, arms), _trained(study, scenario, arms), _more(study, scenario, arms)]
-        parts += [_generations(study, scenario), _search(study, scenario)]
+        parts += [generations(study, scenario), search(study, scenario)]
     parts += [_grid(study), _ledger(study)]
     return '\n\n'.join(part for part in parts if part) + '\n'
 
@@ -88,7 +89,7 @@ def _accuracies(study: Study, scenario: str, arms: Sequence[str]) -> str:
             cells.append(_spread(study, entry) if entry else f'({spread(at)})' if at else NOTHING)
         rows.append([f'`{arm}`', *cells])
     note = 'In brackets: the baseline on its way, at that epoch of its full length.' if len(budgets) > 1 else ''
-    return _table('Test accuracy', ['arm', *(f'{budget} epochs' for budget in budgets)], rows, note)
+    return markdown_table('Test accuracy', ['arm', *(f'{budget} epochs' for budget in budgets)], rows, note)
 
 
 def _curve_at(study: Study, scenario: str, epoch: int) -> list[float]:
@@ -116,7 +117,9 @@ def _gains(study: Study, scenario: str, arms: Sequence[str]) -> str:
     note = (
         'Points, paired by seed, with the 95 % interval of the mean and the probability of as much by chance (t test).'
     )
-    return _table('Gain over `scratch` on the same budget', ['arm', *(f'{b} epochs' for b in budgets)], rows, note)
+    return markdown_table(
+        'Gain over `scratch` on the same budget', ['arm', *(f'{b} epochs' for b in budgets)], rows, note
+    )
 
 
 def _matches(study: Study, scenario: str, arms: Sequence[str]) -> str:
@@ -155,7 +158,7 @@ def _matches(study: Study, scenario: str, arms: Sequence[str]) -> str:
         f'divided among 1, 3 and 10. The teachers’ own training is there already in a sequence; charged to one run it '
         f'gives the column of its own. Time: the counted work at rates measured with the machine idle.'
     )
-    return _table('What it takes to match the baseline', head, rows, note)
+    return markdown_table('What it takes to match the baseline', head, rows, note)
 
 
 def _share(part: float, whole: float) -> str:
@@ -180,7 +183,7 @@ def _thresholds(study: Study, scenario: str, arms: Sequence[str]) -> str:
         'Epochs / multiply-adds in 10^12 (budget) until the test accuracy is first reached by all seeds, on the budget '
         'where that is cheapest; teachers and harvest inside.'
     )
-    return _table('Epochs and work to an accuracy', ['arm', *(f'{level} %' for level in levels)], rows, note)
+    return markdown_table('Epochs and work to an accuracy', ['arm', *(f'{level} %' for level in levels)], rows, note)
 
 
 def _trained(study: Study, scenario: str, arms: Sequence[str]) -> str:
@@ -200,7 +203,7 @@ def _trained(study: Study, scenario: str, arms: Sequence[str]) -> str:
         '135 epochs; with teacher mixup 76, 82, 84, 93 and 105. Running: during the epoch, as augmented; clean: after '
         'it, in evaluation mode.'
     )
-    return _table('Epochs to a training accuracy', head, rows, note)
+    return markdown_table('Epochs to a training accuracy', head, rows, note)
 
 
 def _epochs_to(entry: Entry, threshold: float, key: str) -> str:
@@ -229,66 +232,7 @@ def _more(study: Study, scenario: str, arms: Sequence[str]) -> str:
             )
     head = ['arm', 'epochs', 'best epoch, %', 'calibration error, %', 'agrees with its teachers, %', 'KL to them']
     note = 'On the test images. The best epoch is chosen with hindsight; compare last epochs.'
-    return _table('Best epoch, calibration and fidelity', head, rows, note)
-
-
-def _generations(study: Study, scenario: str) -> str:
-    """Each generation beside the one that taught it: does a student always lag behind its teacher?"""
-    rows = []
-    for arm in study.scale.families:
-        for budget in study.budgets(scenario, arm) if arm.startswith('gen') else ():
-            entry = study.entry(scenario, arm, budget)
-            assert entry is not None
-            own, taught_by = entry.last('test_accuracy'), {}
-            for number in entry.numbers:
-                teacher = study.lines.get(entry.lines[number]['needs'][0])
-                if teacher is not None:
-                    taught_by[number] = 100 * teacher['epochs'][-1]['test_accuracy']
-            if not taught_by:
-                continue
-            ahead = Paired.of([own[number] - taught_by[number] for number in taught_by])
-            rows.append(
-                [f'`{arm}`', str(budget), spread(list(taught_by.values())), spread(list(own.values())), str(ahead)]
-            )
-    note = (
-        'Every generation begins anew, on the same budget. Ahead of its teacher, paired by seed: above zero, it leads.'
-    )
-    return _table('Students and their teachers', ['arm', 'epochs', 'teacher', 'student', 'ahead of it'], rows, note)
-
-
-def _search(study: Study, scenario: str) -> str:
-    """A search alone, and the same search with every run taught by the one that it began with."""
-    families = {name: study.scale.families.get(name, []) for name in ('search', 'search_kd')}
-    found: dict[str, dict[float, Entry]] = {name: {} for name in families}
-    for name, arms in families.items():
-        for arm in arms:
-            for budget in study.budgets(scenario, arm):
-                entry = study.entry(scenario, arm, budget)
-                assert entry is not None
-                found[name][float(arm.partition('@')[2])] = entry
-    if not any(found.values()):
-        return ''
-
-    def best(name: str) -> dict[float, float]:
-        return {rate: statistics.fmean(e.last('test_accuracy').values()) for rate, e in found[name].items()}
-
-    def work(name: str) -> float:
-        costs = [study.mean_costs(entry) for entry in found[name].values()]
-        return sum(cost.total() for cost in costs if cost is not None) / 1e12
-
-    alone, taught = best('search'), best('search_kd')
-    rows = [
-        [f'{rate:g}', f'{alone[rate]:.1f}' if rate in alone else NOTHING, f'{taught[rate]:.1f}' if rate in taught else 'teaches']
-        for rate in sorted({*alone, *taught})
-    ]  # fmt: skip
-    for name, of in (('best', max), ('mean', statistics.fmean)):
-        # Of the rates that both have: the first run of the search teaches the others.
-        both = [rate for rate in alone if rate in taught]
-        if both:
-            cells = [f'{of([values[rate] for rate in both]):.1f}' for values in (alone, taught)]
-            rows.append([f'{name} of the {len(both)} that both have', *cells])
-    rows.append(['work, 10^12 multiply-adds', f'{work("search"):.1f}', f'{work("search_kd"):.1f}'])
-    return _table('The search, rate by rate', ['learning rate', 'alone', 'taught by the first'], rows)
+    return markdown_table('Best epoch, calibration and fidelity', head, rows, note)
 
 
 def _optional(values: Iterable[float], factor: float, digits: int = 1) -> str:
@@ -319,7 +263,7 @@ def _grid(study: Study) -> str:
                     rows.append([f'`{family}`', phase['scenario'], str(budget), *found])
     points = [', '.join(f'{key.rpartition(".")[2]} {value:g}' for key, value in point.items()) for point in scale.grid]
     note = 'Validation accuracy of the last epoch, first seed; the winner’s values are those of the arm.'
-    return _table('## The grid', ['arm', 'scenario', 'epochs', *points], rows, note)
+    return markdown_table('## The grid', ['arm', 'scenario', 'epochs', *points], rows, note)
 
 
 def _ledger(study: Study) -> str:
@@ -349,18 +293,9 @@ def _ledger(study: Study) -> str:
         f'Multiply-adds and minutes of one run. In the study runs train side by side and are evaluated every few '
         f'epochs, which is inside; all runs together took {total / 3600:.1f} hours of one worker.'
     )
-    return _table('## The ledger', head, rows, note)
+    return markdown_table('## The ledger', head, rows, note)
 
 
 def _took(line) -> float:
     last = line['epochs'][-1]
     return last['seconds_train_total'] + last.get('seconds_eval_total', 0.0)
-
-
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], note: str = '') -> str:
-    if not rows:
-        return ''
-    lines = [title if title.startswith('#') else f'**{title}**', '']
-    lines += [f'| {" | ".join(head)} |', '|---|' + '---:|' * (len(head) - 1)]
-    lines += [f'| {" | ".join(row)} |' for row in rows]
-    return '\n'.join(lines + (['', note] if note else []))

@@ -40,6 +40,9 @@ if [[ -n ${TOY:-} ]]; then
     mkdir -p "$results" "$studies"
 fi
 export RESULTS=$results
+# Each run compiles with helpers of its own, which take half a gigabyte each: not a set of them for every run and core.
+cores=$(nproc)
+export TORCHINDUCTOR_COMPILE_THREADS=${TORCHINDUCTOR_COMPILE_THREADS:-$((cores > workers ? cores / workers : 1))}
 
 # What was found out leaves the machine.
 hand_over() {
@@ -67,70 +70,75 @@ names_of_phases() {
 for phase in yaml.safe_load(open(sys.argv[1]))["phases"]: print(phase["name"])' "${1:-benchmarks/retrain/h200.yaml}"
 }
 
-phase=${1:-}
-[[ $# -gt 0 ]] && shift
-case $phase in
-wheels)
-    rm -rf .whl
-    "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
-        --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-        --dest .whl --requirement benchmarks/h200/wheels.txt
-    du -sh .whl
-    ;;
-install)
-    # --target, not the environment: its torch, torchvision and numpy stay as they are, whatever mosaicml asks for.
-    "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade --target .site .whl/*.whl
-    "$python" -c 'import composer, composer_kd, torch; print("composer", composer.__version__, "on torch", torch.__version__)'
-    ;;
-data)
-    # A whole .npz, or pieces: they wait in data/pieces until all are there.
-    if [[ $# -eq 1 ]] && "$python" -c 'import numpy, sys; sys.exit("images" not in numpy.load(sys.argv[1]).files)' "$1"; then
-        mkdir -p "$data" && cp "$1" "$data/cifar100.npz"
-    else
-        "$python" -m benchmarks.h200.pack unpack "$@" --keep "$data/pieces" --into "$data/cifar100.npz"
-    fi
-    if [[ -f $data/cifar100.npz && ! -d $data/cifar100 ]]; then
-        "$python" -m composer_kd.cli convert "$data/cifar100.npz" "$data/cifar100"
-    fi
-    ;;
-check)
-    status=0
-    "$python" -m benchmarks.h200.check || status=$?
-    hand_over "$results/check.json"
-    if [[ -z ${TOY:-} ]]; then
-        "$python" -m pytest -q tests/data/test_device.py tests/callbacks/test_waiting.py tests/runs/test_compile.py || status=1
-    fi
-    exit "$status"
-    ;;
-epoch)
-    "$python" -m benchmarks.h200.epoch --minutes "$minutes"
-    hand_over "$results"/epoch.{json,md}
-    ;;
-steps)
-    if [[ -n ${TOY:-} ]]; then
-        "$python" benchmarks/steps/steps.py --model mlp --rounds 2 --steps 4 --out "$results"
-    else
-        "$python" benchmarks/steps/steps.py --device gpu --model resnet56 --rounds 15 --steps 40 --out "$results"
-    fi
-    hand_over "$results"/steps.{json,md}
-    ;;
-retrain) study "$@" ;;
-retrain-[0-9]*)
-    name=$(names_of_phases | sed -n "${phase#retrain-}p")
-    [[ -n $name ]] || { echo "error: $phase: there is no such phase; \`benchmarks/h200.sh phases\` lists them" >&2; exit 2; }
-    study --phase "$name" "$@"
-    ;;
-phases) grep -oP '^  - \{?name: \K.*' benchmarks/retrain/h200.yaml | nl -w2 -s'  ' | sed 's/}  #/  /' ;;
-alone) workers=1 study --alone ;;
-keep)
-    "$python" -m benchmarks.h200.keep "$runs" "$kept"
-    hand_over "$kept"/*.tar
-    ;;
-restore) "$python" -m benchmarks.h200.keep --restore "$runs" "$@" ;;
--h | --help) usage ;;
-*)
-    [[ -z $phase ]] || echo "error: $phase: there is no such phase" >&2
-    usage >&2
-    exit 2
-    ;;
-esac
+# A function, so that the script is read to its end before a phase begins: it may be updated meanwhile.
+main() {
+    local phase=${1:-} name status
+    [[ $# -eq 0 ]] || shift
+    case $phase in
+    wheels)
+        rm -rf .whl
+        "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+            --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+            --dest .whl --requirement benchmarks/h200/wheels.txt
+        du -sh .whl
+        ;;
+    install)
+        # --target, not the environment: its torch, torchvision and numpy stay as they are, whatever mosaicml asks for.
+        "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade --target .site .whl/*.whl
+        "$python" -c 'import composer, composer_kd, torch; print("composer", composer.__version__, "on torch", torch.__version__)'
+        ;;
+    data)
+        # A whole .npz, or pieces: they wait in data/pieces until all are there.
+        if [[ $# -eq 1 ]] && "$python" -c 'import numpy, sys; sys.exit("images" not in numpy.load(sys.argv[1]).files)' "$1"; then
+            mkdir -p "$data" && cp "$1" "$data/cifar100.npz"
+        else
+            "$python" -m benchmarks.h200.pack unpack "$@" --keep "$data/pieces" --into "$data/cifar100.npz"
+        fi
+        if [[ -f $data/cifar100.npz && ! -d $data/cifar100 ]]; then
+            "$python" -m composer_kd.cli convert "$data/cifar100.npz" "$data/cifar100"
+        fi
+        ;;
+    check)
+        status=0
+        "$python" -m benchmarks.h200.check --minutes "$minutes" || status=$?
+        hand_over "$results/check.json"
+        if [[ -z ${TOY:-} ]]; then
+            "$python" -m pytest -q tests/data/test_device.py tests/callbacks/test_waiting.py tests/runs/test_compile.py || status=1
+        fi
+        exit "$status"
+        ;;
+    epoch)
+        "$python" -m benchmarks.h200.epoch --minutes "$minutes"
+        hand_over "$results"/epoch.{json,md}
+        ;;
+    steps)
+        if [[ -n ${TOY:-} ]]; then
+            "$python" benchmarks/steps/steps.py --model mlp --rounds 2 --steps 4 --out "$results"
+        else
+            "$python" benchmarks/steps/steps.py --device gpu --model resnet56 --rounds 15 --steps 40 --out "$results"
+        fi
+        hand_over "$results"/steps.{json,md}
+        ;;
+    retrain) study "$@" ;;
+    retrain-[0-9]*)
+        name=$(names_of_phases | sed -n "${phase#retrain-}p")
+        [[ -n $name ]] || { echo "error: $phase: there is no such phase; \`benchmarks/h200.sh phases\` lists them" >&2; exit 2; }
+        study --phase "$name" "$@"
+        ;;
+    phases) grep -oP '^  - \{?name: \K.*' benchmarks/retrain/h200.yaml | nl -w2 -s'  ' | sed 's/}  #/  /' ;;
+    alone) workers=1 study --alone ;;
+    keep)
+        "$python" -m benchmarks.h200.keep "$runs" "$kept"
+        hand_over "$kept"/*.tar
+        ;;
+    restore) "$python" -m benchmarks.h200.keep --restore "$runs" "$@" ;;
+    -h | --help) usage ;;
+    *)
+        [[ -z $phase ]] || echo "error: $phase: there is no such phase" >&2
+        usage >&2
+        exit 2
+        ;;
+    esac
+}
+
+main "$@"

@@ -88,7 +88,8 @@ def measure(variant: str, beside: int, epochs: int, seconds: float) -> dict[str,
     """The same run in several processes at once; medians over their epochs, the first left out."""
     row: dict[str, Any] = {'variant': variant, 'beside': beside}
     cores = len(os.sched_getaffinity(0))
-    environment = {**os.environ, 'OMP_NUM_THREADS': str(max(1, cores // beside))}
+    threads = str(max(1, cores // beside))
+    environment = {**os.environ, 'OMP_NUM_THREADS': threads, 'TORCHINDUCTOR_COMPILE_THREADS': threads}
     command = [sys.executable, '-m', 'benchmarks.h200.epoch', '--one', variant, '--epochs', str(epochs)]
     with tempfile.TemporaryFile('w+') as errors:
         processes = [

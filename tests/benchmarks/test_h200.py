@@ -145,6 +145,7 @@ def test_check_tries_every_mode(place: Path) -> None:
     checks = json.loads((place / 'out' / 'check.json').read_text())['checks']
     assert {'cache', 'device', 'stream'} <= set(checks)
     assert not [name for name, outcome in checks.items() if 'error' in outcome]
+    assert 'works' not in phase(place, 'check'), 'what has worked is not tried again'
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ CORE = [
 ]
 EXTRAS = {
     'tensorboard': ['tensorboard'],
-    'test': ['pytest>=8', 'pytest-timeout', 'setuptools>=70.1', 'ruff==0.17.5', 'pyright==1.1.414'],
+    'test': ['pytest>=8', 'pytest-timeout', 'pytest-xdist', 'setuptools>=70.1', 'ruff==0.17.5', 'pyright==1.1.414'],
 }
 
 setup(

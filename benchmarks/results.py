@@ -1,10 +1,10 @@
-"""benchmarks/RESULTS.md, from the results of all benchmarks alone.
+"""benchmarks/RESULTS.md, from the results of all benchmarks alone, and the ledger in benchmarks/README.md.
 
-    python -m benchmarks.results            # writes RESULTS.md
-    python -m benchmarks.results --check    # says whether it is what the results give
+    python -m benchmarks.results            # writes both
+    python -m benchmarks.results --check    # says whether they are what the results give
 
 Every section is the page that a benchmark makes of its JSON: what was run, when, on what, how often, and the figures.
-What has no results yet has a line that says so.
+What has no results yet has a line that says so. The ledger says what each scale costs, whether it has run or not.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.retrain.cells import Scale
+from benchmarks.retrain.ledger import ledger
 from benchmarks.retrain.measures import Study
 from benchmarks.retrain.results import Results
 from benchmarks.retrain.tables import markdown
 from composer_kd.archive import atomic_write
 
 HERE = Path(__file__).parent
-OUT = HERE / 'RESULTS.md'
+OUT, README = HERE / 'RESULTS.md', HERE / 'README.md'
+SCALES = ('cpu', 'h200')
+LEDGER = '<!-- ledger -->'
 
 INTRODUCTION = """# Results
 
@@ -37,13 +40,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--check', action='store_true', help='write nothing; fail if RESULTS.md is not up to date')
     options = parser.parse_args()
-    page = results_page()
+    pages = {OUT: results_page(), README: with_ledger(README.read_text())}
+    stale = [file for file, page in pages.items() if not file.is_file() or file.read_text() != page]
     if options.check:
-        same = OUT.is_file() and OUT.read_text() == page
-        print(f'{OUT.name} is {"up to date" if same else "not what the results give: python -m benchmarks.results"}')
-        return 0 if same else 1
-    atomic_write(OUT, page)
-    print(f'written: {OUT}')
+        names = ' and '.join(file.name for file in stale)
+        print(f'not what the results give: {names}; python -m benchmarks.results' if stale else 'up to date')
+        return 1 if stale else 0
+    for file in stale:
+        atomic_write(file, pages[file])
+        print(f'written: {file}')
     return 0
 
 
@@ -51,15 +56,23 @@ def results_page(folder: Path = HERE) -> str:
     return '\n\n'.join([INTRODUCTION, *(section.strip() for section in _sections(folder))]) + '\n'
 
 
+def with_ledger(readme: str) -> str:
+    """The page with what stands between its two marks made anew."""
+    before, _, rest = readme.partition(LEDGER)
+    _, _, after = rest.partition(LEDGER)
+    tables = [ledger(Scale(name), Results(name).by_name()) for name in SCALES]
+    return f'{before}{LEDGER}\n\n' + '\n\n'.join(tables) + f'\n\n{LEDGER}{after}'
+
+
 def _sections(folder: Path) -> Iterator[str]:
-    for scale in ('cpu', 'h200'):
+    for scale in SCALES:
         yield _retrain(scale, folder)
     for name, table in _tables(folder).items():
         file = folder / name
         if file.is_file():
             yield _deeper(table(json.loads(file.read_text())))
         else:
-            yield f'## {file.stem}\n\nNot run yet.'
+            yield f'## {name}\n\nNot run yet: it waits for its hardware.'
 
 
 def _retrain(name: str, folder: Path) -> str:
@@ -82,7 +95,12 @@ def _tables(folder: Path) -> dict[str, Callable[[dict[str, Any]], str]]:
 
     of_its_own = {f'{name}/{name}.json': _program(folder / name / f'{name}.py').table
                   for name in ('main_job', 'steps', 'loader', 'archive', 'top_k')}  # fmt: skip
-    return {**of_its_own, 'views/views.json': study_table, 'curriculum/curriculum.json': study_table}
+    on_a_gpu = {
+        'h200/epoch.json': _program(folder / 'h200' / 'epoch.py').table,
+        'h200/steps.json': of_its_own['steps/steps.json'],
+    }
+    studies = {'views/views.json': study_table, 'curriculum/curriculum.json': study_table}
+    return {**of_its_own, **studies, **on_a_gpu}
 
 
 def _program(file: Path) -> Any:

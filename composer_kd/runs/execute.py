@@ -39,7 +39,7 @@ __all__ = ['execute']
 # What may differ between the YAML that began a run and the one that continues it: it does not change the result.
 _FREE = (
     'archive', 'predictions', 'callbacks', 'loggers', 'save_interval', 'keep_checkpoints', 'device', 'threads',
-    'data.cache_dir', 'data.workers',
+    'data.cache_dir', 'data.mode', 'data.workers',
 )  # fmt: skip
 
 

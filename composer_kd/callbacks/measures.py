@@ -160,7 +160,11 @@ class Measures(Callback):
             return
         epoch, totals = self._epoch, self._totals
         steps, self._distilled = self._distilled, []
-        for row, step in zip(self._steps.take(), steps, strict=True):
+        begun = time.perf_counter()
+        rows = self._steps.take()
+        # On a GPU the host has run ahead: what it waits here is time of these steps.
+        self._add_seconds(train=time.perf_counter() - begun)
+        for row, step in zip(rows, steps, strict=True):
             correct, loss, samples, labelled, student, teacher, recorded, saved = row
             for name, value in (('samples', samples), ('labelled', labelled), ('correct', correct), ('loss', loss)):
                 epoch[name] += value

@@ -67,7 +67,7 @@ def with_ledger(readme: str) -> str:
 def _sections(folder: Path) -> Iterator[str]:
     for scale in SCALES:
         yield _retrain(scale, folder)
-    for name, table in _tables(folder).items():
+    for name, table in _tables().items():
         file = folder / name
         if file.is_file():
             yield _deeper(table(json.loads(file.read_text())))
@@ -89,14 +89,14 @@ def _retrain(name: str, folder: Path) -> str:
     return _deeper(markdown(study, pictures).replace('(../arms.yaml)', '(retrain/arms.yaml)'))
 
 
-def _tables(folder: Path) -> dict[str, Callable[[dict[str, Any]], str]]:
+def _tables() -> dict[str, Callable[[dict[str, Any]], str]]:
     """Result files, and what makes a page of each."""
     from benchmarks.study import table as study_table
 
-    of_its_own = {f'{name}/{name}.json': _program(folder / name / f'{name}.py').table
+    of_its_own = {f'{name}/{name}.json': _program(HERE / name / f'{name}.py').table
                   for name in ('main_job', 'steps', 'loader', 'archive', 'top_k')}  # fmt: skip
     on_a_gpu = {
-        'h200/epoch.json': _program(folder / 'h200' / 'epoch.py').table,
+        'h200/epoch.json': _program(HERE / 'h200' / 'epoch.py').table,
         'h200/steps.json': of_its_own['steps/steps.json'],
     }
     studies = {'views/views.json': study_table, 'curriculum/curriculum.json': study_table}

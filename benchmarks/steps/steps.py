@@ -18,7 +18,6 @@ import argparse
 import itertools
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -252,18 +251,19 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--steps', type=int, default=12)
     parser.add_argument('--out', type=Path, default=Path(__file__).parent)
-    parser.add_argument('--peak', metavar='ARM', help='train this arm alone and print the peak of memory in bytes')
+    parser.add_argument(
+        '--peak', metavar='ARM', help='train this arm alone on the archives in --out; print the peak of bytes'
+    )
     options = parser.parse_args()
     warnings.simplefilter('ignore')
     keep_freed_memory()  # As `composer run` does on the CPU; for all arms alike.
     if options.peak:
-        with tempfile.TemporaryDirectory() as folder:
-            print(peak_of(Bench(options.model, options.steps, Path(folder), options.device), options.peak))
+        print(peak_of(Bench(options.model, options.steps, options.out, options.device), options.peak))
         return
     with tempfile.TemporaryDirectory() as folder:
-        seconds, microseconds = measure(
-            Bench(options.model, options.steps, Path(folder), options.device), options.rounds
-        )
+        bench = Bench(options.model, options.steps, Path(folder), options.device)
+        seconds, microseconds = measure(bench, options.rounds)
+        peaks = {arm: peak_megabytes(arm, bench) for arm in PEAKS}
     rounds = [dict(zip(seconds, figures, strict=True)) for figures in zip(*seconds.values(), strict=True)]
     ratios = {'trainer / loop': [r['trainer'] / r['loop'] for r in rounds]}
     for count in TEACHERS:
@@ -287,7 +287,7 @@ def main() -> None:
         'ratios': {name: interval(values) for name, values in ratios.items()},
         'own microseconds a step': {name: quartiles(values) for name, values in microseconds.items()},
         'own share of the plain step': {n: round(statistics.median(v) / step, 5) for n, v in microseconds.items()},
-        'peak megabytes': {arm: peak_megabytes(arm, options.model, options.device) for arm in PEAKS},
+        'peak megabytes': peaks,
     }
     text = table(result)
     atomic_write(options.out / 'steps.json', json.dumps(result, indent=1) + '\n')
@@ -327,20 +327,26 @@ def makers(bench: Bench) -> dict[str, Callable[[], Callable[[], float]]]:
     }
 
 
-def peak_megabytes(arm: str, model: str, device: str) -> float:
-    """Of a process of its own: peaks of one process cannot be told apart."""
-    command = [sys.executable, __file__, '--peak', arm, '--model', model, '--steps', '4', '--device', device]
+def peak_megabytes(arm: str, bench: Bench) -> float:
+    """Of a process of its own, with archives that are filled: peaks of one process cannot be told apart."""
+    command = [sys.executable, __file__, '--peak', arm, '--model', bench.model, '--steps', '4']
+    command += ['--device', bench.device, '--out', str(bench.folder)]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return round(int(told.split()[-1]) / 1e6, 1)
 
 
 def peak_of(bench: Bench, arm: str) -> int:
     run = makers(bench)[arm]()
-    run()
-    run()
-    if bench.device == 'gpu':
+    run()  # What is made once is made now.
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        run()
         return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux forgets the peak so far, which drawing the data had reached.
+    Path('/proc/self/clear_refs').write_text('5')
+    run()
+    (peak,) = (line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmHWM'))
+    return 1024 * int(peak.split()[1])
 
 
 def table(result: dict) -> str:

@@ -40,7 +40,7 @@ def test_the_ledger_takes_the_place_of_the_one_before():
 
 
 def test_the_ledger_counts_what_a_run_costs():
-    # ResNet-20 has 40.81 M multiply-adds; 78 batches of 128 in an epoch, three passes, 40 epochs: 48.9 T. A teacher that
+    # ResNet-20: 40.81 M multiply-adds; 78 batches of 128 in an epoch, three passes, 40 epochs: 48.9 T. A teacher that
     # runs adds a pass to three; in every tenth epoch of 16 it does so in two of them.
     cpu = README.read_text().partition('The scale `cpu`, arm by arm')[2].partition('The scale `h200`')[0]
     rows = {line.split(' | ')[0]: line for line in cpu.splitlines() if line.startswith('| `same` ')}

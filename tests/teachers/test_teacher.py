@@ -237,7 +237,7 @@ def test_teacher_parameters_in_the_optimizer_are_refused() -> None:
     trainer.close()
 
 
-@pytest.mark.parametrize('teacher', [None, 3, ['runs/gen0'], lambda x: x], ids=str)
+@pytest.mark.parametrize('teacher', [None, 3, ['runs/gen0'], lambda x: x], ids=('None', 'number', 'list', 'function'))
 def test_what_is_no_teacher_is_refused(teacher) -> None:
     with pytest.raises(UserError, match='is not a teacher; give a module, the path of a run directory'):
         TeacherMixupKD([teacher])

@@ -184,7 +184,11 @@ def test_sams_first_pass_is_recorded(tmp_path: Path) -> None:
         assert torch.equal(logits, answers.given[0, sample][1].half())
 
 
-@pytest.mark.parametrize('algorithm', [MixUp(), CutMix(), ColOut(), CutOut(), ProgressiveResizing()], ids=lambda algorithm: type(algorithm).__name__)
+@pytest.mark.parametrize(
+    'algorithm',
+    [MixUp(), CutMix(), ColOut(), CutOut(), ProgressiveResizing()],
+    ids=lambda algorithm: type(algorithm).__name__,
+)
 def test_changed_images_are_refused_before_the_first_step(algorithm, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f'RecordLogits: {type(algorithm).__name__} is in the same Trainer; logits'):
         train([RecordLogits(tmp_path / 'run', views=1)], algorithms=[algorithm])

@@ -183,8 +183,15 @@ class Scale:
         name = '.'.join(filter(None, [scenario, arm, f'{budget}ep', values, f's{number}']))
         return Cell(scenario, arm, budget, number, name, entry, tuple(needs.values()))
 
-    def earlier(self, scenario: str, number: int) -> Cell:
-        """The earlier iteration with this number: the baseline's run, on what data there were then."""
+    def earlier(self, scenario: str, number: int) -> Cell | None:
+        """The earlier iteration with this number: the baseline's run, on what data there were then.
+
+        Where a scenario names another arm, it is that arm's run of full length with the next number: students of one
+        number share a seed with it otherwise. ``None`` while that arm waits for its grid.
+        """
+        arm = self.scenarios[scenario].get('earlier')
+        if arm is not None:
+            return self.cell(scenario, arm, self.full, (number + 1) % self.yaml['seeds'])
         number %= self.yaml['earlier']
         patch = self.yaml['scenarios'].get(scenario, {}).get('earlier', {})
         cell = self.cell(self._like(scenario) if not patch else scenario, 'baseline', self.full, number)
@@ -269,7 +276,7 @@ def _set(entry: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def _patch_of(scenario: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in scenario.items() if key not in ('title', 'like', 'tuned_in')}
+    return {key: value for key, value in scenario.items() if key not in ('title', 'like', 'tuned_in', 'earlier')}
 
 
 def _asks_for_earlier(value: Any) -> bool:

@@ -78,6 +78,12 @@ def test_earlier_iterations_are_the_baseline_or_saw_less_data_and_students_share
     assert earlier.entry['data']['subset'] == 5000
     assert grown.entry['data']['subset'] == 10000
     assert {need.entry['seed'] for need in (*same.needs, earlier)}.isdisjoint({same.entry['seed'], grown.entry['seed']})
+    # Tuned earlier iterations: runs of the honest rival, with another seed than the student's.
+    taught = scale.cell('tuned', 'kd', 8, 2)
+    assert taught is not None
+    (teacher,) = taught.needs
+    assert (teacher.arm, teacher.budget, teacher.number) == ('scratch', 40, 0)
+    assert teacher.entry['seed'] != taught.entry['seed']
     # What asks for nothing earlier is one run, wherever it is compared.
     assert scale.cell('grown', 'scratch', 8, 0) == scale.cell('same', 'scratch', 8, 0)
 

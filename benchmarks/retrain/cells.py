@@ -122,24 +122,39 @@ class Scale:
         """How many cells wait for the grid."""
         return sum(cell is None for phase in self.phases(only) for cell in self._of_phase(phase))
 
+    def budgets_of(self, phase: Mapping[str, Any]) -> list[int]:
+        return {'full': [self.full], 'all': self.yaml['budgets']}.get(str(phase['budgets']), phase['budgets'])
+
+    def arms_of(self, phase: Mapping[str, Any]) -> list[str]:
+        """The arms that a phase compares; none where it tunes."""
+        for name in phase.get('arms', []):
+            if name not in self.families:
+                raise UserError(f'{self.name}: there is no arm {name!r}; {nearest(name, self.families)}')
+        return [arm for name in phase.get('arms', []) for arm in self.families[name]]
+
+    def tuned_by(self, phase: Mapping[str, Any]) -> list[tuple[str, int]]:
+        """The families and budgets whose grids a phase trains; none where it compares."""
+        return [
+            (family, budget)
+            for family in phase.get('tune', [])
+            for budget in self.yaml['tune'][family]
+            if budget in phase.get('budgets', [budget])
+        ]
+
+    def numbers_of(self, phase: Mapping[str, Any]) -> range:
+        return range(phase.get('seeds', self.yaml['seeds']))
+
     def _of_phase(self, phase: Mapping[str, Any]) -> Iterator[Cell | None]:
         scenario = phase['scenario']
+        for family, budget in self.tuned_by(phase):
+            for point in self.grid:
+                yield self.cell(scenario, family, budget, 0, point)
         if 'tune' in phase:
-            for family in phase['tune']:
-                for budget in self.yaml['tune'][family]:
-                    if budget in phase.get('budgets', [budget]):
-                        for point in self.grid:
-                            yield self.cell(scenario, family, budget, 0, point)
             return
-        budgets = {'full': [self.full], 'all': self.yaml['budgets']}.get(str(phase['budgets']), phase['budgets'])
         # Seed by seed: what is interrupted has compared all arms on some seeds.
-        for number in range(phase.get('seeds', self.yaml['seeds'])):
-            for budget in budgets:
-                for name in phase['arms']:
-                    if name not in self.families:
-                        raise UserError(f'{self.name}: there is no arm {name!r}; {nearest(name, self.families)}')
-                    for arm in self.families[name]:
-                        yield self.cell(scenario, arm, budget, number)
+        for number, budget in product(self.numbers_of(phase), self.budgets_of(phase)):
+            for arm in self.arms_of(phase):
+                yield self.cell(scenario, arm, budget, number)
 
     # -- one cell -------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.retrain.cells import Cell, Scale
-from benchmarks.retrain.measures import Line
+from benchmarks.retrain.measures import Line, took
 from benchmarks.retrain.table import NOTHING, markdown_table
 from composer_kd.models import build_model, multiply_adds
 from composer_kd.schedule import Progress, Schedule
@@ -127,9 +127,6 @@ def _samples(data: Mapping[str, Any]) -> int:
 
 def _hours_of_a_multiply_add(lines: Mapping[str, Line]) -> float | None:
     """Evaluation inside, as the study's runs took them."""
-    seconds, work = 0.0, 0.0
-    for line in lines.values():
-        for last in line['epochs'][-1:]:
-            seconds += last['seconds_train_total'] + last.get('seconds_eval_total', 0.0)
-            work += last['multiply_adds_student_total'] + last['multiply_adds_teacher_total']
-    return seconds / work / 3600 if work else None
+    ended = [line['epochs'][-1] for line in lines.values() if line['epochs']]
+    work = sum(last['multiply_adds_student_total'] + last['multiply_adds_teacher_total'] for last in ended)
+    return sum(map(took, lines.values())) / work / 3600 if work else None

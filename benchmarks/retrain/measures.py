@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.paired import Paired
 from benchmarks.retrain.cells import Scale
 
-__all__ = ['Costs', 'Entry', 'Rates', 'Study', 'first_epoch_at']
+__all__ = ['Costs', 'Entry', 'Line', 'Rates', 'Study', 'first_epoch_at', 'took']
 
 Line = Mapping[str, Any]
 
@@ -111,17 +111,13 @@ class Study:
         self.rates = Rates.of(alone or {})
         self.entries: dict[tuple[str, str, int], Entry] = {}
         for phase in scale.phases():
-            if 'tune' in phase:
-                continue
-            budgets = {'full': [scale.full], 'all': scale.yaml['budgets']}.get(str(phase['budgets']), phase['budgets'])
-            for name in phase['arms']:
-                for arm in scale.families[name]:
-                    for budget in budgets:
-                        self._enter(phase['scenario'], arm, budget, phase.get('seeds', scale.yaml['seeds']))
+            for arm in scale.arms_of(phase):
+                for budget in scale.budgets_of(phase):
+                    self._enter(phase['scenario'], arm, budget, scale.numbers_of(phase))
 
-    def _enter(self, scenario: str, arm: str, budget: int, seeds: int) -> None:
+    def _enter(self, scenario: str, arm: str, budget: int, numbers: range) -> None:
         entry = self.entries.setdefault((scenario, arm, budget), Entry(scenario, arm, budget))
-        for number in range(seeds):
+        for number in numbers:
             cell = self.scale.cell(scenario, arm, budget, number)
             if cell is not None and cell.name in self.lines:
                 entry.lines[number] = self.lines[cell.name]
@@ -235,6 +231,11 @@ def first_epoch_at(epochs: Iterable[Line], threshold: float, key: str) -> Line |
     """The first epoch at or above an accuracy; nothing is interpolated."""
     # Accuracies come out of float32 counters: equal ones must count.
     return next((epoch for epoch in epochs if epoch.get(key, -math.inf) >= threshold - 5e-7), None)
+
+
+def took(line: Line) -> float:
+    """Seconds of a run in the study, evaluation inside; none for one that failed."""
+    return sum(last['seconds_train_total'] + last.get('seconds_eval_total', 0.0) for last in line['epochs'][-1:])
 
 
 def _multiply_adds(student: float, teacher: float, looked_up: float) -> Costs:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.paired import spread
 from benchmarks.retrain.cells import Scale
-from benchmarks.retrain.measures import Entry, Study, first_epoch_at
+from benchmarks.retrain.measures import Entry, Line, Study, first_epoch_at, took
 from benchmarks.retrain.plots import write_plots
 from benchmarks.retrain.results import Results
 from benchmarks.retrain.scenarios import generations, search
@@ -50,7 +50,7 @@ def markdown(study: Study, pictures: dict[str, str] | None = None) -> str:
         parts += [_accuracies(study, scenario, arms), _gains(study, scenario, arms), _matches(study, scenario, arms)]
         parts += [_thresholds(study, scenario, arms), _trained(study, scenario, arms), _more(study, scenario, arms)]
         parts += [generations(study, scenario), search(study, scenario)]
-    parts += [_grid(study), _ledger(study)]
+    parts += [_grid(study), _costs(study)]
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 
@@ -248,35 +248,34 @@ def _grid(study: Study) -> str:
     rows = []
     scale = study.scale
     for phase in scale.phases():
-        for family in phase.get('tune', []):
-            for budget in scale.yaml['tune'][family]:
-                if budget not in phase.get('budgets', [budget]):
-                    continue
-                found = []
-                for point in scale.grid:
-                    cell = scale.cell(phase['scenario'], family, budget, 0, point)
-                    line = study.lines.get(cell.name) if cell else None
-                    if line is None:
-                        found.append(NOTHING)
-                    else:
-                        found.append(f'{100 * line["epochs"][-1]["val_accuracy"]:.1f}' if line['epochs'] else 'NaN')
-                numbers = [float(cell) if cell not in (NOTHING, 'NaN') else -1.0 for cell in found]
-                if max(numbers) > 0:
-                    best = numbers.index(max(numbers))
-                    found[best] = f'**{found[best]}**'
-                    rows.append([f'`{family}`', phase['scenario'], str(budget), *found])
+        for family, budget in scale.tuned_by(phase):
+            cells = [scale.cell(phase['scenario'], family, budget, 0, point) for point in scale.grid]
+            reached = [_validated(study.lines.get(cell.name)) if cell else None for cell in cells]
+            if not any(reached):
+                continue
+            best = max(value or 0.0 for value in reached)
+            shown = [NOTHING if value is None else f'{100 * value:.1f}' if value else 'NaN' for value in reached]
+            won = [f'**{text}**' if value == best else text for text, value in zip(shown, reached, strict=True)]
+            rows.append([f'`{family}`', phase['scenario'], str(budget), *won])
     points = [', '.join(f'{key.rpartition(".")[2]} {value:g}' for key, value in point.items()) for point in scale.grid]
     note = 'Validation accuracy of the last epoch, first seed; the winner’s values are those of the arm.'
     return markdown_table('## The grid', ['arm', 'scenario', 'epochs', *points], rows, note)
 
 
-def _ledger(study: Study) -> str:
+def _validated(line: Line | None) -> float | None:
+    """The validation accuracy that a run ended with; 0 for one that failed."""
+    if line is None:
+        return None
+    return line['epochs'][-1]['val_accuracy'] if line['epochs'] else 0.0
+
+
+def _costs(study: Study) -> str:
     rows = []
     for (scenario, arm, budget), entry in study.entries.items():
         costs = study.mean_costs(entry) if entry.numbers else None
         if costs is None:
             continue
-        took = [_took(entry.lines[number]) for number in entry.numbers]
+        seconds = [took(entry.lines[number]) for number in entry.numbers]
         timed = study.mean_costs(entry, seconds=True)
         rows.append(
             [
@@ -286,20 +285,15 @@ def _ledger(study: Study) -> str:
                 f'{costs.student / 1e12:.2f}',
                 f'{costs.teachers / 1e12:.2f}',
                 f'{costs.harvest / 1e12:.2f}',
-                f'{statistics.fmean(took) / 60:.1f}',
+                f'{statistics.fmean(seconds) / 60:.1f}',
                 f'{timed.total() / 60:.1f}' if timed else NOTHING,
             ]
         )
     head = ['scenario, arm', 'epochs', 'n', 'student, 10^12', 'teachers, 10^12', 'harvest, 10^12']
     head += ['minutes in the study', 'minutes, machine idle']
-    total = sum(_took(line) for line in study.lines.values() if line['epochs'])
+    total = sum(map(took, study.lines.values()))
     note = (
         f'Multiply-adds and minutes of one run. In the study runs train side by side and are evaluated every few '
         f'epochs, which is inside; all runs together took {total / 3600:.1f} hours of one worker.'
     )
-    return markdown_table('## The ledger', head, rows, note)
-
-
-def _took(line) -> float:
-    last = line['epochs'][-1]
-    return last['seconds_train_total'] + last.get('seconds_eval_total', 0.0)
+    return markdown_table('## What the runs cost', head, rows, note)

@@ -6,7 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from composer_kd.algorithms import Distillation, LossCurriculum, TeacherMixupKD, WarmStart
+    from composer_kd.algorithms import (
+        BornAgain,
+        Distillation,
+        LabelRefinery,
+        LossCurriculum,
+        OracleKD,
+        TeacherMixupKD,
+        WarmStart,
+    )
     from composer_kd.archive import Archive
     from composer_kd.callbacks import RecordLogits, RecordLosses, RecordPredictions
     from composer_kd.errors import UserError
@@ -16,8 +24,11 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 __all__ = [
     'Archive',
+    'BornAgain',
     'Distillation',
+    'LabelRefinery',
     'LossCurriculum',
+    'OracleKD',
     'RecordLogits',
     'RecordLosses',
     'RecordPredictions',
@@ -32,8 +43,11 @@ __all__ = [
 # Public names are imported when they are first asked for: `composer-kd --help` need not wait for torch.
 _HOMES = {
     'Archive': 'composer_kd.archive',
+    'BornAgain': 'composer_kd.algorithms',
     'Distillation': 'composer_kd.algorithms',
+    'LabelRefinery': 'composer_kd.algorithms',
     'LossCurriculum': 'composer_kd.algorithms',
+    'OracleKD': 'composer_kd.algorithms',
     'TeacherMixupKD': 'composer_kd.algorithms',
     'WarmStart': 'composer_kd.algorithms',
     'RecordLogits': 'composer_kd.callbacks',

@@ -35,7 +35,7 @@ ALGORITHM_FOLDERS = sorted(path.parent for path in PACKAGE.glob('algorithms/*/__
 # A room may import rooms of its own floor and of those above it in this list, never of those below.
 FLOORS = (
     ('errors', 'registry', 'section'),
-    ('functional', 'schedule', 'models', 'archive'),
+    ('functional', 'ramp', 'schedule', 'models', 'archive'),
     ('data', 'teachers'),
     ('algorithms', 'callbacks'),
     ('runs',),

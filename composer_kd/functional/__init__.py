@@ -5,8 +5,14 @@ from composer_kd.functional.calibration import expected_calibration_error
 from composer_kd.functional.counter import counter_hash, uniform
 from composer_kd.functional.curriculum import pace, places, prune, share_weights, top_share, within_share
 from composer_kd.functional.fidelity import agreement
-from composer_kd.functional.losses import LOSSES, hard, kl, mse, soft_cross_entropy, standardize
-from composer_kd.functional.mixing import dirichlet_weights, mix_outputs
+from composer_kd.functional.losses import LOSSES, cwtm, dist, dkd, hard, kl, mse, soft_cross_entropy, standardize
+from composer_kd.functional.mixing import (
+    confidence_weights,
+    dirichlet_weights,
+    mix_outputs,
+    oracle_mix,
+    permute_dark_knowledge,
+)
 from composer_kd.functional.top_k import keep_top, spread_rest, to_half
 from composer_kd.functional.warm_start import shrink_perturb
 
@@ -14,8 +20,12 @@ __all__ = [
     'LOSSES',
     'agreement',
     'augment',
+    'confidence_weights',
     'counter_hash',
+    'cwtm',
     'dirichlet_weights',
+    'dist',
+    'dkd',
     'expected_calibration_error',
     'hard',
     'keep_top',
@@ -23,7 +33,9 @@ __all__ = [
     'mix_outputs',
     'mse',
     'normalise',
+    'oracle_mix',
     'pace',
+    'permute_dark_knowledge',
     'places',
     'prune',
     'share_weights',

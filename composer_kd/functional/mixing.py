@@ -9,7 +9,7 @@ from torch import Tensor
 
 from composer_kd.functional.counter import uniform
 
-__all__ = ['dirichlet_weights', 'mix_outputs']
+__all__ = ['confidence_weights', 'dirichlet_weights', 'mix_outputs', 'oracle_mix', 'permute_dark_knowledge']
 
 # Every round accepts at least 95 % of the draws, so 12 rounds leave out fewer than one in 10^15.
 _ROUNDS = 12
@@ -29,6 +29,59 @@ def mix_outputs(outputs: Tensor, weights: Tensor) -> Tensor:
     if weights.dim() == 1:
         return torch.einsum('k,kbc->bc', weights, outputs)
     return torch.einsum('kb,kbc->bc', weights, outputs)
+
+
+def oracle_mix(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Average, sample by sample, the teachers that are right (`Kang et al, 2020 <https://arxiv.org/abs/1911.13019>`_).
+
+    Args:
+        outputs: Logits ``[K, B, C]``.
+        labels: The hard labels ``[B]``.
+
+    Returns:
+        The target's logits ``[B, C]``, zeros where no teacher is right, and whether one is, ``[B]``.
+    """
+    right = outputs.argmax(dim=2) == labels
+    count = right.sum(dim=0)
+    target = (outputs * right[:, :, None]).sum(dim=0) / count.clamp_min(1)[:, None]
+    return target, count > 0
+
+
+def confidence_weights(outputs: Tensor) -> Tensor:
+    """Top probabilities, normalised to sum to 1 over the first dimension.
+
+    Args:
+        outputs: Logits of K teachers ``[K, B, C]``, for one weight a teacher in each sample, or of one ``[B, C]``, for
+            one weight a sample.
+
+    Returns:
+        ``[K, B]`` or ``[B]``.
+    """
+    top = torch.softmax(outputs, dim=-1).amax(dim=-1)
+    return top / top.sum(dim=0, keepdim=True)
+
+
+def permute_dark_knowledge(outputs: Tensor, ids: Tensor | None = None, seed: int = 0, step: int = 0) -> Tensor:
+    """Shuffle each sample's values among the classes, all but the highest one, which stays where it is.
+
+    What a target says of the other classes is gone then; how it is spread over them remains (`Furlanello et al, 2018
+    <https://arxiv.org/abs/1805.04770>`_). A permutation is a pure function of (seed, step, id).
+
+    Args:
+        outputs: Logits or probabilities ``[B, C]``.
+        ids: Sample ids ``[B]``, int64; the place in the batch by default.
+        seed: The run's seed.
+        step: The number of the batch.
+    """
+    samples, classes = outputs.shape
+    device = outputs.device
+    ids = torch.arange(samples, device=device) if ids is None else ids
+    top = outputs.argmax(dim=1, keepdim=True)
+    drawn = uniform(seed, step, ids[:, None], torch.arange(classes, device=device))
+    # Sorted by what was drawn, and by class: the highest value comes first in both, and so stays.
+    source = drawn.scatter(1, top, -1.0).argsort(dim=1)
+    place = torch.arange(classes, device=device).expand(samples, classes).scatter(1, top, -1).argsort(dim=1)
+    return torch.empty_like(outputs).scatter(1, place, outputs.gather(1, source))
 
 
 def dirichlet_weights(teachers: int, alpha: float, seed: int, step: int, ids: Tensor) -> Tensor:

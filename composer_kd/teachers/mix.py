@@ -17,10 +17,28 @@ from torch import Tensor
 
 from composer_kd.errors import UserError
 from composer_kd.functional.counter import counter_hash
-from composer_kd.functional.mixing import dirichlet_weights, mix_outputs
+from composer_kd.functional.mixing import (
+    confidence_weights,
+    dirichlet_weights,
+    mix_outputs,
+    oracle_mix,
+    permute_dark_knowledge,
+)
 from composer_kd.registry import Registry
 
-__all__ = ['MIXES', 'Dirichlet', 'Mix', 'RandomOne', 'Step', 'Uniform', 'Weights', 'make_mix']
+__all__ = [
+    'MIXES',
+    'Confidence',
+    'Dirichlet',
+    'Mix',
+    'Oracle',
+    'Permuted',
+    'RandomOne',
+    'Step',
+    'Uniform',
+    'Weights',
+    'make_mix',
+]
 
 MIXES: Registry[Callable[..., Mix]] = Registry('mixes')
 
@@ -55,6 +73,10 @@ class Mix:
     def __call__(self, outputs: Tensor, step: Step) -> Tensor:
         """The target ``[B, C]`` of the logits ``[K, B, C]`` of the teachers that were asked."""
         raise NotImplementedError
+
+    def taught(self, outputs: Tensor, step: Step) -> Tensor | None:
+        """Which samples have a target, ``[B]``; the others are taught by their label alone. ``None``: all have."""
+        return None
 
     def expected(self, outputs: Tensor) -> Tensor:
         """The target without chance, for evaluation: ``[B, C]`` of all teachers' logits ``[K, B, C]``."""
@@ -147,6 +169,48 @@ class RandomOne(Mix):
 
     def __call__(self, outputs: Tensor, step: Step) -> Tensor:
         return outputs[0]
+
+
+@MIXES.register('oracle', 'sample by sample, the average of the teachers that are right; the label alone where none is')
+@dataclass(frozen=True)
+class Oracle(Mix):
+    """The average of the teachers that are right about a sample; where none is, its label alone teaches it."""
+
+    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+        return oracle_mix(outputs, self._labels(step))[0]
+
+    def taught(self, outputs: Tensor, step: Step) -> Tensor:
+        return oracle_mix(outputs, self._labels(step))[1]
+
+    @staticmethod
+    def _labels(step: Step) -> Tensor:
+        if step.labels is None:
+            raise UserError(
+                'mix: oracle asks which teachers are right, and the batch has no hard labels (integers of shape '
+                "[batch]); use 'uniform' or 'confidence'"
+            )
+        return step.labels
+
+
+@MIXES.register('confidence', "sample by sample, in proportion to each teacher's top probability")
+@dataclass(frozen=True)
+class Confidence(Mix):
+    """A linear combination with weights in proportion to each teacher's top probability for the sample."""
+
+    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+        return self.expected(outputs)
+
+    def expected(self, outputs: Tensor) -> Tensor:
+        return mix_outputs(outputs, confidence_weights(outputs))
+
+
+@MIXES.register('permuted', 'the average, all but its highest value shuffled among the classes')
+@dataclass(frozen=True)
+class Permuted(Mix):
+    """The average of all teachers without what it knows of the other classes: their values are shuffled."""
+
+    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+        return permute_dark_knowledge(outputs.mean(dim=0), step.ids, step.seed, step.batch)
 
 
 # A number of its own, so that the choice of the teacher shares no draw with mixing weights of the same seed and batch.

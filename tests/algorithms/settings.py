@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from composer.core import Algorithm
 from torch.utils.data import DataLoader
 
-from composer_kd import Distillation, LossCurriculum, TeacherMixupKD, WarmStart
+from composer_kd import BornAgain, Distillation, LabelRefinery, LossCurriculum, OracleKD, TeacherMixupKD, WarmStart
 from tests.algorithms.common import keyed_loader, loader, net, recorded_run, trained_net
 
 
@@ -20,11 +20,13 @@ class Setting:
         make: Makes the algorithm.
         train_data: ``loader`` gives batches (x, y); ``keyed_loader`` (x, y, key), for what needs to know its samples.
         without_batch_norm: Makes it for a student without BatchNorm, where ``make`` does not serve both.
+        of_the_ranks: Why two ranks are not one: what compares the samples of a batch sees those of its rank.
     """
 
     make: Callable[[], Algorithm]
     train_data: Callable[[], DataLoader] = loader
     without_batch_norm: Callable[[], Algorithm] | None = None
+    of_the_ranks: str = ''
 
 
 # What an algorithm is called in a test's name.
@@ -39,7 +41,8 @@ SETTINGS: dict[str, Setting] = {
     'TeacherMixupKD-dirichlet-per-sample': Setting(
         lambda: TeacherMixupKD(
             teachers=[trained_net(11), trained_net(12)], mix={'name': 'dirichlet', 'alpha': 0.4, 'per': 'sample'}
-        )
+        ),
+        of_the_ranks='without keys a sample is known by its rank and place, so that other weights are drawn',
     ),
     'TeacherMixupKD-random-one': Setting(
         lambda: TeacherMixupKD(
@@ -55,6 +58,25 @@ SETTINGS: dict[str, Setting] = {
     'Distillation-until-overtaken': Setting(
         lambda: Distillation(teachers=[trained_net(11)], loss='mse', schedule='until overtaken')
     ),
+    'Distillation-dkd-warmed-up': Setting(
+        lambda: Distillation(teachers=[trained_net(11)], loss='dkd', kd_weight='0 to 0.5 until 1ep')
+    ),
+    'Distillation-dist': Setting(
+        lambda: Distillation(teachers=[trained_net(11)], loss='dist', kd_weight=0.2),
+        of_the_ranks='it compares the samples of a batch',
+    ),
+    'Distillation-learned-temperature': Setting(
+        lambda: Distillation(teachers=[trained_net(11)], temperature={'learned': {'start': 3.0}}, mix='confidence')
+    ),
+    'OracleKD': Setting(lambda: OracleKD(teachers=[trained_net(11, steps=3), trained_net(12, steps=4)])),
+    'BornAgain': Setting(lambda: BornAgain(teachers=[trained_net(11)])),
+    'BornAgain-with-labels': Setting(lambda: BornAgain(teachers=[trained_net(11)], method='ban+l')),
+    'BornAgain-cwtm': Setting(
+        lambda: BornAgain(teachers=[trained_net(11)], method='cwtm'),
+        of_the_ranks='it normalises its weights over the samples of a batch',
+    ),
+    'BornAgain-dkpp': Setting(lambda: BornAgain(teachers=[trained_net(11)], method='dkpp'), keyed_loader),
+    'LabelRefinery': Setting(lambda: LabelRefinery(teachers=[trained_net(11)])),
     'LossCurriculum': Setting(lambda: LossCurriculum(recorded_run()), keyed_loader),
     'LossCurriculum-weights': Setting(
         lambda: LossCurriculum(recorded_run(), statistic='last', order='hard_first', use='weights'), keyed_loader

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from composer_kd.functional import LOSSES, hard, kl, mse, soft_cross_entropy, standardize
+from composer_kd.errors import UserError
+from composer_kd.functional import LOSSES, cwtm, dist, dkd, hard, kl, mse, soft_cross_entropy, standardize
 
 
 def logits(seed: int, samples: int = 6, classes: int = 5, scale: float = 3.0) -> Tensor:
@@ -40,21 +43,67 @@ def hard_by_hand(student: Tensor, teacher: Tensor) -> float:
     return float(np.mean([-np.log(q[i, teacher[i].argmax()]) for i in range(len(q))]))
 
 
+def kl_of_elements_by_hand(student: Tensor, teacher: Tensor, average: str, temperature: float = 4.0) -> float:
+    assert average == 'elements'
+    return kl_by_hand(student, teacher, temperature) / student.shape[1]
+
+
+def dkd_by_hand(
+    student: Tensor, teacher: Tensor, labels: Tensor, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0
+) -> float:
+    p, q = softened(teacher, temperature), softened(student, temperature)
+    total = 0.0
+    for pi, qi, y in zip(p, q, labels.tolist(), strict=True):
+        one = pi[y] * np.log(pi[y] / qi[y]) + (1 - pi[y]) * np.log((1 - pi[y]) / (1 - qi[y]))
+        rest_p, rest_q = np.delete(pi, y) / (1 - pi[y]), np.delete(qi, y) / (1 - qi[y])
+        total += alpha * one + beta * float(np.dot(rest_p, np.log(rest_p / rest_q)))
+    return temperature**2 * total / len(p)
+
+
+def dist_by_hand(
+    student: Tensor, teacher: Tensor, beta: float = 2.0, gamma: float = 2.0, temperature: float = 4.0
+) -> float:
+    p, q = softened(teacher, temperature), softened(student, temperature)
+    within_samples = np.mean([np.corrcoef(pi, qi)[0, 1] for pi, qi in zip(p, q, strict=True)])
+    within_classes = np.mean([np.corrcoef(pc, qc)[0, 1] for pc, qc in zip(p.T, q.T, strict=True)])
+    return temperature**2 * float(beta * (1 - within_samples) + gamma * (1 - within_classes))
+
+
+def cwtm_by_hand(student: Tensor, teacher: Tensor, labels: Tensor) -> float:
+    p, q = softened(teacher, 1.0), softened(student, 1.0)
+    top = p.max(axis=1)
+    return float(sum(-top[i] * np.log(q[i, y]) for i, y in enumerate(labels.tolist())) / top.sum())
+
+
+LABELS = torch.tensor([0, 3, 3, 1, 2, 0])
 BY_HAND = {
     'mse': (mse, mse_by_hand, {}),
     'kl at 4': (kl, kl_by_hand, {}),
     'kl at 1': (kl, kl_by_hand, {'temperature': 1.0}),
     'kl at 0.5': (kl, kl_by_hand, {'temperature': 0.5}),
     'kl at 40': (kl, kl_by_hand, {'temperature': 40.0}),
+    'kl of elements': (kl, kl_of_elements_by_hand, {'average': 'elements'}),
     'soft_ce at 4': (soft_cross_entropy, soft_ce_by_hand, {}),
     'soft_ce at 1.5': (soft_cross_entropy, soft_ce_by_hand, {'temperature': 1.5}),
     'hard': (hard, hard_by_hand, {}),
+    'dkd': (dkd, dkd_by_hand, {'labels': LABELS}),
+    'dkd at 1': (dkd, dkd_by_hand, {'labels': LABELS, 'alpha': 0.3, 'beta': 2.0, 'temperature': 1.0}),
+    'dist': (dist, dist_by_hand, {}),
+    'dist at 1': (dist, dist_by_hand, {'beta': 0.5, 'gamma': 3.0, 'temperature': 1.0}),
+    'cwtm': (cwtm, cwtm_by_hand, {'labels': LABELS}),
 }
+# What compares or weighs the samples of a batch with each other is no average over them.
+OF_THE_BATCH = ('dist', 'cwtm')
+AVERAGES = {name: row for name, row in BY_HAND.items() if not name.startswith(OF_THE_BATCH)}
 every_loss = pytest.mark.parametrize(('loss', 'by_hand', 'options'), BY_HAND.values(), ids=BY_HAND.keys())
 
 
 def test_every_registered_loss_is_compared_here() -> None:
     assert {LOSSES.get(name) for name in LOSSES.names()} <= {loss for loss, _, _ in BY_HAND.values()}
+
+
+def of_samples(options: dict, rows: slice) -> dict:
+    return {**options, 'labels': options['labels'][rows]} if 'labels' in options else options
 
 
 @every_loss
@@ -63,16 +112,18 @@ def test_is_its_formula(loss, by_hand, options) -> None:
     assert loss(student, teacher, **options).item() == pytest.approx(by_hand(student, teacher, **options), rel=1e-10)
 
 
-@every_loss
+@pytest.mark.parametrize(('loss', 'by_hand', 'options'), AVERAGES.values(), ids=AVERAGES.keys())
 def test_is_the_average_over_samples(loss, by_hand, options) -> None:
     student, teacher = logits(1), logits(2)
-    singly = [loss(student[i : i + 1], teacher[i : i + 1], **options).item() for i in range(len(student))]
+    rows = [slice(i, i + 1) for i in range(len(student))]
+    singly = [loss(student[row], teacher[row], **of_samples(options, row)).item() for row in rows]
     assert loss(student, teacher, **options).item() == pytest.approx(np.mean(singly), rel=1e-10)
 
 
 @every_loss
 def test_gradient_is_the_one_of_finite_differences(loss, by_hand, options) -> None:
     student, teacher = logits(3, samples=3, classes=4).requires_grad_(), logits(4, samples=3, classes=4)
+    options = of_samples(options, slice(0, 3))
     (gradient,) = torch.autograd.grad(loss(student, teacher, **options), student)
     step = 1e-6
     with torch.no_grad():
@@ -131,13 +182,80 @@ def test_soft_ce_is_kl_plus_the_targets_entropy(temperature: float) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize('loss', [kl, soft_cross_entropy])
+@pytest.mark.parametrize(
+    'loss',
+    [
+        kl,
+        soft_cross_entropy,
+        partial(dkd, labels=torch.tensor([0, 1])),
+        partial(dkd, labels=torch.tensor([2, 2])),
+        dist,
+    ],
+)
 def test_logits_as_large_as_a_float_can_take_stay_finite(loss) -> None:
-    student = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
-    value = loss(student, torch.tensor([[-1e4, 1e4, 0.0]]), temperature=1.0)
+    student = torch.tensor([[1e4, -1e4, 0.0], [0.0, 1e4, -1e4]], requires_grad=True)
+    value = loss(student, torch.tensor([[-1e4, 1e4, 0.0], [1e4, 0.0, -1e4]]), temperature=1.0)
     value.backward()
     assert torch.isfinite(value)
     assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize('temperature', [1.0, 4.0])
+def test_dkd_is_kl_where_the_other_classes_weigh_as_much_as_they_are_probable(temperature: float) -> None:
+    # Zhao et al, equation 5: KL = KL(b_t || b_s) + (1 - p_t(y)) KL(q_t || q_s).
+    student, teacher = logits(1), logits(2)
+    others = 1 - torch.tensor(softened(teacher, temperature)).gather(1, LABELS[:, None])[:, 0]
+    one = dkd(student, teacher, LABELS, alpha=1.0, beta=others, temperature=temperature)
+    assert one.item() == pytest.approx(kl(student, teacher, temperature).item(), rel=1e-10)
+    assert dkd(student, teacher, LABELS, beta=2.0).item() != pytest.approx(kl(student, teacher).item(), rel=0.01)
+
+
+def test_dkd_of_a_sure_teacher_still_tells_of_the_other_classes() -> None:
+    # In kl their part is weighted by 1 - p_t(y), here 2e-9; decoupled it is not.
+    teacher = torch.tensor([[30.0, 10.0, 0.0]])
+    student = torch.tensor([[30.0, 0.0, 10.0]])
+    labels = torch.tensor([0])
+    assert kl(student, teacher, temperature=1.0).item() < 1e-6
+    # q_t is almost (1, 0), q_s almost (0, 1): their divergence is the distance of the logits, 10.
+    assert dkd(student, teacher, labels, beta=1.0, temperature=1.0).item() == pytest.approx(10, rel=1e-3)
+
+
+def log_of_affine(p: np.ndarray, scale: np.ndarray) -> Tensor:
+    """Logits whose probabilities are ``scale p + (1 - scale) / C``: again probabilities, and an affine map of p."""
+    return torch.tensor(np.log(scale * p + (1 - scale) / p.shape[1]))
+
+
+def test_dist_is_invariant_to_positive_affine_maps_of_the_probabilities() -> None:
+    student, teacher = logits(1), logits(2)
+    p = softened(student, 1.0)
+    # Within samples each may have a map of its own, within classes all samples share one.
+    of_its_own = log_of_affine(p, np.linspace(0.2, 0.9, len(p))[:, None])
+    shared = log_of_affine(p, np.full((1, 1), 0.3))
+    for options, mapped in (({'gamma': 0.0}, of_its_own), ({'beta': 0.0}, shared), ({}, shared)):
+        before = dist(student, teacher, temperature=1.0, **options).item()
+        assert dist(mapped, teacher, temperature=1.0, **options).item() == pytest.approx(before, rel=1e-9)
+    assert dist(of_its_own, teacher, temperature=1.0).item() != pytest.approx(
+        dist(student, teacher, temperature=1.0).item()
+    )
+    assert dist(student, student).item() == pytest.approx(0, abs=1e-10)
+
+
+def test_dist_of_one_sample_is_refused() -> None:
+    with pytest.raises(UserError, match='this one has a single sample'):
+        dist(logits(1)[:1], logits(2)[:1])
+
+
+def test_dist_survives_outputs_that_do_not_vary() -> None:
+    flat = torch.zeros(3, 4, requires_grad=True)
+    value = dist(flat, logits(1, 3, 4).float())
+    value.backward()
+    assert value.item() == pytest.approx(4.0**2 * (2 + 2), rel=1e-5)  # No correlation in either direction.
+    assert torch.isfinite(flat.grad).all()
+
+
+def test_kl_refuses_another_average() -> None:
+    with pytest.raises(UserError, match="average is 'samples' or 'elements', got 'batch'"):
+        kl(logits(1), logits(2), average='batch')
 
 
 def test_standardize_keeps_the_shape_and_drops_place_and_scale() -> None:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from composer_kd.functional import dirichlet_weights, mix_outputs
+from composer_kd.functional import (
+    confidence_weights,
+    dirichlet_weights,
+    mix_outputs,
+    oracle_mix,
+    permute_dark_knowledge,
+)
 
 OUTPUTS = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[10.0, 20.0], [30.0, 40.0]]])  # [K=2, B=2, C=2]
 
@@ -97,3 +103,53 @@ def test_seed_step_and_id_each_draw_anew() -> None:
         assert abs(torch.corrcoef(torch.stack([drawn[0], other]))[0, 1].item()) < 0.1
     # Neighbouring ids, steps and seeds must not shift into each other: step 18 of id n is not step 17 of id n + 1.
     assert not torch.equal(drawn[2][:-1], drawn[0][1:])
+
+
+def test_oracle_averages_the_teachers_that_are_right() -> None:
+    # Three teachers, four samples with the labels 0, 1, 1, 0: right are all, the first, none, the second and third.
+    outputs = torch.tensor(
+        [
+            [[3.0, 0.0], [0.0, 2.0], [5.0, 0.0], [0.0, 1.0]],
+            [[1.0, 0.0], [4.0, 0.0], [1.0, 0.0], [6.0, 2.0]],
+            [[2.0, 0.0], [1.0, 0.0], [2.0, 1.0], [8.0, 4.0]],
+        ]
+    )
+    target, right = oracle_mix(outputs, torch.tensor([0, 1, 1, 0]))
+    assert right.tolist() == [True, True, False, True]
+    assert target.tolist() == [[2.0, 0.0], [0.0, 2.0], [0.0, 0.0], [7.0, 3.0]]
+
+
+def test_confidence_weights_are_shares_of_the_top_probabilities() -> None:
+    sure, undecided = torch.log(torch.tensor([0.9, 0.1])), torch.log(torch.tensor([0.6, 0.4]))
+    outputs = torch.stack([torch.stack([sure, undecided]), torch.stack([undecided, undecided.flip(0)])])
+    torch.testing.assert_close(confidence_weights(outputs), torch.tensor([[0.6, 0.5], [0.4, 0.5]]))
+    # Of one teacher: over the samples of the batch.
+    torch.testing.assert_close(confidence_weights(outputs[0]), torch.tensor([0.6, 0.4]))
+
+
+def test_permuting_keeps_the_top_where_it_is_and_every_value() -> None:
+    outputs = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
+    permuted = permute_dark_knowledge(outputs, seed=3, step=5)
+    assert torch.equal(permuted.argmax(dim=1), outputs.argmax(dim=1))
+    assert torch.equal(permuted.amax(dim=1), outputs.amax(dim=1))
+    assert torch.equal(permuted.sort(dim=1).values, outputs.sort(dim=1).values)
+    moved = (permuted != outputs).float().mean().item()
+    assert 0.7 < moved < 0.9  # Of ten values nine may move, and each stays in its place once in nine times.
+
+
+def test_permutations_are_uniform() -> None:
+    outputs = torch.tensor([[0.0, 1.0, 2.0, 9.0]]).expand(24_000, 4)
+    permuted = permute_dark_knowledge(outputs, seed=1)
+    kinds = permuted.unique(dim=0, return_counts=True)[1]
+    assert len(kinds) == 6
+    assert (kinds - 4000).abs().max() < 5 * (24_000 * (1 / 6) * (5 / 6)) ** 0.5
+
+
+def test_permutations_are_drawn_by_sample_and_step() -> None:
+    outputs = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([5, 900, 3, 12, 7, 8, 2, 40])
+    permuted = permute_dark_knowledge(outputs, ids, seed=3, step=5)
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(permute_dark_knowledge(outputs[order], ids[order], seed=3, step=5), permuted[order])
+    assert not torch.equal(permute_dark_knowledge(outputs, ids, seed=3, step=6), permuted)
+    assert not torch.equal(permute_dark_knowledge(outputs, ids, seed=4, step=5), permuted)

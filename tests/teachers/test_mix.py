@@ -147,3 +147,43 @@ def test_a_mix_of_ones_own_needs_a_call_alone() -> None:
     mix.check(3)
     assert list(mix.asked(3, step())) == [0, 1, 2]
     assert torch.equal(mix(OUTPUTS, step()), OUTPUTS[0])
+
+
+LABELS = torch.tensor([1, 0])
+OF_THREE = torch.tensor([[[0.0, 9.0], [9.0, 0.0]], [[0.0, 1.0], [0.0, 4.0]], [[6.0, 0.0], [0.0, 1.0]]])
+
+
+def test_oracle_has_a_target_where_a_teacher_is_right() -> None:
+    mix, now = make_mix('oracle'), Step(seed=1, batch=2, ids=torch.tensor([4, 5]), labels=LABELS)
+    assert mix(OF_THREE, now).tolist() == [[0.0, 5.0], [9.0, 0.0]]
+    assert mix.taught(OF_THREE, now).tolist() == [True, True]
+    assert mix.taught(OF_THREE[1:], now).tolist() == [True, False]
+    torch.testing.assert_close(mix.expected(OF_THREE), OF_THREE.mean(dim=0))  # Evaluation knows no labels to ask by.
+
+
+def test_oracle_without_labels_is_refused() -> None:
+    with pytest.raises(UserError, match='mix: oracle asks which teachers are right, and the batch has no hard labels'):
+        make_mix('oracle')(OF_THREE, Step(seed=1, batch=2, ids=torch.tensor([4, 5])))
+
+
+def test_all_other_mixes_have_a_target_for_every_sample() -> None:
+    now = Step(seed=1, batch=2, ids=torch.tensor([4, 5]))
+    for name in set(MIXES.names()) - {'oracle', 'weights'}:
+        assert make_mix(name).taught(OF_THREE, now) is None
+
+
+def test_confidence_weighs_each_teacher_by_its_top_probability() -> None:
+    outputs = torch.log(torch.tensor([[[0.9, 0.1]], [[0.4, 0.6]]]))
+    expected = 0.6 * outputs[0] + 0.4 * outputs[1]
+    torch.testing.assert_close(make_mix('confidence')(outputs, step()), expected)
+
+
+def test_permuted_shuffles_the_average() -> None:
+    outputs = torch.randn(3, 4, 10, generator=torch.Generator().manual_seed(0))
+    now = Step(seed=1, batch=2, ids=torch.tensor([4, 5, 900, 7]))
+    permuted = make_mix('permuted')(outputs, now)
+    average = outputs.mean(dim=0)
+    assert torch.equal(permuted.argmax(dim=1), average.argmax(dim=1))
+    assert torch.equal(permuted.sort(dim=1).values, average.sort(dim=1).values)
+    assert not torch.equal(permuted, average)
+    assert torch.equal(permuted, make_mix('permuted')(outputs, now))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +18,12 @@ from torch.nn import functional as F
 from composer_kd.algorithms.described import Described
 from composer_kd.algorithms.distillation.lookup import Lookup
 from composer_kd.algorithms.distillation.loss import make_loss
-from composer_kd.algorithms.distillation.overtaking import Overtaking
-from composer_kd.algorithms.distillation.step_sums import StepSums
+from composer_kd.algorithms.distillation.overtaking import Overtaking, watch
+from composer_kd.algorithms.distillation.step_sums import Distilled, StepSums
 from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of, labels_of, logits_of, total_of
 from composer_kd.models.weights import weights_hash
+from composer_kd.ramp import Ramp
 from composer_kd.schedule import Progress, Schedule
 from composer_kd.teachers.checks import OutputChecks
 from composer_kd.teachers.clock import Clock
@@ -34,8 +33,6 @@ from composer_kd.teachers.recorded import RecordedTeacher
 from composer_kd.teachers.teacher import Teacher
 
 __all__ = ['Distillation']
-
-log = logging.getLogger(__name__)
 
 TeacherLike = Teacher | torch.nn.Module | str | Path | Mapping[str, Any]
 
@@ -53,22 +50,29 @@ class Distillation(Described):
 
     Logged at the end of every step: ``loss/train/label`` and ``loss/train/distill`` (as weighted, so that they add up
     to ``loss/train/total``), ``distill/weight`` and ``distill/agreement`` (the share of samples for which student and
-    target prefer the same class); on the first batches also ``distill/teacher_accuracy/<name>``.
+    target prefer the same class); on the first batches also ``distill/teacher_accuracy/<name>``. Where the mix or a
+    recording has no target for some samples, ``distill/label_only`` is their share: their label teaches them, with
+    weight 1. Where the loss is given a temperature, ``distill/temperature``.
 
     Args:
         teachers: Modules, paths of run directories, or :class:`composer_kd.Teacher` objects; one or several. Recorded
             and live ones may be mixed.
         mix: How several outputs become one target: ``'uniform'``, a list of weights, ``'dirichlet'``, ``'random_one'``,
-            a name with options (``{'name': 'dirichlet', 'alpha': 0.5, 'per': 'sample'}``) or a
-            :class:`composer_kd.teachers.Mix`. Default: ``'uniform'``.
-        loss: What compares student and target: ``'kl'``, ``'soft_ce'``, ``'mse'``, ``'hard'``, a name with options, or
-            a function of (student logits, target logits) that returns the batch's average. Default: ``'kl'``.
+            ``'oracle'``, ``'confidence'``, ``'permuted'``, a name with options (``{'name': 'dirichlet', 'alpha': 0.5,
+            'per': 'sample'}``) or a :class:`composer_kd.teachers.Mix`. Default: ``'uniform'``.
+        loss: What compares student and target: ``'kl'``, ``'soft_ce'``, ``'mse'``, ``'dkd'``, ``'dist'``, ``'hard'``,
+            ``'cwtm'``, a name with options, or a function of (student logits, target logits) that returns the batch's
+            average. Default: ``'kl'``.
         schedule: When and how strongly, as in :class:`composer_kd.Schedule`. Default: ``'always'``.
-        label_weight: The weight of the label loss while the schedule is on. Default: ``1.0``.
-        kd_weight: The weight of the distillation term. Default: ``1.0``.
+        label_weight: The weight of the label loss while the schedule is on: a number, or one that changes
+            (``'1 to 0.1'``, ``'0 to 1 until 20ep'``), as in :class:`composer_kd.ramp.Ramp`. Default: ``1.0``.
+        kd_weight: The weight of the distillation term, likewise. Default: ``1.0``.
         standardize: Whether the logits of both sides are z-scored, sample by sample, before the loss.
             Default: ``False``.
-        temperature: The temperature of a loss that has one; ``None`` leaves the loss's own (4). Default: ``None``.
+        temperature: The temperature of a loss that has one: a number, one that changes (``'8 to 1'``), ``'learned'``,
+            or ``{'learned': {'start': 8}}`` with the options of
+            :class:`composer_kd.algorithms.distillation.temperature.LearnedTemperature`; ``None`` leaves the loss's
+            own (4). Default: ``None``.
 
     Example:
         .. testcode::
@@ -89,20 +93,20 @@ class Distillation(Described):
         mix: str | Sequence[float] | dict[str, Any] | Mix = 'uniform',
         loss: str | dict[str, Any] | Callable[..., Tensor] = 'kl',
         schedule: str | Schedule = 'always',
-        label_weight: float = 1.0,
-        kd_weight: float = 1.0,
+        label_weight: float | str = 1.0,
+        kd_weight: float | str = 1.0,
         standardize: bool = False,
-        temperature: float | None = None,
+        temperature: float | str | dict[str, Any] | None = None,
     ):
         several: list[Any] = list(teachers) if isinstance(teachers, list | tuple) else [teachers]
         if not several:
             raise UserError(f'{type(self).__name__}: teachers is empty; give at least one')
-        self.label_weight = _weight(label_weight, 'label_weight')
-        self.kd_weight = _weight(kd_weight, 'kd_weight')
+        self.label_weight = Ramp(label_weight, 'label_weight')
+        self.kd_weight = Ramp(kd_weight, 'kd_weight')
         self.schedule = Schedule.of(schedule)
         self.mix = make_mix(mix)
         self.mix.check(len(several))
-        self._loss = make_loss(loss, temperature, standardize)
+        self.loss = make_loss(loss, temperature, standardize)
         self.teachers = _with_names_of_their_own([Teacher.of(teacher) for teacher in several])
         self.arguments['teachers'] = self.teachers
         self.checks = OutputChecks([teacher.name for teacher in self.teachers])
@@ -122,16 +126,16 @@ class Distillation(Described):
         self._taught: Tensor | None = None  # Which samples are taught; None for all.
         self._strength = 0.0
         self._label_weight = 1.0
+        self._temperature: float | None = None
 
     _TRAINING = frozenset({
         Event.INIT, Event.AFTER_LOAD, Event.FIT_START, Event.BATCH_START, Event.BEFORE_TRAIN_BATCH,
         Event.BEFORE_FORWARD, Event.AFTER_FORWARD, Event.BEFORE_BACKWARD, Event.AFTER_TRAIN_BATCH, Event.BATCH_END,
         Event.FIT_END,
     })  # fmt: skip
-    _EVALUATION = frozenset({Event.EVAL_START, Event.EVAL_AFTER_FORWARD, Event.EVAL_END})
 
     def match(self, event: Event, state: State) -> bool:
-        return event in self._TRAINING or (self._overtaking is not None and event in self._EVALUATION)
+        return event in self._TRAINING or (self._overtaking is not None and event in Overtaking.EVENTS)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         if event == Event.INIT:
@@ -159,7 +163,7 @@ class Distillation(Described):
         elif event == Event.FIT_END:
             self.checks.finish()
         elif self._overtaking is not None:
-            self._evaluation(event, state, logger)
+            watch(self._overtaking, self, event, state, logger)
 
     @property
     def teacher_seconds(self) -> float:
@@ -217,7 +221,11 @@ class Distillation(Described):
 
     def _fit_start(self, state: State) -> None:
         owner = type(self).__name__
-        self.schedule.check(Progress.of(state), where=f'{owner}: schedule')
+        progress = Progress.of(state)
+        self.schedule.check(progress, where=f'{owner}: schedule')
+        for changing in (self.label_weight, self.kd_weight, self.loss.temperature):
+            if changing is not None:
+                changing.check(progress)
         if self._overtaking is not None and not state.evaluators:
             raise UserError(
                 f"{owner}: schedule 'until overtaken' compares on the first evaluator, and the Trainer has none; "
@@ -237,14 +245,17 @@ class Distillation(Described):
 
     def _look_up(self, state: State) -> None:
         # The batch is still whole and on the host: what is recorded of it is gathered once, for all microbatches.
-        if self._lookup.teachers and self.kd_weight * self.schedule.weight(Progress.of(state), self.overtaken):
+        progress = Progress.of(state)
+        if self._lookup.teachers and self.kd_weight.at(progress) * self.schedule.weight(progress, self.overtaken):
             with self.clock.running(state.device.name == 'gpu'):
                 self._lookup.batch(state)
 
     def _ask_teachers(self, state: State) -> None:
-        on = self.schedule.weight(Progress.of(state), self.overtaken)
-        self._strength = self.kd_weight * on
-        self._label_weight = self.label_weight if on else 1.0
+        progress = Progress.of(state)
+        on = self.schedule.weight(progress, self.overtaken)
+        self._strength = self.kd_weight.at(progress) * on
+        self._label_weight = self.label_weight.at(progress) if on else 1.0
+        self._temperature = self.loss.at(progress)
         self._target = self._taught = None
         student = logits_of(state.outputs, 'the student')
         if not self._checked:
@@ -254,11 +265,15 @@ class Distillation(Described):
         step = self._step(state, student)
         asked = self.mix.asked(len(self.teachers), step)
         with self.clock.running(student.is_cuda):
+            known = None
             if self._lookup.teachers:
-                outputs, self._taught = self._lookup.outputs(asked, student, state)
+                outputs, known = self._lookup.outputs(asked, student, state)
             else:
                 outputs = torch.stack([self.ask(number, student, state) for number in asked])
             self._target = self.mix(outputs, step)
+            self._taught = _both(known, self.mix.taught(outputs, step))
+        if self._taught is not None and int(self._taught.sum()) < self.loss.least_samples:
+            self._taught = torch.zeros_like(self._taught)
 
     def _check_all(self, student: Tensor, state: State) -> None:
         # Whatever the schedule and the mix: a teacher that does not fit is found in the first batch, not in epoch 10.
@@ -276,6 +291,13 @@ class Distillation(Described):
         self.check(number, logits)
         self.images_taught[number] += len(logits)
         return logits
+
+    def ask_all(self, state: State) -> Tensor:
+        """The mix's target without chance for a batch of evaluation data."""
+        with self.clock.running(state.device.name == 'gpu'):
+            target = self.mix.expected(torch.stack([teacher.logits(state.batch, state) for teacher in self.teachers]))
+        self.images_taught = [images + len(target) for images in self.images_taught]
+        return target
 
     def check(self, number: int, logits: Tensor, of: Tensor | None = None) -> None:
         """Look into what a teacher gave for the microbatch, or for some samples of it; judged at the step's end."""
@@ -307,32 +329,38 @@ class Distillation(Described):
         student = logits_of(state.outputs, 'the student').float()
         samples = len(student)
         if self._target is None and self._label_weight == 1.0:
-            self._sums.add(samples, label, None, None)
+            self._sums.add(samples, label)
             return
         label = self._label_weight * label
         if self._taught is not None and self._target is not None:
             label = label + self._of_the_untaught(student, self._taught)
         if self._target is None:  # kd_weight is 0: the other weight holds nevertheless.
-            self._sums.add(samples, label, None, None)
+            self._sums.add(samples, label)
             self._set_loss(state, label)
             return
-        distill, agreement = self._distill(student, self._target)
-        self._sums.add(samples, label, distill, agreement)
+        distilled = self._distill(student, self._target)
+        self._sums.add(samples, label, distilled)
         # A sum, not the label loss itself: Composer scales what is backpropagated in place.
-        self._set_loss(state, label + distill)
+        self._set_loss(state, label + distilled.term)
         self._target = None
 
-    def _distill(self, student: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The term as weighted, averaged over the microbatch, and on how many samples both sides agree."""
-        labels, share = self._labels, 1.0
+    def _distill(self, student: Tensor, target: Tensor) -> Distilled:
+        labels, samples, compared = self._labels, len(student), None
         if self._taught is not None:
-            share = float(self._taught.sum()) / len(student)
-            if not share:
-                return 0.0 * student.sum(), student.new_zeros(())
+            if not bool(self._taught.any()):
+                return Distilled(0.0 * student.sum(), student.new_zeros(()), 0)
             labels = None if labels is None else labels[self._taught]
             student, target = student[self._taught], target[self._taught]
-        distill = self._strength * share * self._loss(student, target, labels)
-        return distill, (student.argmax(dim=1) == target.argmax(dim=1)).sum()
+            compared = len(student)
+        share = len(student) / samples
+        term = self._strength * share * self.loss(student, target, labels, self._temperature)
+        agreement = (student.argmax(dim=1) == target.argmax(dim=1)).sum()
+        if self.loss.learned is None:
+            return Distilled(term, agreement, compared)
+        temperature = torch.full((), self._temperature or 0.0, device=student.device, requires_grad=True)
+        again = share * self.loss(student.detach(), target, labels, temperature)
+        (slope,) = torch.autograd.grad(again, temperature)
+        return Distilled(term, agreement, compared, slope)
 
     def _of_the_untaught(self, student: Tensor, taught: Tensor) -> Tensor:
         """What makes the label's weight 1 again for samples that no teacher knows."""
@@ -362,53 +390,14 @@ class Distillation(Described):
         # BATCH_END comes after the clock has moved on: the step that ended is the one that the sums belong to.
         metrics, rows = self._sums.reduce(len(self.teachers), state.device)
         metrics['distill/weight'] = self._strength
+        if self._temperature is not None:
+            metrics['distill/temperature'] = self._temperature
+        if self.loss.learned is not None and self._strength:
+            self.loss.learned.climb(self._sums.slope, Progress.of(state))
         metrics |= self._lookup.metrics()
         metrics |= self.checks.judge(rows, more_to_come=self._strength > 0)
         logger.log_metrics(metrics)
         self.last_step = metrics
-
-    # -- until overtaken ------------------------------------------------------------------------------------------
-
-    def _evaluation(self, event: Event, state: State, logger: Logger) -> None:
-        overtaking = self._overtaking
-        assert overtaking is not None
-        first = state.evaluators[0].label if state.evaluators else None
-        if overtaking.overtaken or state.dataloader_label != first or state.max_duration is None:
-            return
-        if event == Event.EVAL_START:
-            overtaking.start()
-        elif event == Event.EVAL_AFTER_FORWARD:
-            labels = labels_of(state.batch)
-            if labels is None:
-                raise UserError(
-                    f"{type(self).__name__}: schedule 'until overtaken' needs hard labels in the evaluation batches"
-                )
-            student = logits_of(state.outputs, 'the student')
-            target = None
-            if overtaking.needs_teachers:
-                if any(teacher.only_looks_up for teacher in self.teachers):
-                    overtaking.teacher_accuracy = self._stored_accuracy()
-                else:
-                    with self.clock.running(student.is_cuda):
-                        target = self.mix.expected(torch.stack([t.logits(state.batch, state) for t in self.teachers]))
-                    self.images_taught = [images + len(target) for images in self.images_taught]
-            overtaking.count(labels, student, target)
-        else:
-            overtaking.end(state.device)
-            logger.log_metrics(overtaking.metrics())
-            if overtaking.overtaken:
-                log.info('%s: the student has overtaken its teachers: %s', type(self).__name__, overtaking.metrics())
-
-    def _stored_accuracy(self) -> float:
-        """Of teachers that cannot be asked: the best that their runs, and those of the others, ended with."""
-        stored = [teacher.stored_accuracy for teacher in self.teachers]
-        known = [accuracy for accuracy in stored if accuracy is not None]
-        if not known:
-            raise UserError(
-                f"{type(self).__name__}: schedule 'until overtaken' needs the teachers' validation accuracy, and their "
-                f"runs stored none; use unseen='live', or a run with data.val_fraction above 0"
-            )
-        return max(known)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -416,6 +405,8 @@ class Distillation(Described):
         state = super().state_dict()
         state['checks'] = self.checks.state_dict()
         state['lookup'] = self._lookup.state_dict()
+        if self.loss.learned is not None:
+            state['temperature'] = self.loss.learned.state_dict()
         if self._overtaking is not None:
             state['overtaking'] = self._overtaking.state_dict()
         return state
@@ -425,14 +416,17 @@ class Distillation(Described):
         self._loaded = True
         self.checks.load_state_dict(state['checks'])
         self._lookup.load_state_dict(state.get('lookup', {}))
+        if self.loss.learned is not None and 'temperature' in state:
+            self.loss.learned.load_state_dict(state['temperature'])
         if self._overtaking is not None and 'overtaking' in state:
             self._overtaking.load_state_dict(state['overtaking'])
 
 
-def _weight(value: float, name: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
-        raise UserError(f'{name} is a finite number from 0 on, got {value!r}')
-    return float(value)
+def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Which samples both masks let through; ``None`` lets all."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
 
 
 def _with_names_of_their_own(teachers: list[Teacher]) -> list[Teacher]:

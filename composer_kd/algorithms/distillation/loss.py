@@ -1,26 +1,74 @@
-"""From what a user writes as ``loss`` to a function of student, target and labels."""
+"""From what a user writes as ``loss`` to a function of student, target, labels and progress."""
 
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from composer_kd.algorithms.distillation.temperature import LearnedTemperature, Temperature, make_temperature
 from composer_kd.errors import UserError, nearest
-from composer_kd.functional.losses import LOSSES, standardize
+from composer_kd.functional.losses import LEAST_SAMPLES, LOSSES, standardize
+from composer_kd.schedule import Progress
 
-__all__ = ['make_loss']
-
-DistillLoss = Callable[[Tensor, Tensor, 'Tensor | None'], Tensor]
+__all__ = ['DistillLoss', 'make_loss']
 
 
-def make_loss(
-    loss: str | dict[str, Any] | Callable[..., Tensor], temperature: float | None, z_score: bool
-) -> DistillLoss:
-    """The function ``(student, target, labels) -> scalar`` that a name, a name with options, or a callable means.
+@dataclass(frozen=True)
+class DistillLoss:
+    """A function of the two sides' logits with everything that it needs beside them.
+
+    Args:
+        name: How lines call it.
+        function: ``(student, teacher, ...) -> scalar``.
+        options: Its options, the temperature apart.
+        temperature: Of a loss that has one and is given one.
+        wants_labels: Whether it has an argument called ``labels``.
+        z_score: Whether both sides' logits are standardised first.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    temperature: Temperature | None = None
+    wants_labels: bool = False
+    z_score: bool = False
+
+    def __call__(self, student: Tensor, target: Tensor, labels: Tensor | None, temperature: Any = None) -> Tensor:
+        """The batch's average at a temperature out of :meth:`at`."""
+        if self.z_score:
+            student, target = standardize(student), standardize(target)
+        options = dict(self.options)
+        if temperature is not None:
+            options['temperature'] = temperature
+        if self.wants_labels:
+            if labels is None:
+                raise UserError(
+                    f'loss: {self.name} needs hard labels, and the batch has none (integers of shape [batch])'
+                )
+            options['labels'] = labels
+        return self.function(student, target, **options)
+
+    def at(self, progress: Progress) -> float | None:
+        """The temperature at this point of the training."""
+        return None if self.temperature is None else self.temperature.at(progress)
+
+    @property
+    def learned(self) -> LearnedTemperature | None:
+        return self.temperature if isinstance(self.temperature, LearnedTemperature) else None
+
+    @property
+    def least_samples(self) -> int:
+        """Fewer than these cannot be compared."""
+        return LEAST_SAMPLES.get(self.function, 1)
+
+
+def make_loss(loss: str | dict[str, Any] | Callable[..., Tensor], temperature: Any, z_score: bool) -> DistillLoss:
+    """The loss that a name, a name with options, or a callable means.
 
     Args:
         loss: ``'kl'``, ``{'name': 'kl', 'temperature': 2.0}``, or a function of (student, target) logits; one that has
@@ -42,25 +90,32 @@ def make_loss(
             raise UserError(f'loss: temperature is given twice: {options["temperature"]} and {temperature}')
         options['temperature'] = temperature
     known = inspect.signature(function).parameters
-    for option, value in options.items():
+    for option in options:
         if option not in known or option in list(known)[:2]:
             extra = [parameter for parameter in list(known)[2:] if parameter != 'labels']
             raise UserError(f'loss: {label} has no option {option!r}; {nearest(option, extra)}')
-        if option == 'temperature' and not (_is_number(value) and value > 0):
-            raise UserError(f'loss: the temperature is a finite number above 0, got {value!r}')
-    wants_labels = 'labels' in known
-
-    def compare(student: Tensor, target: Tensor, labels: Tensor | None) -> Tensor:
-        if z_score:
-            student, target = standardize(student), standardize(target)
-        if not wants_labels:
-            return function(student, target, **options)
-        if labels is None:
-            raise UserError(f'loss: {label} needs hard labels, and the batch has none (integers of shape [batch])')
-        return function(student, target, labels=labels, **options)
-
-    return compare
+    written = options.pop('temperature', None)
+    made = DistillLoss(
+        name=label,
+        function=function,
+        options=options,
+        temperature=None if written is None else make_temperature(written),
+        wants_labels='labels' in known,
+        z_score=z_score,
+    )
+    if not callable(name):
+        _try(made)
+    return made
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _try(loss: DistillLoss) -> None:
+    """Compare two samples, so that an option that cannot work is found now and not in the first step."""
+    student = torch.tensor([[0.0, 1.0, 3.0], [1.0, 0.0, -1.0]])
+    try:
+        value = loss(student, student.flip(1), torch.tensor([2, 0]))
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f'loss: {loss.name} with {dict(loss.options)} does not work: {error}') from None
+    if value.dim() or not torch.isfinite(value):
+        raise UserError(f'loss: {loss.name} with {dict(loss.options)} gives {value.tolist()}, not a number')

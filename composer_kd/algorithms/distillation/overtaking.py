@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
 import torch
+from composer.core import Event, State
 from composer.devices import Device
+from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
 
-__all__ = ['Overtaking']
+from composer_kd.errors import UserError
+from composer_kd.models.batch import labels_of, logits_of
+
+if TYPE_CHECKING:
+    from composer_kd.algorithms.distillation.distillation import Distillation
+
+__all__ = ['Overtaking', 'watch']
+
+log = logging.getLogger(__name__)
 
 
 class Overtaking:
@@ -17,6 +28,8 @@ class Overtaking:
 
     With several ranks the counts are summed, so that all ranks decide alike.
     """
+
+    EVENTS = frozenset({Event.EVAL_START, Event.EVAL_AFTER_FORWARD, Event.EVAL_END})
 
     def __init__(self) -> None:
         self.overtaken = False
@@ -65,3 +78,43 @@ class Overtaking:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.overtaken, self.teacher_accuracy = state['overtaken'], state['teacher_accuracy']
+
+
+def watch(overtaking: Overtaking, owner: Distillation, event: Event, state: State, logger: Logger) -> None:
+    """Follow an evaluation of the first evaluator; when it ends, decide."""
+    first = state.evaluators[0].label if state.evaluators else None
+    if overtaking.overtaken or state.dataloader_label != first or state.max_duration is None:
+        return
+    if event == Event.EVAL_START:
+        overtaking.start()
+    elif event == Event.EVAL_AFTER_FORWARD:
+        labels = labels_of(state.batch)
+        if labels is None:
+            raise UserError(
+                f"{type(owner).__name__}: schedule 'until overtaken' needs hard labels in the evaluation batches"
+            )
+        student = logits_of(state.outputs, 'the student')
+        target = None
+        if overtaking.needs_teachers:
+            if any(teacher.only_looks_up for teacher in owner.teachers):
+                overtaking.teacher_accuracy = _stored_accuracy(owner)
+            else:
+                target = owner.ask_all(state)
+        overtaking.count(labels, student, target)
+    else:
+        overtaking.end(state.device)
+        logger.log_metrics(overtaking.metrics())
+        if overtaking.overtaken:
+            log.info('%s: the student has overtaken its teachers: %s', type(owner).__name__, overtaking.metrics())
+
+
+def _stored_accuracy(owner: Distillation) -> float:
+    """Of teachers that cannot be asked: the best that their runs, and those of the others, ended with."""
+    stored = [teacher.stored_accuracy for teacher in owner.teachers]
+    known = [accuracy for accuracy in stored if accuracy is not None]
+    if not known:
+        raise UserError(
+            f"{type(owner).__name__}: schedule 'until overtaken' needs the teachers' validation accuracy, and their "
+            f"runs stored none; use unseen='live', or a run with data.val_fraction above 0"
+        )
+    return max(known)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from composer.devices import Device
 from composer.utils import dist
@@ -9,7 +11,24 @@ from torch import Tensor
 
 from composer_kd.teachers.checks import OutputChecks
 
-__all__ = ['StepSums']
+__all__ = ['Distilled', 'StepSums']
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What a distillation said of a microbatch.
+
+    Attributes:
+        term: As weighted, averaged over all samples of the microbatch.
+        agreement: On how many of the samples that were compared student and target prefer the same class.
+        compared: How many were, the others having their label alone; ``None`` where all have a target.
+        slope: The unweighted loss's derivative by its temperature, averaged likewise; where the temperature is learned.
+    """
+
+    term: Tensor
+    agreement: Tensor
+    compared: int | None = None
+    slope: Tensor | None = None
 
 
 class StepSums:
@@ -20,6 +39,8 @@ class StepSums:
     """
 
     def __init__(self) -> None:
+        self.slope = 0.0
+        """Of the step that was reduced last, over all ranks."""
         self.start_step()
 
     def start_step(self) -> None:
@@ -38,15 +59,19 @@ class StepSums:
         """Samples of the pass under way whose loss is done, on this rank."""
         return self._pass.samples
 
-    def add(self, samples: int, label: Tensor, distill: Tensor | None, agreement: Tensor | None) -> None:
-        """Add a microbatch: its losses (averages, as weighted) and on how many samples student and target agree."""
+    def add(self, samples: int, label: Tensor, distilled: Distilled | None = None) -> None:
+        """Add a microbatch: its label loss (the average, as weighted), and what the distillation said of it."""
         step = self._pass
         step.samples += samples
         step.label.append(label.detach().double() * samples)
-        if distill is not None and agreement is not None:
-            step.distill.append(distill.detach().double() * samples)
-            step.agreement.append(agreement.double())
-            step.taught += samples
+        if distilled is not None:
+            step.asked += samples
+            step.distill.append(distilled.term.detach().double() * samples)
+            step.agreement.append(distilled.agreement.double())
+            step.compared += samples if distilled.compared is None else distilled.compared
+            step.partly = step.partly or distilled.compared is not None
+            if distilled.slope is not None:
+                step.slope.append(distilled.slope.double() * samples)
 
     def add_check(self, teacher: int, row: Tensor) -> None:
         rows = self._pass.checks
@@ -60,19 +85,26 @@ class StepSums:
         sums = torch.stack(
             [
                 zero + step.samples,
-                zero + step.taught,
+                zero + step.asked,
                 sum(step.label, zero),
                 sum(step.distill, zero),
                 sum(step.agreement, zero),
+                zero + step.compared,
+                zero + step.partly,
+                sum(step.slope, zero),
             ]
         )
         everything = torch.cat([sums, *(step.checks.get(number, empty) for number in range(teachers))])
         dist.all_reduce(everything, reduce_operation='SUM')
-        samples, taught, label, distill, agreement, *flat = everything.tolist()
+        samples, asked, label, distill, agreement, compared, partly, slope, *flat = everything.tolist()
         metrics = {'loss/train/label': label / max(samples, 1.0)}
-        if taught:
-            metrics['loss/train/distill'] = distill / taught
-            metrics['distill/agreement'] = agreement / taught
+        self.slope = slope / max(asked, 1.0)
+        if asked:
+            metrics['loss/train/distill'] = distill / asked
+        if partly:
+            metrics['distill/label_only'] = 1 - compared / asked
+        if compared:
+            metrics['distill/agreement'] = agreement / compared
         width = len(OutputChecks.COLUMNS)
         return metrics, [flat[width * number : width * (number + 1)] for number in range(teachers)]
 
@@ -80,8 +112,11 @@ class StepSums:
 class _Pass:
     def __init__(self) -> None:
         self.samples = 0
-        self.taught = 0
+        self.asked = 0
+        self.compared = 0
+        self.partly = False
         self.label: list[Tensor] = []
         self.distill: list[Tensor] = []
         self.agreement: list[Tensor] = []
+        self.slope: list[Tensor] = []
         self.checks: dict[int, Tensor] = {}

@@ -27,8 +27,9 @@ class TeacherMixupKD(Distillation):
             Default: ``'uniform'``.
         schedule: ``'always'``, ``'every 10ep'`` and ``'first 20ep'`` are the ones that were studied; all of
             :class:`composer_kd.Schedule` work. Default: ``'always'``.
-        label_weight: The weight of the label loss while the schedule is on. Default: ``1.0``.
-        kd_weight: The weight of the distillation term. Default: ``1.0``.
+        label_weight: The weight of the label loss while the schedule is on; as in :class:`.Distillation`.
+            Default: ``1.0``.
+        kd_weight: The weight of the distillation term, likewise. Default: ``1.0``.
         loss: What compares student and target; as in :class:`.Distillation`. Default: ``'mse'``.
         standardize: As in :class:`.Distillation`. Default: ``False``.
         temperature: As in :class:`.Distillation`; ``'mse'`` has none. Default: ``None``.
@@ -51,11 +52,11 @@ class TeacherMixupKD(Distillation):
         teachers: Sequence[TeacherLike] | TeacherLike,
         mix: str | Sequence[float] | dict[str, Any] | Mix = 'uniform',
         schedule: str | Schedule = 'always',
-        label_weight: float = 1.0,
-        kd_weight: float = 1.0,
+        label_weight: float | str = 1.0,
+        kd_weight: float | str = 1.0,
         loss: str | dict[str, Any] | Callable[..., Tensor] = 'mse',
         standardize: bool = False,
-        temperature: float | None = None,
+        temperature: float | str | dict[str, Any] | None = None,
     ):
         super().__init__(
             teachers=teachers,

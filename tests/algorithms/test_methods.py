@@ -1,0 +1,220 @@
+"""The named methods and the losses with labels or changing numbers, each against a training loop with its formula."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from composer_kd import BornAgain, Distillation, LabelRefinery, OracleKD, Teacher
+from composer_kd.errors import UserError
+from composer_kd.functional import dist, dkd, permute_dark_knowledge
+from tests.algorithms.common import loader, logged, make_trainer, net, trained_net
+
+STEPS = 6  # batches in an epoch
+
+
+def teachers() -> list[torch.nn.Module]:
+    """Two that know something: each is right about some samples, and about some neither is."""
+    return [trained_net(11, steps=2), trained_net(12, steps=3)]
+
+
+def soft_ce(s: Tensor, t: Tensor) -> Tensor:
+    """At temperature 1, each sample's."""
+    return -(t.softmax(1) * s.log_softmax(1)).sum(1)
+
+
+def kl_4(s: Tensor, t: Tensor) -> Tensor:
+    p, q = (t / 4).softmax(1), (s / 4).softmax(1)
+    return 16 * (p * (p / q).log()).sum(1)
+
+
+def oracle(s: Tensor, t: Tensor, y: Tensor, n: int) -> Tensor:
+    total = torch.zeros(())
+    for i in range(len(s)):
+        right = [teacher[i] for teacher in t if teacher[i].argmax() == y[i]]
+        label = F.cross_entropy(s[i], y[i])
+        if right:
+            total = total + 0.1 * label + 0.9 * kl_4(s[i : i + 1], torch.stack(right).mean(0)[None])[0]
+        else:
+            total = total + label
+    return total / len(s)
+
+
+def cwtm(s: Tensor, t: Tensor, y: Tensor, n: int) -> Tensor:
+    top = t.mean(0).softmax(1).amax(1)
+    return (top / top.sum() * F.cross_entropy(s, y, reduction='none')).sum()
+
+
+def confidence(s: Tensor, t: Tensor, y: Tensor, n: int) -> Tensor:
+    top = t.softmax(2).amax(2)
+    target = (t * (top / top.sum(0))[:, :, None]).sum(0)
+    return F.cross_entropy(s, y) + ((s - target) ** 2).mean()
+
+
+def at(s: Tensor, t: Tensor, temperature: float) -> Tensor:
+    p, q = (t.mean(0) / temperature).softmax(1), (s / temperature).softmax(1)
+    return temperature**2 * (p * (p / q).log()).sum(1).mean()
+
+
+# The algorithm, and the loss of a step: student [B, C], teachers [K, B, C], labels, number of the step.
+METHODS = {
+    'OracleKD': (OracleKD, {}, oracle),
+    'BAN': (BornAgain, {}, lambda s, t, y, n: soft_ce(s, t.mean(0)).mean()),
+    'BAN+L': (BornAgain, {'method': 'ban+l'}, lambda s, t, y, n: F.cross_entropy(s, y) + soft_ce(s, t.mean(0)).mean()),
+    'CWTM': (BornAgain, {'method': 'cwtm'}, cwtm),
+    'DKPP': (
+        BornAgain, {'method': 'dkpp'},
+        lambda s, t, y, n: soft_ce(s, permute_dark_knowledge(t.mean(0), seed=7, step=n)).mean(),
+    ),
+    'LabelRefinery': (LabelRefinery, {}, lambda s, t, y, n: at(s, t, 1.0)),
+    'dkd, warmed up': (
+        Distillation, {'loss': {'name': 'dkd', 'beta': 2.0}, 'kd_weight': '0 to 1 until 4ba'},
+        lambda s, t, y, n: F.cross_entropy(s, y) + min(n / 4, 1) * dkd(s, t.mean(0), y, beta=2.0),
+    ),
+    'dist': (Distillation, {'loss': 'dist'}, lambda s, t, y, n: F.cross_entropy(s, y) + dist(s, t.mean(0))),
+    'confidence': (Distillation, {'loss': 'mse', 'mix': 'confidence'}, confidence),
+    'temperature that falls': (
+        Distillation, {'temperature': '8 to 2'},
+        lambda s, t, y, n: F.cross_entropy(s, y) + at(s, t, 8 - 6 * n / (2 * STEPS)),
+    ),
+    'weights that change': (
+        Distillation, {'temperature': 3, 'label_weight': '1 to 0.2 until 1ep', 'kd_weight': '0 to 1 until 1ep, cosine'},
+        lambda s, t, y, n: (0.2 + 0.8 * max(1 - n / STEPS, 0)) * F.cross_entropy(s, y)
+        + 0.5 * (1 - math.cos(math.pi * min(n / STEPS, 1))) * at(s, t, 3.0),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('kind', 'options', 'loss'), METHODS.values(), ids=METHODS.keys())
+def test_is_the_hand_written_loop(kind, options, loss) -> None:
+    student, taught_by = net(1), teachers()
+    by_hand = copy.deepcopy(student)
+    trainer, log = make_trainer([kind(taught_by, **options)], student=student, epochs='2ep')
+    trainer.fit()
+    trainer.close()
+
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.05, momentum=0.9)
+    data, totals = loader(), []
+    for step in range(2 * STEPS):
+        if step % STEPS == 0:
+            data.sampler.set_epoch(step // STEPS)  # type: ignore[attr-defined]
+            batches = iter(data)
+        images, labels = next(batches)
+        with torch.no_grad():
+            outputs = torch.stack([teacher(images) for teacher in taught_by])
+        total = loss(by_hand(images), outputs, labels, step)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert logged(log, 'loss/train/total') == pytest.approx(totals, rel=1e-4, abs=1e-6)
+    for own, other in zip(student.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
+
+
+def test_the_share_that_no_teacher_is_right_about_is_logged() -> None:
+    taught_by = teachers()
+    data = loader()
+    data.sampler.set_epoch(0)  # type: ignore[attr-defined]
+    images, labels = next(iter(data))
+    with torch.no_grad():
+        right = torch.stack([teacher(images).argmax(1) == labels for teacher in taught_by])
+    share = 1 - right.any(dim=0).float().mean().item()
+    assert 0 < share < 1
+    for microbatch in (32, 8):
+        trainer, log = make_trainer([OracleKD(taught_by)], epochs='1ba', device_train_microbatch_size=microbatch)
+        trainer.fit()
+        trainer.close()
+        assert logged(log, 'distill/label_only') == [pytest.approx(share)]
+
+
+def test_where_no_teacher_is_ever_right_only_labels_teach() -> None:
+    class Wrong(torch.nn.Module):
+        """Always prefers the class after the one that a good model prefers."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return inner(x).roll(1, dims=1)
+
+    inner = trained_net(11, steps=60)
+    images, labels = next(iter(loader()))
+    with torch.no_grad():
+        assert not (Wrong()(images).argmax(1) == labels).any()
+    taught, plain = net(1), net(1)
+    for student, algorithms in ((taught, [OracleKD([Wrong()])]), (plain, [])):
+        trainer, _ = make_trainer(algorithms, student=student, epochs='1ba')
+        trainer.fit()
+        trainer.close()
+    for own, other in zip(taught.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+
+
+def test_dist_leaves_a_single_taught_sample_to_its_label() -> None:
+    # An oracle may find one sample of a microbatch that a teacher is right about: no batch to compare within.
+    class OnceRight(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = torch.zeros(len(x), 10)
+            logits[:, 0] = x.mean((1, 2, 3))
+            logits[0] = F.one_hot(labels[0], 10) * 5.0
+            logits[1:].scatter_(1, ((labels[1 : len(x)] + 1) % 10)[:, None], 5.0)
+            return logits
+
+    data = loader()
+    data.sampler.set_epoch(0)  # type: ignore[attr-defined]
+    _, labels = next(iter(data))
+    trainer, log = make_trainer([OracleKD([OnceRight()], loss='dist')], epochs='1ba')
+    trainer.fit()
+    trainer.close()
+    assert logged(log, 'distill/label_only') == [1.0]
+
+
+@pytest.mark.parametrize(
+    ('make', 'line'),
+    [
+        (lambda: BornAgain([net(3)], method='bann'), "method 'bann' is not known; did you mean 'ban'"),
+        (lambda: Distillation([net(3)], loss='dkdd'), "'dkdd' is not one of the losses; did you mean 'dkd'"),
+        (lambda: Distillation([net(3)], loss={'name': 'dkd', 'beta': 'much'}), 'loss: dkd with .* does not work'),
+        (lambda: Distillation([net(3)], loss={'name': 'dkd', 'gamma': 1}), "dkd has no option 'gamma'"),
+        (lambda: Distillation([net(3)], loss={'name': 'dist', 'beta': math.nan}), 'loss: dist with .* gives nan'),
+        (lambda: Distillation([net(3)], loss={'name': 'kl', 'average': 'all'}), "'samples' or 'elements', got 'all'"),
+        (lambda: Distillation([net(3)], temperature='8 to 0'), "temperature is a finite number above 0, got '8 to 0'"),
+        (lambda: Distillation([net(3)], temperature={'learnt': {}}), 'is not a temperature; write {learned:'),
+        (lambda: Distillation([net(3)], temperature={'learned': {'begin': 2}}), "learned has no option 'begin'"),
+        (lambda: Distillation([net(3)], temperature={'learned': {'start': 30}}), 'start lies between low and high'),
+        (lambda: Distillation([net(3)], kd_weight='1 to -1'), "kd_weight is a finite number from 0 on, got '1 to -1'"),
+        (lambda: OracleKD([]), 'OracleKD: teachers is empty'),
+    ],
+)
+def test_refuses_in_one_line(make, line: str) -> None:
+    with pytest.raises(UserError, match=line) as refused:
+        make()
+    assert '\n' not in str(refused.value)
+
+
+def test_an_oracle_needs_labels() -> None:
+    images, labels = next(iter(loader()))
+    soft = torch.utils.data.TensorDataset(images, F.one_hot(labels, 10).float())
+    data = torch.utils.data.DataLoader(soft, 32)
+    trainer, _ = make_trainer([OracleKD([trained_net(11)])], train_dataloader=data, epochs='1ba')
+    with pytest.raises(UserError, match='mix: oracle asks which teachers are right, and the batch has no hard labels'):
+        trainer.fit()
+    trainer.close()
+
+
+def test_dist_refuses_a_batch_of_one_sample() -> None:
+    trainer, _ = make_trainer(
+        [Distillation([trained_net(11)], loss='dist')], epochs='1ba', device_train_microbatch_size=1
+    )
+    with pytest.raises(UserError, match='dist compares the samples of a batch, and this one has a single sample'):
+        trainer.fit()
+    trainer.close()
+
+
+def test_a_method_says_how_it_was_made() -> None:
+    teacher = Teacher.live(trained_net(11), name='gen0')
+    assert repr(BornAgain([teacher], 'dkpp')).startswith('BornAgain(teachers=[')
+    assert repr(BornAgain([teacher], 'dkpp')).endswith("method='dkpp')")

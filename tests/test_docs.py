@@ -21,7 +21,16 @@ import yaml
 from pydantic import BaseModel
 from torch import nn
 
-from composer_kd import Distillation, LossCurriculum, TeacherMixupKD, WarmStart, cli
+from composer_kd import (
+    BornAgain,
+    Distillation,
+    LabelRefinery,
+    LossCurriculum,
+    OracleKD,
+    TeacherMixupKD,
+    WarmStart,
+    cli,
+)
 from composer_kd.algorithms.loss_curriculum.arguments import OF_MODE
 from composer_kd.data.section import DataSection, SyntheticSection
 from composer_kd.models.section import ModelSection
@@ -372,9 +381,13 @@ def test_every_key_stands_in_the_design_page_with_its_default(heading: str, sect
             assert type(cells[key]) is type(value), key
 
 
-@pytest.mark.parametrize(('algorithm', 'column'), [(Distillation, 1), (TeacherMixupKD, 2)])
+PRESETS = (Distillation, TeacherMixupKD, OracleKD, BornAgain, LabelRefinery)
+
+
+@pytest.mark.parametrize(('column', 'algorithm'), enumerate(PRESETS, 1))
 def test_the_algorithms_arguments_stand_in_the_design_page(algorithm: type, column: int) -> None:
-    cells = {key: default_as_stated(cell) for key, cell in stated('Algorithms of this package', column).items()}
+    rows = stated('Algorithms of this package', column)
+    cells = {key: default_as_stated(cell) for key, cell in rows.items() if cell.strip()}
     parameters = dict(inspect.signature(algorithm.__init__).parameters)
     del parameters['self']
     real = {

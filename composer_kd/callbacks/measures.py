@@ -92,7 +92,7 @@ class Measures(Callback):
     def _start_epoch(self) -> None:
         self._epoch: dict[str, float] = dict.fromkeys(
             ('samples', 'labelled', 'correct', 'loss', 'seconds_train', 'seconds_teacher', 'seconds_eval', 'runs',
-             'label', 'distill', 'agreement', 'weight', 'batches', 'taught'),
+             'label', 'distill', 'agreement', 'weight', 'batches', 'taught', 'compared', 'temperature'),
             0.0,
         )  # fmt: skip
 
@@ -211,8 +211,12 @@ class Measures(Callback):
         epoch['weight'] += step['distill/weight']
         if 'loss/train/distill' in step:
             epoch['distill'] += step['loss/train/distill'] * samples
-            epoch['agreement'] += step['distill/agreement'] * samples
+            # Samples without a target of their own have no agreement, and are not distilled from: their label teaches.
+            compared = samples * (1 - step.get('distill/label_only', 0.0))
+            epoch['agreement'] += step.get('distill/agreement', 0.0) * compared
+            epoch['compared'] += compared
             epoch['taught'] += samples
+            epoch['temperature'] += step.get('distill/temperature', 0.0) * samples
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 
@@ -272,6 +276,7 @@ class Measures(Callback):
     def _line(self, state: State, epoch: int) -> dict[str, Any]:
         sums, totals = self._epoch, self._totals
         samples, batches, taught = max(sums['samples'], 1), max(sums['batches'], 1), sums['taught']
+        compared = sums['compared']
         algorithm = self._distillation
         accuracies = [
             correct / counted
@@ -287,7 +292,9 @@ class Measures(Callback):
             'loss_total': sums['loss'] / samples,
             'loss_label': (sums['label'] if algorithm else sums['loss']) / samples,
             'loss_distill': sums['distill'] / taught if taught else None,
-            'agreement': sums['agreement'] / taught if taught else None,
+            'agreement': sums['agreement'] / compared if compared else None,
+            'label_only': 1 - compared / taught if taught else None,
+            'temperature': sums['temperature'] / taught if sums['temperature'] else None,
             'teacher_accuracy': sum(accuracies) / len(accuracies) if accuracies else None,
             'kd_weight': sums['weight'] / batches if algorithm else None,
             'learning_rate': state.optimizers[0].param_groups[0]['lr'],

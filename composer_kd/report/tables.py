@@ -16,7 +16,7 @@ _THROUGHPUT = Unit('images/s', digits=0)
 
 
 def tables(summary: Summary) -> list[Table]:
-    """For each measure: accuracies, costs of reaching thresholds, speed-ups; then models, fidelity, cost, archive, runs."""
+    """For each measure: accuracies, costs of reaching thresholds, speed-ups; then of models, and what they cost."""
     found: list[Table] = []
     for measure in summary.measures:
         found.append(_accuracies(summary, measure))

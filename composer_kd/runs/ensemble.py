@@ -102,7 +102,11 @@ class Ensemble:
 
     def tables(self) -> list[Table]:
         quality = ('accuracy, %', 'cross-entropy', 'calibration error, %')
-        members = [(one.run, *one.quality.cells()) for one in self.members]
+        names = _short([one.run for one in self.members])
+        members = [
+            (str(k), name, *one.quality.cells())
+            for k, (name, one) in enumerate(zip(names, self.members, strict=True), 1)
+        ]
         together = [
             (str(k), how, *found.cells())
             for k, pair in enumerate(zip(self.logits, self.probabilities, strict=True), 1)
@@ -111,10 +115,22 @@ class Ensemble:
         counts = [*enumerate(self.right), ('at least one', self.samples - self.right[0])]
         right = [(str(number), f'{count:,}', PERCENT.text(count / self.samples)) for number, count in counts]
         return [
-            Table(f'Each alone, on {self.samples:,} {self.split} samples', ('run', *quality), tuple(members)),
+            Table(
+                f'Each alone, on {self.samples:,} {self.split} samples',
+                ('k', 'run', *quality),
+                tuple(members),
+                labels=2,
+            ),
             Table('The first k together', ('k', 'average of', *quality), tuple(together), labels=2),
             Table('How many of them are right', ('right', 'samples', '%'), tuple(right)),
         ]
+
+
+def _short(paths: Sequence[str]) -> list[str]:
+    """The ends of paths, as long as it takes to tell them apart."""
+    parts = [Path(path).parts for path in paths]
+    tails = (['/'.join(one[-length:]) for one in parts] for length in range(1, max(map(len, parts))))
+    return next((tail for tail in tails if len(set(tail)) == len(tail)), list(paths))
 
 
 def show_ensemble(

@@ -101,7 +101,7 @@ def test_it_is_measured_in_the_precision_and_layout_of_the_classifier():
             (inputs[0].dtype, inputs[0].is_contiguous(memory_format=torch.channels_last))
         )
     )
-    assert inference_seconds(classifier(net, cpu_autocast=True, channels_last=True), (3, 4, 4), 2) > 0
+    inference_seconds(classifier(net, cpu_autocast=True, channels_last=True), (3, 4, 4), 2)
     assert set(seen) == {(torch.bfloat16, True)}
 
 
@@ -115,12 +115,30 @@ def test_measuring_seconds_changes_nothing():
     assert torch.equal(torch.get_rng_state(), rng)
 
 
-def test_without_memory_the_seconds_are_not_known():
+def test_a_model_that_composer_compiled_is_measured_as_it_is():
+    model = classifier(small_net())
+    model.forward = lambda batch: pytest.fail('this would compile anew for every size of batch')
+    assert inference_seconds(model, (3, 4, 4), 3)
+
+
+@pytest.mark.parametrize(
+    ('error', 'known'),
+    [
+        (torch.OutOfMemoryError('CUDA out of memory'), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError('shapes cannot be multiplied'), False),
+    ],
+)
+def test_without_memory_the_seconds_are_not_known(error, known):
     class Hungry(nn.Linear):
         def forward(self, input):
-            raise torch.OutOfMemoryError('not enough')
+            raise error
 
-    assert inference_seconds(Hungry(4, 2), (4,), 256) is None
+    if known:
+        assert inference_seconds(Hungry(4, 2), (4,), 256) is None
+    else:
+        with pytest.raises(RuntimeError, match='multiplied'):
+            inference_seconds(Hungry(4, 2), (4,), 256)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')

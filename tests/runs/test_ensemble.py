@@ -62,6 +62,8 @@ def test_the_command_against_numpy(runs: Path, tmp_path: Path, capsys: pytest.Ca
     powers = np.exp(logits)
     probabilities = powers / powers.sum(axis=2, keepdims=True)
 
+    alone = [line.split()[:2] for line in shown.splitlines() if line.split()[1:2] and line.split()[1] in NAMES]
+    assert alone == [[str(k), name] for k, name in enumerate(NAMES, 1)]
     assert (found['split'], found['samples']) == ('test', len(labels))
     for path, member in zip(paths, found['members'], strict=True):
         assert member['run'] == str(path)
@@ -82,8 +84,14 @@ def test_the_command_against_numpy(runs: Path, tmp_path: Path, capsys: pytest.Ca
     assert last == [['at', 'least', 'one', str((right > 0).sum()), f'{100 * (right > 0).mean():.2f}']]
 
 
+def test_runs_of_one_name_are_told_apart(runs: Path, copies: Path) -> None:
+    found = measure_ensemble([runs / 'gen0-s0', copies / 'gen0-s0'])
+    shown = [row[1] for row in found.tables()[0].rows]
+    assert shown == [f'{runs.parent.name}/runs/gen0-s0', f'{copies.parent.name}/runs/gen0-s0']
+
+
 def test_one_run_is_itself(runs: Path) -> None:
-    (found,) = (measure_ensemble([runs / 'gen0-s0']),)
+    found = measure_ensemble([runs / 'gen0-s0'])
     assert found.logits[0].accuracy == found.probabilities[0].accuracy == found.members[0].quality.accuracy
     assert sum(found.right) == found.samples
     assert len(found.right) == 2

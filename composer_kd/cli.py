@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_init(commands)
     _add_convert(commands)
     _add_harvest(commands)
+    _add_ensemble(commands)
     _add_report(commands)
     _add_verify(commands)
     _add_list(commands)
@@ -185,6 +186,32 @@ def _harvest(arguments: argparse.Namespace) -> int:
             say=say,
             bar=sys.stdout.isatty(),
         )
+    return 0
+
+
+def _add_ensemble(commands) -> None:
+    parser = commands.add_parser('ensemble', help='evaluate finished runs as one, and count how many of them are right')
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories of one data set')
+    parser.add_argument('--split', choices=('test', 'val', 'train'), default='test', help='default: %(default)s')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there as well')
+    parser.add_argument('--batch-size', type=int, default=1000, help='where a model is asked (default: %(default)s)')
+    parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto', help='likewise')
+    parser.set_defaults(work=_ensemble)
+
+
+def _ensemble(arguments: argparse.Namespace) -> int:
+    from composer_kd.runs.command import quieten, say
+    from composer_kd.runs.ensemble import show_ensemble
+
+    quieten()
+    show_ensemble(
+        arguments.runs,
+        arguments.split,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        file=arguments.json,
+        say=say,
+    )
     return 0
 
 

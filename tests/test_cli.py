@@ -97,6 +97,7 @@ def test_an_npz_that_is_wrong_is_one_line_and_nothing_is_left(
         (['convert', 'cifar1000', 'out'], 'cifar100'),
         (['report', '/nowhere'], 'nowhere'),
         (['verify', '/nowhere'], 'no such run directory'),
+        (['ensemble', '/nowhere'], 'no such run directory'),
         (['list', 'model'], "did you mean 'models'"),
         (['run', 'dk.yaml'], "did you mean 'kd.yaml'"),
         (['run', 'kd.yaml', '--only', 'gen7'], 'there is no such run'),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import xxhash
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from composer_kd.archive.files import atomic_write, xxh3_of
 from composer_kd.archive.kinds import KINDS, is_table
@@ -26,6 +26,7 @@ __all__ = [
     'DataRecord',
     'EvaluationRecord',
     'FileRecord',
+    'InferenceRecord',
     'Manifest',
     'Normalization',
     'TableRecord',
@@ -89,6 +90,18 @@ class EvaluationRecord(Record):
     teacher_kl: dict[str, float | None] = Field(default_factory=dict)
 
 
+class InferenceRecord(Record):
+    """Seconds of a forward pass in evaluation mode, by the size of the batch; null where memory was short."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    batch_1: PositiveFloat | None = Field(None, alias='1')
+    batch_256: PositiveFloat | None = Field(None, alias='256')
+    device: Literal['cpu', 'gpu']
+    threads: PositiveInt
+    precision: str
+
+
 class TableRecord(Record):
     """A table of the archive: its file, how many samples it knows, and what its kind has to say beside."""
 
@@ -143,6 +156,7 @@ class Manifest(Record):
     precision: str | None = None
     multiply_adds: NonNegativeInt | None = None
     parameters: NonNegativeInt | None = None
+    inference: InferenceRecord | None = None
     evaluation: dict[str, EvaluationRecord] = Field(default_factory=dict)
 
     @property

@@ -222,7 +222,7 @@ def _divide(
         remedy += f' besides those that {where}.val_fraction takes'
     check_classes(labels[trains], classes, f'{where}: the training part', remedy)
     if section.subset is not None:
-        trains = trains[choose_stratified(hashes[trains], labels[trains], section.subset)]
+        trains = trains[choose_stratified(hashes[trains], labels[trains], section.subset, section.subset_seed)]
         remedy = f'raise {where}.subset'
         check_classes(labels[trains], classes, f'{where}: the training part of {section.subset} samples', remedy)
     clean = trains

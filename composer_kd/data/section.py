@@ -37,6 +37,7 @@ class DataSection(Section):
         synthetic: The parameters of ``synthetic100``; ignored for any other source.
         val_fraction: The part of each class that is kept out of training, chosen by a hash of the content.
         subset: Train on this many samples only, spread evenly over the classes; validation and test stay whole.
+        subset_seed: Which of the subsets of that size: another number, another choice.
         mode: ``'cache'`` decodes everything once into a memory-mapped file; ``'device'`` copies that to the training
             device, for a GPU that would wait for the host; ``'stream'`` decodes as it goes, for data too large for
             either.
@@ -61,6 +62,7 @@ class DataSection(Section):
     synthetic: SyntheticSection = SyntheticSection()
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     subset: Count | None = None
+    subset_seed: Annotated[int, Field(ge=0)] = 0
     mode: Literal['cache', 'device', 'stream'] = 'cache'
     augment: bool = True
     flip: bool = True

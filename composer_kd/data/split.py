@@ -6,9 +6,11 @@ A sample keeps its side when the data are re-ordered or grow at the end, and ide
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from composer_kd.errors import UserError
+from composer_kd.functional.counter import counter_hash
 
 __all__ = ['check_classes', 'choose_stratified', 'choose_validation', 'quotas']
 
@@ -35,8 +37,19 @@ def choose_validation(hashes: NDArray[np.uint64], labels: NDArray[np.int64], fra
     return np.isin(hashes, hashes[chosen])
 
 
-def choose_stratified(hashes: NDArray[np.uint64], labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """The ascending positions of ``count`` samples: the lowest hashes of each class, in proportion to its size."""
+def choose_stratified(
+    hashes: NDArray[np.uint64], labels: NDArray[np.int64], count: int, seed: int = 0
+) -> NDArray[np.int64]:
+    """The ascending positions of ``count`` samples: the lowest hashes of each class, in proportion to its size.
+
+    Args:
+        hashes: A 64-bit hash of each sample's pixels.
+        labels: The class of each sample.
+        count: How many, or all where there are fewer.
+        seed: Any but 0 chooses by a hash of (seed, content hash) instead: choices that overlap by chance.
+    """
+    if seed:
+        hashes = counter_hash(seed, torch.from_numpy(hashes.view(np.int64))).numpy().view(np.uint64)
     classes, sizes = np.unique(labels, return_counts=True)
     chosen = []
     for label, quota in zip(classes, quotas(sizes, count), strict=True):

@@ -4,6 +4,7 @@ from composer_kd.functional.augment import augment, normalise
 from composer_kd.functional.calibration import expected_calibration_error
 from composer_kd.functional.counter import counter_hash, uniform
 from composer_kd.functional.curriculum import pace, places, prune, share_weights, top_share, within_share
+from composer_kd.functional.ensemble import average_logits, average_probabilities, right_counts
 from composer_kd.functional.fidelity import agreement
 from composer_kd.functional.losses import LOSSES, cwtm, dist, dkd, hard, kl, mse, soft_cross_entropy, standardize
 from composer_kd.functional.mixing import (
@@ -20,6 +21,8 @@ __all__ = [
     'LOSSES',
     'agreement',
     'augment',
+    'average_logits',
+    'average_probabilities',
     'confidence_weights',
     'counter_hash',
     'cwtm',
@@ -38,6 +41,7 @@ __all__ = [
     'permute_dark_knowledge',
     'places',
     'prune',
+    'right_counts',
     'share_weights',
     'shrink_perturb',
     'soft_cross_entropy',

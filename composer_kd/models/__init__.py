@@ -1,7 +1,7 @@
 """Nets and their wrapper for Composer: built by name, weighed, saved and loaded."""
 
 from composer_kd.models.classifier import Classifier, classifier, plain
-from composer_kd.models.cost import multiply_adds, parameters
+from composer_kd.models.cost import inference_seconds, multiply_adds, parameters
 from composer_kd.models.mlp import MLP, mlp
 from composer_kd.models.registry import MODELS
 from composer_kd.models.resnet import (
@@ -25,6 +25,7 @@ __all__ = [
     'ModelSection',
     'build_model',
     'classifier',
+    'inference_seconds',
     'load_into',
     'load_weights',
     'mlp',

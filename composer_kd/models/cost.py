@@ -1,17 +1,24 @@
-"""What a net costs: multiply-adds of a forward pass, and parameters."""
+"""What a net costs: multiply-adds and seconds of a forward pass, and parameters."""
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from composer_kd.models.classifier import plain
+from composer_kd.models.classifier import Classifier, plain, unwrapped
 
-__all__ = ['multiply_adds', 'parameters']
+__all__ = ['inference_seconds', 'multiply_adds', 'parameters']
+
+_FEWEST, _MOST = 3, 25  # Forward passes that are timed.
+_ENOUGH = 1.0  # Seconds after which the fewest do.
 
 
 def multiply_adds(module: nn.Module, shape: Sequence[int]) -> int:
@@ -37,6 +44,50 @@ def multiply_adds(module: nn.Module, shape: Sequence[int]) -> int:
 def parameters(module: nn.Module) -> int:
     """Number of parameters; one that is shared counts once."""
     return sum(parameter.numel() for parameter in plain(module).parameters())
+
+
+def inference_seconds(module: nn.Module, shape: Sequence[int], batch: int) -> float | None:
+    """The median time of a forward pass of ``batch`` samples in evaluation mode, as the caller's thread would see it.
+
+    The passes end after a second, but there are at least 3 of them. The first, which warms up, is among them: it does
+    not move the median. Precision is that of the caller's autocast context; a :class:`~composer_kd.models.Classifier`
+    adds its own and its layout, and is run uncompiled. Modes and random generators are as before afterwards.
+
+    Args:
+        module: The net, wrapped or not, on any device.
+        shape: Shape of one sample, without the batch.
+        batch: How many samples.
+
+    Returns:
+        float | None: Seconds a batch; ``None`` where the device has no memory for it.
+    """
+    net = unwrapped(module)
+    weight = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(0))
+    # Not zeros: hardware is faster on them. A generator of their own leaves the training's alone.
+    samples = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+    # Composer puts what it compiles in the place of the model's `forward`: it would compile anew for these batches.
+    forward = partial(Classifier.forward, net) if isinstance(net, Classifier) else net
+    took: list[float] = []
+    with torch.random.fork_rng([weight.device] if weight.is_cuda else []), _evaluating(net), torch.no_grad():
+        try:
+            samples = samples.to(weight)
+            inputs: Any = (samples,) if isinstance(net, Classifier) else samples
+            while len(took) < _FEWEST or (len(took) < _MOST and sum(took) < _ENOUGH):
+                _wait_for(weight.device)
+                begun = time.perf_counter()
+                forward(inputs)
+                _wait_for(weight.device)
+                took.append(time.perf_counter() - begun)
+        except RuntimeError as error:  # A GPU's OutOfMemoryError is one, and the CPU knows no other.
+            if 'memory' not in str(error).lower():
+                raise
+            return None
+    return statistics.median(took)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from composer_kd.report.collect import Run
 from composer_kd.report.fidelity import Fidelity
 from composer_kd.report.harvest import ArmArchive
 from composer_kd.report.headline import Headline
+from composer_kd.report.inference import Inference, Relative, relative
 from composer_kd.report.measures import COSTS, Spread, best, first_epoch_at, series
 from composer_kd.report.summary import Accuracy, ArmSummary, Summary
 
@@ -30,7 +31,11 @@ def as_json(summary: Summary, answer: Headline, notes: Sequence[str]) -> str:
         'primary_measure': summary.primary.name,
         'epochs': summary.epochs,
         'thresholds': summary.thresholds,
-        'arms': [_arm(summary, arm) for arm in summary.arms],
+        'arms': [
+            {**_arm(summary, arm), 'model': _model(arm.inference, against)}
+            for arm, against in zip(summary.arms, relative([arm.inference for arm in summary.arms]), strict=True)
+        ],
+        'ensembles': [asdict(one) for one in summary.ensembles],
         'runs': [_run(summary, run) for run in summary.runs],
     }
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + '\n'
@@ -60,6 +65,16 @@ def _fidelity(found: Fidelity) -> dict[str, Any]:
         'teachers': {
             name: {'agreement': _spread(to.agreement), 'kl': _spread(to.kl)} for name, to in found.teachers.items()
         },
+    }
+
+
+def _model(found: Inference, against: Relative) -> dict[str, Any]:
+    return {
+        'parameters': _spread(found.parameters),
+        'multiply_adds': _spread(found.multiply_adds),
+        'images_per_second': {str(batch): _spread(spread) for batch, spread in found.images_per_second.items()},
+        'times_smaller_than_the_largest': against.smaller,
+        'times_faster_than_the_largest': {str(batch): ratio for batch, ratio in against.faster.items()},
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from composer_kd.report.collect import Arm, Run, is_warm_start
+from composer_kd.report.inference import differ_in_model
 from composer_kd.report.measures import Series, common_epochs, series
 from composer_kd.report.summary import Summary
 from composer_kd.report.wording import unit_for
@@ -38,6 +39,7 @@ def caveats(summary: Summary) -> list[str]:
         *_unfinished(summary),
         *_reached_by_some(summary),
         *_machine(summary),
+        *_speeds(summary),
         *_settings(summary),
         *_lengths_of_epochs(summary),
     ]
@@ -152,6 +154,29 @@ def _machine(summary: Summary) -> Iterable[str]:
     ):
         if len({_canonical(value) for value in values if value is not None}) > 1:
             yield f'The runs used different {what}: their seconds cannot be compared.'
+
+
+def _speeds(summary: Summary) -> Iterable[str]:
+    """Of the table of size and speed, where it is shown."""
+    arms = [arm for arm in summary.arms if any(arm.inference.images_per_second.values())]
+    if not arms or not differ_in_model(arm.arm for arm in summary.arms):
+        return
+    shared = [arm.name for arm in arms if arm.arm.shared]
+    if shared:
+        yield f'{SHARED} The images a second of {_names(shared)} were measured on a machine that other runs used.'
+    runs = [run for arm in arms for run in arm.arm.counted if isinstance(run.manifest.get('inference'), Mapping)]
+    differing = [
+        what
+        for what, values in (
+            ('devices', [run.manifest['inference'].get('device') for run in runs]),
+            ('numbers of threads', [run.manifest['inference'].get('threads') for run in runs]),
+            ('precisions', [run.manifest['inference'].get('precision') for run in runs]),
+            ('machines', [run.manifest.get('hardware') for run in runs]),
+        )
+        if len(set(map(_canonical, values))) > 1
+    ]
+    if differing:
+        yield f'Images a second were measured on different {_names(differing)}: they cannot be compared.'
 
 
 def _settings(summary: Summary) -> Iterable[str]:

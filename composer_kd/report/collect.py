@@ -16,7 +16,7 @@ import yaml
 
 from composer_kd.errors import UserError
 
-__all__ = ['Arm', 'Run', 'collect', 'group_arms', 'is_warm_start', 'labels']
+__all__ = ['Arm', 'Run', 'collect', 'group_arms', 'is_warm_start', 'labels', 'plain_text']
 
 _DEPTH = 2  # a folder of lineages, each a folder of runs
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]')
@@ -40,12 +40,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        return _text(self.config.get('name')) or self.path.name
+        return plain_text(self.config.get('name')) or self.path.name
 
     @property
     def arm(self) -> str:
         """What the runs that differ only in their seed have in common."""
-        return _text(self.config.get('arm')) or self.name
+        return plain_text(self.config.get('arm')) or self.name
 
     @property
     def seed(self) -> int | None:
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def lineage(self) -> str:
-        return _text(self.config.get('lineage'))
+        return plain_text(self.config.get('lineage'))
 
     @property
     def num_classes(self) -> int | None:
@@ -208,7 +208,7 @@ def labels(runs: Sequence[Run]) -> dict[Path, str]:
         if times[run.name] == 1:
             return run.name
         folder = Path(os.path.relpath(run.path.resolve(), root))
-        return f'{run.name} in {_text(folder.parent if folder.name == run.name else folder)}'
+        return f'{run.name} in {plain_text(folder.parent if folder.name == run.name else folder)}'
 
     return {run.path: label(run) for run in runs}
 
@@ -279,7 +279,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _text(value: Any) -> str:
+def plain_text(value: Any) -> str:
     """A name fit for a terminal and a page: one line, without control characters."""
     return '' if value is None else _CONTROL.sub('�', str(value)).strip()
 

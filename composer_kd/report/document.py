@@ -56,7 +56,7 @@ class Report:
 
     def brief(self) -> str:
         """The answer and the tables behind it, for the end of a training; all of it is in :meth:`text`."""
-        sections = (self.summary.primary.name, 'fidelity', 'cost', 'archive')
+        sections = (self.summary.primary.name, 'ensembles', 'size', 'fidelity', 'cost', 'archive')
         about = [table for table in self.tables if table.section in sections]
         parts = [wrapped(self.headline.sentence), *map(text_table, about)]
         return '\n\n'.join(parts) + '\n'

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from composer_kd.errors import UserError, nearest
 from composer_kd.report.collect import Arm, Run, group_arms, labels
+from composer_kd.report.ensembles import Ensemble, ensembles
 from composer_kd.report.fidelity import Fidelities, Fidelity
 from composer_kd.report.harvest import ArmArchive, Harvests
+from composer_kd.report.inference import Inference, inference_of_arm
 from composer_kd.report.measures import (
     MEASURES,
     Measure,
@@ -50,6 +52,7 @@ class ArmSummary:
     totals: dict[str, Spread | None]
     archive: ArmArchive
     fidelity: Fidelity
+    inference: Inference
 
     @property
     def name(self) -> str:
@@ -89,6 +92,7 @@ class Summary:
     thresholds: dict[str, list[float]]
     epochs: list[int]
     num_classes: int | None = None
+    ensembles: tuple[Ensemble, ...] = ()
 
     @property
     def labels(self) -> dict[Path, str]:
@@ -172,7 +176,7 @@ def summarize(
     summarized = tuple(
         _summarize_arm(arm, measures, levels, at, harvests.of_arm(arm), fidelities.of_arm(arm)) for arm in ordered
     )
-    return Summary(tuple(runs), summarized, measures, levels, at, classes)
+    return Summary(tuple(runs), summarized, measures, levels, at, classes, ensembles(runs))
 
 
 def _summarize_arm(
@@ -197,7 +201,7 @@ def _summarize_arm(
     to_reach = {
         measure.name: [reach(records, measure.key, level) for level in levels[measure.name]] for measure in measures
     }
-    return ArmSummary(arm, accuracy, to_reach, _totals(records), archive, fidelity)
+    return ArmSummary(arm, accuracy, to_reach, _totals(records), archive, fidelity, inference_of_arm(arm))
 
 
 def _totals(records: Sequence[Sequence]) -> dict[str, Spread | None]:

@@ -18,8 +18,8 @@ class Table:
         columns: Headings.
         rows: As many cells as columns each.
         labels: How many leading columns name the row.
-        section: The part of the report that it belongs to: a measure's name, ``'fidelity'``, ``'cost'``,
-            ``'archive'`` or ``'runs'``.
+        section: The part of the report that it belongs to: a measure's name, ``'ensembles'``, ``'size'``,
+            ``'fidelity'``, ``'cost'``, ``'archive'`` or ``'runs'``.
     """
 
     title: str

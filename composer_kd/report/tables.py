@@ -5,6 +5,7 @@ from __future__ import annotations
 from composer_kd.report.archive_tables import archive_tables
 from composer_kd.report.caveats import PARTIAL, SHARED, UNFINISHED, mark_arm, progress
 from composer_kd.report.measures import COSTS, Cost, Measure, Spread, best, first_epoch_at, series
+from composer_kd.report.model_tables import model_tables
 from composer_kd.report.summary import ArmSummary, Summary
 from composer_kd.report.table import Table, filled
 from composer_kd.report.wording import MISSING, NATS, PERCENT, Unit, percent, times, unit_for, with_spread
@@ -15,7 +16,7 @@ _THROUGHPUT = Unit('images/s', digits=0)
 
 
 def tables(summary: Summary) -> list[Table]:
-    """For each measure: accuracies, costs of reaching thresholds, speed-ups; then fidelity, costs, archives, runs."""
+    """For each measure: accuracies, costs of reaching thresholds, speed-ups; then of models, and what they cost."""
     found: list[Table] = []
     for measure in summary.measures:
         found.append(_accuracies(summary, measure))
@@ -26,6 +27,7 @@ def tables(summary: Summary) -> list[Table]:
         speed_ups = _speed_ups(summary, measure)
         if speed_ups.rows:
             found.append(speed_ups)
+    found.extend(model_tables(summary))
     fidelity = _fidelity(summary)
     if fidelity.rows:
         found.append(fidelity)

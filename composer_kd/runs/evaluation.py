@@ -18,7 +18,7 @@ from composer_kd.runs.config import RunConfig
 from composer_kd.teachers.from_run import RunTeacher
 from composer_kd.teachers.recorded import RecordedTeacher
 
-__all__ = ['evaluation', 'kept_predictions', 'recorded_splits', 'teacher_runs']
+__all__ = ['evaluation', 'finite', 'kept_predictions', 'recorded_splits', 'teacher_runs']
 
 
 def recorded_splits(config: RunConfig) -> tuple[str, ...]:
@@ -96,17 +96,17 @@ def evaluation(
             if theirs is None or not own.same_samples(theirs):
                 continue
             target = theirs.logits.float()
-            agreements[name] = _number(agreement(logits, target))
-            divergences[name] = _number(kl(logits, target, temperature=1.0))
+            agreements[name] = finite(agreement(logits, target))
+            divergences[name] = finite(kl(logits, target, temperature=1.0))
         found[split] = {
-            'calibration_error': _number(expected_calibration_error(logits, own.labels)),
+            'calibration_error': finite(expected_calibration_error(logits, own.labels)),
             'agreement': agreements,
             'teacher_kl': divergences,
         }
     return found
 
 
-def _number(value: Tensor) -> float | None:
+def finite(value: Tensor) -> float | None:
     """JSON knows no NaN, which logits that are none lead to."""
     number = float(value)
     return number if math.isfinite(number) else None

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from composer.core import Callback, State
+from composer.core.precision import get_precision_context
 from composer.loggers import Logger
 from composer.utils import dist
 
@@ -24,8 +25,9 @@ from composer_kd.archive.predictions import predictions_file
 from composer_kd.archive.presence import Presence
 from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.run_dir import RunDir
+from composer_kd.data.section import DataSection
 from composer_kd.errors import UserError
-from composer_kd.models import multiply_adds, parameters, save_weights, weights_hash
+from composer_kd.models import inference_seconds, multiply_adds, parameters, save_weights, weights_hash
 from composer_kd.runs.build import Built, build_trainer
 from composer_kd.runs.evaluation import evaluation, kept_predictions, recorded_splits, teacher_runs
 from composer_kd.runs.plan import Plan, PlannedRun
@@ -120,7 +122,9 @@ def _fit(built: Built, run: RunDir) -> None:
 def _refuse_changes(run: RunDir, planned: PlannedRun) -> None:
     if not run.config_file.exists():
         return
-    before, now = _flat(run.read_config()), _flat(planned.resolved())
+    # A key that is younger than the run: what it did before is the default.
+    younger = _flat({'data': DataSection().model_dump(mode='json')})
+    before, now = {**younger, **_flat(run.read_config())}, _flat(planned.resolved())
     changed = [
         f'{key}: {before.get(key, "not set")} -> {now.get(key, "not set")}'
         for key in sorted({*before, *now})
@@ -185,6 +189,7 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built, say: Callable[[str],
         'versions': versions(),
         'parameters': parameters(built.model),
         'multiply_adds': multiply_adds(built.model, data.shape),
+        'inference': _inference(built, config.precision),
         'evaluation': evaluation(predictions, teacher_runs(built.algorithms), say),
     }
     if not run.manifest_file.is_file():
@@ -206,6 +211,14 @@ def _teachers(built: Built) -> dict[str, str]:
             elif isinstance(teacher, LiveTeacher):
                 hashes[teacher.name] = weights_hash(teacher.module)
     return hashes
+
+
+def _inference(built: Built, precision: str) -> dict[str, Any]:
+    """How long the trained model takes, in the run's precision and layout, on the device that it was trained on."""
+    state, shape = built.trainer.state, built.data.shape
+    with get_precision_context(state.precision, state.precision_config):
+        seconds = {str(batch): inference_seconds(built.model, shape, batch) for batch in (1, 256)}
+    return {**seconds, 'device': state.device.name, 'threads': torch.get_num_threads(), 'precision': precision}
 
 
 def _with_archive(manifest: dict[str, Any], recorded: Manifest) -> Manifest:

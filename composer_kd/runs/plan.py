@@ -12,6 +12,7 @@ from pydantic import Field
 
 from composer_kd.errors import UserError, nearest
 from composer_kd.runs.config import RunConfig, named_mapping
+from composer_kd.runs.ensembles_section import PlannedEnsemble, plan_ensembles
 from composer_kd.runs.objects import check_objects
 from composer_kd.runs.references import Names, check_same_model, nth, resolve
 from composer_kd.section import Section, parse_section
@@ -27,6 +28,7 @@ class _File(Section):
     repeat: int = Field(default=1, ge=1)
     side_by_side: int | None = Field(default=None, ge=1)
     lineage: dict[str, Any] | None = None
+    ensembles: dict[str, list[str]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,19 +75,20 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a file, each after those that it learns from."""
+    """The runs of a file, each after those that it learns from, and which of them are evaluated as one."""
 
     name: str
     folder: Path
     runs: tuple[PlannedRun, ...]
     side_by_side: int | None = None
+    ensembles: tuple[PlannedEnsemble, ...] = ()
 
     def only(self, name: str) -> Plan:
         """The plan with one of its runs alone."""
         by_name = {run.name: run for run in self.runs}
         if name not in by_name:
             raise UserError(f'--only {name}: there is no such run; {nearest(name, by_name)}')
-        return replace(self, runs=(by_name[name],))
+        return replace(self, runs=(by_name[name],), ensembles=())
 
 
 def make_plan(values: dict[str, Any], where: str = '') -> Plan:
@@ -130,7 +133,13 @@ def _make_plan(values: dict[str, Any]) -> Plan:
             entries[name] = merge(base, {key: value for key, value in own.items() if key != 'repeat'})
             repeats[name], places[name] = repeat, place
     for name in entries:
-        if not name or '/' in name or '\\' in name or name.startswith('.') or name in ('report.html', 'report'):
+        if (
+            not name
+            or '/' in name
+            or '\\' in name
+            or name.startswith('.')
+            or name in ('report.html', 'report', 'ensembles.json')
+        ):
             raise UserError(f'{name!r} cannot be the name of a run: it becomes a folder in {folder}')
     runs = [
         replace(run, lineage=None if file.lineage is None else file.name)
@@ -144,7 +153,8 @@ def _make_plan(values: dict[str, Any]) -> Plan:
     _check_losses(runs)
     _check_logits(runs)
     _check_starts(runs)
-    return Plan(name=file.name, folder=folder, runs=_in_order(runs), side_by_side=file.side_by_side)
+    ensembles = plan_ensembles(file.ensembles, repeats, {run.name: run.config for run in runs})
+    return Plan(file.name, folder, _in_order(runs), file.side_by_side, ensembles)
 
 
 def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

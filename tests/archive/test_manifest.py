@@ -43,6 +43,20 @@ def test_a_manifest_of_recorders_is_not_that_of_a_finished_run(run_dir):
     assert verify(run_dir).weights is None, 'what is recorded is checked all the same'
 
 
+def test_the_speed_of_inference_goes_by_the_batch_and_may_be_unknown(run_dir):
+    assert read_manifest(run_dir).inference is None, 'as in the manifests of earlier versions'
+    seconds = {'1': 0.001, '256': None, 'device': 'cpu', 'threads': 2, 'precision': 'bf16'}
+    edited(run_dir, lambda values: values.update(inference=seconds))
+    found = read_manifest(run_dir)
+    assert found.inference is not None
+    assert (found.inference.batch_1, found.inference.batch_256) == (0.001, None)
+    write_manifest(run_dir, found)
+    assert json.loads(manifest_file(run_dir).read_text())['inference'] == seconds
+    edited(run_dir, lambda values: values['inference'].update({'1': -1.0}))
+    with pytest.raises(UserError, match=r'inference\.1: .*greater than 0'):
+        read_manifest(run_dir)
+
+
 def test_keys_of_later_versions_are_kept(run_dir):
     edited(run_dir, lambda values: values.update(hints={'layers': [0, 1]}))
     edited(run_dir, lambda values: values['files']['weights.safetensors'].update(kind='weights'))

@@ -12,7 +12,14 @@ import xxhash
 
 from composer_kd.archive import Archive
 from composer_kd.archive.kinds import KINDS
-from composer_kd.archive.manifest import ArchiveRecord, DataRecord, EvaluationRecord, FileRecord, Manifest
+from composer_kd.archive.manifest import (
+    ArchiveRecord,
+    DataRecord,
+    EvaluationRecord,
+    FileRecord,
+    InferenceRecord,
+    Manifest,
+)
 from composer_kd.archive.predictions import Predictions, predictions_file
 from composer_kd.archive.table import read_table
 from composer_kd.data.table import pixel_hash
@@ -48,6 +55,7 @@ def test_the_keys_of_the_manifest() -> None:
     assert column('data') == list(DataRecord.model_fields)
     assert column('An entry of files') == list(FileRecord.model_fields)
     assert column('archive') == list(ArchiveRecord.model_fields)
+    assert column('inference') == [field.alias or name for name, field in InferenceRecord.model_fields.items()]
     assert column('evaluation') == list(EvaluationRecord.model_fields)
     assert column('Epochs and views') == [field.name for field in fields(Augmentation)]
 

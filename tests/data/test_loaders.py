@@ -80,6 +80,14 @@ def test_a_subset_leaves_validation_and_test_alone(tiny):
         assert np.array_equal(*ids)
 
 
+def test_a_subset_seed_chooses_other_samples(tiny):
+    ids = [
+        set(open_data(tiny(val_fraction=0.3, subset=100, subset_seed=seed), 10, 0).train_set.ids) for seed in (0, 1, 1)
+    ]
+    assert ids[0] != ids[1] == ids[2]
+    assert {len(one) for one in ids} == {100}
+
+
 def test_mean_and_std_are_those_of_the_training_part(tiny):
     data = open_data(tiny(), 32, 0)
     pixels = data.train_set.images(torch.arange(len(data.train_set))).double() / 255

@@ -63,3 +63,24 @@ def test_parts_that_lack_a_class_are_refused():
         check_classes(np.array([0, 0]), ['a', 'b', 'c'], 'the part', 'do this')
     with pytest.raises(UserError, match=r'^the part is empty; do this$'):
         check_classes(np.array([], np.int64), ['a'], 'the part', 'do this')
+
+
+def test_another_seed_is_another_choice_of_the_same_shares():
+    hashes, labels = made(4000)
+    chosen = {seed: choose_stratified(hashes, labels, 1400, seed) for seed in (0, 1, 2)}
+    assert np.array_equal(chosen[0], choose_stratified(hashes, labels, 1400)), 'without a seed it is what it was'
+    shares = {seed: np.bincount(labels[rows]).tolist() for seed, rows in chosen.items()}
+    assert shares[0] == shares[1] == shares[2]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        # Independent choices of 1400 of 4000 have 490 in common, give or take 3 standard deviations of 14.
+        assert len(np.intersect1d(chosen[one], chosen[other])) == pytest.approx(490, abs=45)
+
+
+def test_a_choice_by_seed_goes_by_content_alone():
+    hashes, labels = made()
+    order = np.random.default_rng(1).permutation(1000)
+    chosen = hashes[choose_stratified(hashes, labels, 200, seed=5)]
+    assert set(chosen) == set(hashes[order][choose_stratified(hashes[order], labels[order], 200, seed=5)])
+    # Frozen: the subsets of runs that are there already must not change.
+    few = choose_stratified(np.arange(12, dtype=np.uint64), np.arange(12) % 2, 4, seed=1)
+    assert few.tolist() == [6, 7, 8, 9]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from composer_kd.models import classifier, multiply_adds, parameters, weights_hash
+from composer_kd.models import classifier, inference_seconds, multiply_adds, parameters, weights_hash
 
 torch.set_num_threads(1)
 
@@ -66,6 +66,79 @@ def test_other_dtypes(dtype):
 def test_wrapped_nets_cost_the_same():
     assert multiply_adds(classifier(small_net()), (3, 4, 4)) == 2048
     assert multiply_adds(torch.compile(small_net()), (3, 4, 4)) == 2048
+
+
+class Watched(nn.Linear):
+    """Notes what its passes see, and takes as many seconds of a clock of its own as it is told, pass by pass."""
+
+    def __init__(self, monkeypatch, first, then):
+        super().__init__(48, 5)
+        self.first, self.then, self.passes, self.now = first, then, [], 0.0
+        monkeypatch.setattr('composer_kd.models.cost.time.perf_counter', lambda: self.now)
+
+    def forward(self, input):
+        self.now += self.then if self.passes else self.first
+        self.passes.append((tuple(input.shape), self.training, torch.is_grad_enabled(), input.dtype))
+        return super().forward(input.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ('first', 'then', 'passes'),
+    [(0.5, 0.01, 25), (0.5, 0.125, 5), (0.25, 0.25, 4), (9.0, 2.0, 3)],
+    ids=['the most', 'a second', 'a whole second', 'the fewest'],
+)
+def test_passes_for_a_second_whose_median_is_not_moved_by_the_first(monkeypatch, first, then, passes):
+    net = Watched(monkeypatch, first, then)
+    assert inference_seconds(net, (3, 4, 4), 7) == pytest.approx(then)
+    assert net.passes == [((7, 3, 4, 4), False, False, torch.float32)] * passes
+
+
+def test_it_is_measured_in_the_precision_and_layout_of_the_classifier():
+    seen = []
+    net = small_net()
+    net[1].register_forward_hook(
+        lambda module, inputs, output: seen.append(
+            (inputs[0].dtype, inputs[0].is_contiguous(memory_format=torch.channels_last))
+        )
+    )
+    inference_seconds(classifier(net, cpu_autocast=True, channels_last=True), (3, 4, 4), 2)
+    assert set(seen) == {(torch.bfloat16, True)}
+
+
+def test_measuring_seconds_changes_nothing():
+    net = small_net()
+    net[1].eval()
+    before, modes, rng = weights_hash(net), [m.training for m in net.modules()], torch.get_rng_state()
+    inference_seconds(classifier(net), (3, 4, 4), 3)
+    assert weights_hash(net) == before
+    assert [m.training for m in net.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_a_model_that_composer_compiled_is_measured_as_it_is():
+    model = classifier(small_net())
+    model.forward = lambda batch: pytest.fail('this would compile anew for every size of batch')
+    assert inference_seconds(model, (3, 4, 4), 3)
+
+
+@pytest.mark.parametrize(
+    ('error', 'known'),
+    [
+        (torch.OutOfMemoryError('CUDA out of memory'), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError('shapes cannot be multiplied'), False),
+    ],
+)
+def test_without_memory_the_seconds_are_not_known(error, known):
+    class Hungry(nn.Linear):
+        def forward(self, input):
+            raise error
+
+    if known:
+        assert inference_seconds(Hungry(4, 2), (4,), 256) is None
+    else:
+        with pytest.raises(RuntimeError, match='multiplied'):
+            inference_seconds(Hungry(4, 2), (4,), 256)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')

@@ -62,6 +62,26 @@ def test_what_a_run_says_for_itself_is_put_over_the_rest() -> None:
     assert without.algorithms == {'EMA': {}, 'MixUp': {'alpha': 0.3}}
 
 
+def test_ensembles_pair_their_seeds_and_one_run_may_be_in_all() -> None:
+    lineage = {'a': None, 'b': taught_by('a'), 'big': {'repeat': 1}}
+    ensembles = {'two': ['a', 'b'], 'with_big': ['big', 'b'], 'of_seeds': ['a-s0', 'a-s1'], 'one': ['big']}
+    plan = make_plan({**BASE, 'repeat': 2, 'lineage': lineage, 'ensembles': ensembles})
+    assert {one.name: one.seeds for one in plan.ensembles} == {
+        'two': (('a-s0', 'b-s0'), ('a-s1', 'b-s1')),
+        'with_big': (('big', 'b-s0'), ('big', 'b-s1')),
+        'of_seeds': (('a-s0', 'a-s1'),),
+        'one': (('big',),),
+    }
+    assert plan.ensembles[1].members == ('big', 'b')
+    assert plan.only('big').ensembles == ()
+    alone = make_plan({**BASE, 'name': 'solo', 'repeat': 3, 'ensembles': {'ens': ['solo-s0', 'solo-s2']}})
+    assert alone.ensembles[0].seeds == (('solo-s0', 'solo-s2'),)
+
+
+def ensemble(*members: str, name: str = 'ens', **lineage: Any) -> dict[str, Any]:
+    return {'lineage': {'ban1': None, 'ban2': None, **lineage}, 'ensembles': {name: list(members)}}
+
+
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     'misspelt key': ({'max_duratoin': '2ep'}, r"max_duratoin: unknown key; did you mean 'max_duration'\?"),
     'misspelt key in a section': ({'data': {'val_fractoin': 0.1}}, r'data\.val_fractoin: unknown key; did you mean'),
@@ -94,6 +114,30 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         r"lineage\.b\.algorithms\.TeacherMixupKD: loss: 'msee' is not one of the losses; did you mean 'mse'",
     ),
     'selective backprop': ({'algorithms': ['SelectiveBackprop']}, r'SelectiveBackprop: drops .* not their keys'),
+    'unknown member': (
+        ensemble('ban1', 'bann2'),
+        r"ensembles\.ens: 'bann2' is no run of this file; did you mean 'ban2'\?",
+    ),
+    'a member twice': (ensemble('ban1', 'ban1'), r"ensembles\.ens: 'ban1' is there twice"),
+    'a seed twice': (
+        ensemble('ban1', 'ban1-s1', ban1={'repeat': 2}),
+        r"ensembles\.ens: 'ban1' is there twice \(ban1-s1\)",
+    ),
+    'no members': (ensemble(), r'ensembles\.ens: expected names of runs'),
+    'an ensemble called as a run': (ensemble('ban1', name='ban2'), r"ensembles\.ban2: a run is called 'ban2' too"),
+    'an ensemble called as a seed': (
+        ensemble('ban2', name='ban1-s1', ban1={'repeat': 2}),
+        r"ensembles\.ban1-s1: a run is called 'ban1-s1' too",
+    ),
+    'members repeated differently': (
+        ensemble('ban1', 'ban2', ban1={'repeat': 2}, ban2={'repeat': 3}),
+        r"repeated 2 and 3 times; name single ones, as in 'ban1-s0'",
+    ),
+    'members of other data': (
+        ensemble('ban1', 'ban2', ban2={'data': {'synthetic': {'seed': 5}}}),
+        r"ensembles\.ens: 'ban2' has another data\.synthetic than 'ban1'",
+    ),
+    'an ensemble that is no list': ({'ensembles': {'ens': 'ban1'}}, r"ensembles\.ens: .*list, got 'ban1'"),
     'no checkpoints': ({'keep_checkpoints': 0}, r'keep_checkpoints: .*keep at least 1'),
 }  # fmt: skip
 

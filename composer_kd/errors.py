@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher
+from operator import eq
 
 __all__ = ['UserError', 'nearest']
 
@@ -17,12 +18,14 @@ class UserError(ValueError):
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """The end of an error line about an unknown ``name``: the nearest known one, and all of them where they are few."""
-    names = sorted(known)
-    close = get_close_matches(str(name), names, n=1, cutoff=0.5)
-    if close:
-        return (
-            f'did you mean {close[0]!r}? (known: {", ".join(names)})'
-            if len(names) <= 12
-            else f'did you mean {close[0]!r}?'
-        )
+    wanted, names = str(name), sorted(known)
+
+    def nearness(known: str) -> tuple[float, list[bool]]:
+        # Of equally near names the one that begins alike: for resnet21 that is resnet20, not resnet62.
+        return SequenceMatcher(None, known, wanted).ratio(), list(map(eq, known, wanted))
+
+    best = max(names, key=nearness, default='')
+    if nearness(best)[0] >= 0.5:
+        all_names = f' (known: {", ".join(names)})' if len(names) <= 12 else ''
+        return f'did you mean {best!r}?{all_names}'
     return f'known: {", ".join(names)}' if names else 'none is known'

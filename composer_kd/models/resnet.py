@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from composer_kd.models.initialise import he_initialise
 from composer_kd.models.registry import MODELS
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     'resnet32x4',
     'resnet44',
     'resnet56',
+    'resnet62',
+    'resnet68',
     'resnet110',
 ]
 
@@ -77,9 +80,7 @@ class CifarResNet(nn.Module):
                 channels = width
             self.stages.append(stage)
         self.fc = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
+        he_initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu_(self.bn1(self.conv1(x)))
@@ -116,6 +117,18 @@ def resnet56(num_classes: int = 100, in_channels: int = 3) -> CifarResNet:
     return CifarResNet(56, _NARROW, num_classes, in_channels)
 
 
+@MODELS.register('resnet62')
+def resnet62(num_classes: int = 100, in_channels: int = 3) -> CifarResNet:
+    """CIFAR ResNet-62: 0.96M parameters, 140M multiply-adds."""
+    return CifarResNet(62, _NARROW, num_classes, in_channels)
+
+
+@MODELS.register('resnet68')
+def resnet68(num_classes: int = 100, in_channels: int = 3) -> CifarResNet:
+    """CIFAR ResNet-68: 1.06M parameters, 154M multiply-adds."""
+    return CifarResNet(68, _NARROW, num_classes, in_channels)
+
+
 @MODELS.register('resnet110')
 def resnet110(num_classes: int = 100, in_channels: int = 3) -> CifarResNet:
     """CIFAR ResNet-110: 1.74M parameters, 253M multiply-adds."""
@@ -124,11 +137,11 @@ def resnet110(num_classes: int = 100, in_channels: int = 3) -> CifarResNet:
 
 @MODELS.register('resnet8x4')
 def resnet8x4(num_classes: int = 100, in_channels: int = 3) -> CifarResNet:
-    """CIFAR ResNet-8, four times as wide: 1.2M parameters."""
+    """CIFAR ResNet-8, four times as wide: 1.23M parameters, 177M multiply-adds."""
     return CifarResNet(8, _WIDE, num_classes, in_channels)
 
 
 @MODELS.register('resnet32x4')
 def resnet32x4(num_classes: int = 100, in_channels: int = 3) -> CifarResNet:
-    """CIFAR ResNet-32, four times as wide: 7.4M parameters."""
+    """CIFAR ResNet-32, four times as wide: 7.43M parameters, 1083M multiply-adds."""
     return CifarResNet(32, _WIDE, num_classes, in_channels)

@@ -34,7 +34,14 @@ MISTAKES = [
     ({'name': 'mlp', 'hidden': '3'}, 'model.hidden: should be a valid list'),
     ({'name': 'mlp', 'hidden': [3, 0]}, 'model.hidden.1: should be greater than 0, got 0'),
     ({'name': 'mlp', 'hidden': [3.5]}, 'model.hidden.0: should be a valid integer'),
-    ({'name': 'resnet65'}, "model.name: 'resnet65' is not one of .*did you mean 'resnet56'"),
+    ({'name': 'resnet65'}, "model.name: 'resnet65' is not one of .*did you mean 'resnet62'"),
+    ({'name': 'resnet21'}, "did you mean 'resnet20'"),
+    ({'name': 'densenet', 'growth': 12}, 'model.depth: this key is required'),
+    ({'name': 'densenet', 'depth': 40, 'growth': 0}, 'model.growth: should be greater than 0, got 0'),
+    ({'name': 'densenet', 'depth': 40, 'growth': 12, 'compression': 1.5}, 'model.compression: .* 1, got 1.5'),
+    ({'name': 'wrn', 'depth': 40, 'width': 0}, 'model.width: should be greater than 0, got 0'),
+    ({'name': 'wrn', 'depth': 40, 'width': 2, 'dropout': 1}, 'model.dropout: should be less than 1, got 1'),
+    ({'name': 'resnet18', 'stem': 'cifar10'}, "model.stem: should be 'cifar' or 'imagenet', got 'cifar10'"),
     ({'name': 20}, 'model.name: should be a valid string'),
     ({'nmae': 'mlp'}, 'model.name: this key is required'),
 ]
@@ -48,6 +55,19 @@ def test_mistakes_name_the_key(values, line):
         parse_section(Run, {'model': values}, '')
     assert str(alone.value) == str(within.value)
     assert '\n' not in str(alone.value)
+
+
+@pytest.mark.parametrize(
+    ('values', 'line'),
+    [
+        ({'name': 'densenet', 'depth': 90, 'growth': 60}, r'6 n \+ 4 with bottlenecks, such as 88 or 94, got 90'),
+        ({'name': 'densenet', 'depth': 5, 'growth': 2, 'bottleneck': False}, r'3 n \+ 4 .* 7 or 10, got 5'),
+        ({'name': 'wrn', 'depth': 41, 'width': 2}, r'6 n \+ 4 \(10, 16, 22, 28, 34, 40, \.\.\.\), got 41'),
+    ],
+)
+def test_a_depth_that_cannot_be_built(values, line):
+    with pytest.raises(UserError, match=rf'^lineage\.gen1\.model: depth must be {line}$'):
+        build_model(values, 10, SHAPE, where='lineage.gen1.model')
 
 
 def test_the_place_in_a_larger_file():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Annotated
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from composer_kd.models.registry import MODELS
@@ -13,15 +14,21 @@ __all__ = ['MLP', 'mlp']
 
 
 class MLP(nn.Module):
-    """Flattened images through hidden layers with ReLU to logits."""
+    """Flattened images through hidden layers with ReLU, and perhaps drop-out, to logits."""
 
-    def __init__(self, in_features: int, hidden: list[int], num_classes: int):
+    def __init__(
+        self, in_features: int, hidden: list[int], num_classes: int, dropout: float = 0.0, input_dropout: float = 0.0
+    ):
         super().__init__()
         self.num_classes = num_classes
         widths = [in_features, *hidden]
         layers: list[nn.Module] = [nn.Flatten()]
+        if input_dropout:
+            layers.append(nn.Dropout(input_dropout))
         for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
         self.layers = nn.Sequential(*layers)
         self.fc = nn.Linear(widths[-1], num_classes)
 
@@ -29,7 +36,16 @@ class MLP(nn.Module):
         return self.fc(self.layers(x))
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 @MODELS.register('mlp')
-def mlp(num_classes: int, in_features: int, hidden: list[PositiveInt] | None = None) -> MLP:
-    """Perceptron without BatchNorm; ``hidden: [128]`` unless given."""
-    return MLP(in_features, [128] if hidden is None else hidden, num_classes)
+def mlp(
+    num_classes: int,
+    in_features: int,
+    hidden: list[PositiveInt] | None = None,
+    dropout: Share = 0.0,
+    input_dropout: Share = 0.0,
+) -> MLP:
+    """Perceptron without BatchNorm; ``hidden: [128]`` unless given, drop-out behind each layer and on the input."""
+    return MLP(in_features, [128] if hidden is None else hidden, num_classes, dropout, input_dropout)

@@ -2,11 +2,14 @@
 
 from composer_kd.functional.augment import augment, normalise
 from composer_kd.functional.calibration import expected_calibration_error
+from composer_kd.functional.colour import colour_jitter
 from composer_kd.functional.counter import counter_hash, uniform
 from composer_kd.functional.curriculum import pace, places, prune, share_weights, top_share, within_share
 from composer_kd.functional.fidelity import agreement
 from composer_kd.functional.losses import LOSSES, hard, kl, mse, soft_cross_entropy, standardize
 from composer_kd.functional.mixing import dirichlet_weights, mix_outputs
+from composer_kd.functional.rand_augment import rand_augment
+from composer_kd.functional.resized_crop import resized_crop
 from composer_kd.functional.top_k import keep_top, spread_rest, to_half
 from composer_kd.functional.warm_start import shrink_perturb
 
@@ -14,6 +17,7 @@ __all__ = [
     'LOSSES',
     'agreement',
     'augment',
+    'colour_jitter',
     'counter_hash',
     'dirichlet_weights',
     'expected_calibration_error',
@@ -26,6 +30,8 @@ __all__ = [
     'pace',
     'places',
     'prune',
+    'rand_augment',
+    'resized_crop',
     'share_weights',
     'shrink_perturb',
     'soft_cross_entropy',

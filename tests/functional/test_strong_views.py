@@ -139,9 +139,9 @@ ROTATED = [5, 21, 53, 47, 35, 70, 104, 126, 80, 121, 155, 190, 83, 172, 186, 125
 def test_a_resized_crop_is_torchvisions_of_the_same_box(height, width) -> None:
     images, ids, views = images_of(100, 3, height, width), torch.arange(100), torch.tensor(2)
     got = resized_crop(images, ids, views, 5, flip=False)
-    for row, (top, left, high, wide) in enumerate(zip(*crop_boxes(ids, views, 5, height, width), strict=True)):
-        expected = peer.resized_crop(images[row], int(top), int(left), int(high), int(wide), [height, width])
-        assert furthest(got[row], expected) <= 1
+    for row, box in enumerate(torch.stack(crop_boxes(ids, views, 5, height, width), 1).tolist()):
+        top, left, high, wide = box
+        assert furthest(got[row], peer.resized_crop(images[row], top, left, high, wide, [height, width])) <= 1
     flipped = resized_crop(images, ids, views, 5)
     same = (flipped == got).flatten(1).all(1)
     mirrored = (flipped == got.flip(3)).flatten(1).all(1)
@@ -153,8 +153,8 @@ def test_a_resized_crop_is_torchvisions_of_the_same_box(height, width) -> None:
     ('size', 'scale', 'ratio'), [((32, 32), (0.08, 1.0), (3 / 4, 4 / 3)), ((20, 48), (0.25, 0.9), (0.5, 1.5))]
 )
 def test_boxes_are_distributed_as_torchvisions(size, scale, ratio) -> None:
-    count = 4000
-    boxes = torch.stack(crop_boxes(torch.arange(count), torch.tensor(0), 0, *size, scale, ratio), 1).double()
+    count, (height, width) = 4000, size
+    boxes = torch.stack(crop_boxes(torch.arange(count), torch.tensor(0), 0, height, width, scale, ratio), 1).double()
     torch.manual_seed(0)
     image = torch.zeros(1, *size)
     theirs = [RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(count)]

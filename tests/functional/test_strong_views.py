@@ -279,12 +279,15 @@ def by_torchvision(name: str, image: torch.Tensor, magnitude: float) -> torch.Te
     }[name]()
 
 
+EXACT = ('Identity', 'TranslateX', 'TranslateY', 'Posterize', 'Solarize', 'Equalize')
+
+
 @pytest.mark.parametrize('name', OPERATIONS)
 def test_an_operation_is_torchvisions_at_every_magnitude(name) -> None:
     from torchvision.transforms.autoaugment import RandAugment
 
     operation = OPERATIONS[name]
-    for channels, height, width in ((3, 32, 32), (1, 24, 40)):
+    for channels, height, width in ((3, 32, 32), (1, 24, 40), (1, 90, 70)):
         images = images_of(16, channels, height, width)
         magnitudes, signed = RandAugment()._augmentation_space(31, (height, width))[name]
         assert operation.signed == signed
@@ -295,7 +298,8 @@ def test_an_operation_is_torchvisions_at_every_magnitude(name) -> None:
             for sign in (1, -1) if signed else (1,):
                 strengths = torch.full((16,), sign * strength, dtype=torch.float64)
                 expected = by_torchvision(name, images, sign * theirs)
-                assert furthest(operation.apply(images, strengths), expected, images if name == 'Color' else None) <= 1
+                got = operation.apply(images, strengths)
+                assert furthest(got, expected, images if name == 'Color' else None) <= (name not in EXACT)
 
 
 def test_the_operations_are_torchvisions_and_drawn_evenly() -> None:

@@ -99,10 +99,13 @@ def test_golden_parameters_never_change() -> None:
     names = list(OPERATIONS)
     assert [[names[number] for number in one_each] for one_each in chosen.tolist()] == CHOSEN
     assert signs.tolist() == SIGNS
-    # A pixel of 100 shows its factor; one of a pure colour, its hue.
+    # A pixel of 100 shows its factor; two greys, the contrast's; one of a pure colour, the saturation's and its hue.
     bright = colour_jitter(torch.full((6, 1, 1, 1), 100, dtype=torch.uint8), ids, views, 3, 0.9, 0, 0, 0)
     assert bright.flatten().tolist() == BRIGHT
+    greys = torch.tensor([50, 150], dtype=torch.uint8).view(1, 1, 1, 2).repeat(6, 1, 1, 1)
+    assert colour_jitter(greys, ids, views, 3, 0, 0.9, 0, 0)[..., 1].flatten().tolist() == APART
     red = torch.tensor([200, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1).repeat(6, 1, 1, 1)
+    assert colour_jitter(red, ids, views, 3, 0, 0, 0.9, 0)[:, 0].flatten().tolist() == PALE
     assert colour_jitter(red, ids, views, 3, 0, 0, 0, 0.5).flatten(1).tolist() == TURNED
 
 
@@ -123,6 +126,8 @@ CHOSEN = [
 ]
 SIGNS = [[-1.0, 1.0, -1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, 1.0, -1.0, -1.0, -1.0]]
 BRIGHT = [32, 85, 59, 76, 21, 100]
+APART = [121, 171, 109, 192, 170, 150]
+PALE = [255, 159, 227, 89, 202, 200]
 TURNED = [[126, 0, 200], [200, 0, 41], [0, 190, 200], [72, 200, 0], [0, 92, 200], [200, 0, 0]]
 CROPS = [
     [120, 120, 120, 120, 120, 120, 120, 120, 120, 120, 120, 120, 120, 120, 120, 120],

@@ -32,6 +32,7 @@ from composer_kd import (
     cli,
 )
 from composer_kd.algorithms.loss_curriculum.arguments import OF_MODE
+from composer_kd.data.augment_section import AugmentSection, ColourJitterSection, RandAugmentSection
 from composer_kd.data.section import DataSection, SyntheticSection
 from composer_kd.models.section import ModelSection
 from composer_kd.run import main as run_main
@@ -362,6 +363,9 @@ def section_defaults(section: type[BaseModel]) -> dict[str, Any]:
         ('The file', _File),
         ('The run', RunConfig),
         ('data', DataSection),
+        ('data.augment', AugmentSection),
+        ('data.augment.colour_jitter', ColourJitterSection),
+        ('data.augment.rand_augment', RandAugmentSection),
         ('data.synthetic', SyntheticSection),
         ('compile', CompileSection),
         ('archive', ArchiveSection),

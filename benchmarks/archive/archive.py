@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,7 +97,9 @@ def write(folder: Path, samples: Samples, figures: dict[str, float]) -> Archive:
     archive.begin(Manifest.model_validate({'run': folder.name, 'seed': 0, 'data': data, 'files': {}}))
     logits = torch.randn(SAMPLES, CLASSES).half()
     begun = time.perf_counter()
-    archive.put('logits', 0, samples, {'logits': logits}, {'classes': CLASSES, 'augmentation': asdict(Augmentation())})
+    archive.put(
+        'logits', 0, samples, {'logits': logits}, {'classes': CLASSES, 'augmentation': Augmentation().as_mapping()}
+    )
     figures['writing a view, ms'] = 1000 * (time.perf_counter() - begun)
     return archive
 

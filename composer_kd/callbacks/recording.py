@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ def begin_recording(archive: Archive, state: State, owner: str) -> Samples:
             'run': archive.run.path.name,
             'seed': int(state.rank_zero_seed),
             'data': _data_record(dataset, len(samples), owner),
-            'augmentation': None if augmentation is None else asdict(augmentation),
+            'augmentation': None if augmentation is None else augmentation.as_mapping(),
             'files': {},
         }
     )

@@ -89,10 +89,8 @@ def open_data(
             f'lower the batch size'
         )
     facts = _facts(folder, splits, parts['train'], section, where)
-    augmentation = Augmentation(seed=section.augment_seed, padding=section.padding, flip=section.flip)
-    views = section.views
-    if not section.augment or (section.padding == 0 and not section.flip):
-        augmentation, views = Augmentation.none(), 1
+    augmentation = Augmentation.of(section)
+    views = 1 if augmentation == Augmentation.none() else section.views
 
     def spec(name: str) -> DataSpec:
         dataset = parts[name].dataset(name, facts, augmentation, views)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from composer_kd.archive.fetch import default_cache
+from composer_kd.data.augment_section import AugmentSection
 from composer_kd.errors import UserError, nearest
 from composer_kd.section import Section
 
@@ -41,8 +42,10 @@ class DataSection(Section):
         mode: ``'cache'`` decodes everything once into a memory-mapped file; ``'device'`` copies that to the training
             device, for a GPU that would wait for the host; ``'stream'`` decodes as it goes, for data too large for
             either.
-        augment: Random crop and flip of the training images; without it every epoch sees the same one view.
-        padding: Width of the zero border that crops are taken from.
+        augment: What happens to the training images: random crop and flip, or a stronger family; without it every epoch
+            sees the same one view.
+        flip: Mirror half of the views.
+        padding: Width of the zero border that the crops of ``crop_flip`` are taken from.
         views: How many augmentations of an image there are; epoch e uses view e modulo this. ``None``: a fresh one
             every epoch.
         augment_seed: Names the family of views. Teachers' recordings fit only the family that they were made with.
@@ -64,7 +67,7 @@ class DataSection(Section):
     subset: Count | None = None
     subset_seed: Annotated[int, Field(ge=0)] = 0
     mode: Literal['cache', 'device', 'stream'] = 'cache'
-    augment: bool = True
+    augment: AugmentSection = AugmentSection()
     flip: bool = True
     padding: Annotated[int, Field(ge=0, le=64)] = 4
     views: Count | None = None

@@ -2,6 +2,7 @@
 
 from composer_kd.functional.augment import augment, normalise
 from composer_kd.functional.calibration import expected_calibration_error
+from composer_kd.functional.colour import colour_jitter
 from composer_kd.functional.counter import counter_hash, uniform
 from composer_kd.functional.curriculum import pace, places, prune, share_weights, top_share, within_share
 from composer_kd.functional.ensemble import average_logits, average_probabilities, right_counts
@@ -14,6 +15,8 @@ from composer_kd.functional.mixing import (
     oracle_mix,
     permute_dark_knowledge,
 )
+from composer_kd.functional.rand_augment import rand_augment
+from composer_kd.functional.resized_crop import resized_crop
 from composer_kd.functional.top_k import keep_top, spread_rest, to_half
 from composer_kd.functional.warm_start import shrink_perturb
 
@@ -23,6 +26,7 @@ __all__ = [
     'augment',
     'average_logits',
     'average_probabilities',
+    'colour_jitter',
     'confidence_weights',
     'counter_hash',
     'cwtm',
@@ -41,6 +45,8 @@ __all__ = [
     'permute_dark_knowledge',
     'places',
     'prune',
+    'rand_augment',
+    'resized_crop',
     'right_counts',
     'share_weights',
     'shrink_perturb',

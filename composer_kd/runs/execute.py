@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -163,7 +162,6 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built, say: Callable[[str],
     save_weights(built.model, run.weights_file, {'run': planned.name})
     state, data, config = built.trainer.state, built.data, planned.config
     mean, std = data.normalization
-    augmentation = data.augmentation
     predictions = kept_predictions(run, recorded_splits(config), int(state.timestamp.batch), say)
     files = ['run.yaml', 'weights.safetensors', 'metrics.jsonl', *map(predictions_file, predictions)]
     manifest = {
@@ -180,7 +178,7 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built, say: Callable[[str],
             'shape': list(data.shape),
             'normalization': {'mean': [float(m) for m in mean], 'std': [float(s) for s in std]},
         },
-        'augmentation': asdict(augmentation),
+        'augmentation': data.augmentation.as_mapping(),
         'weights': {'hash': weights_hash(built.model)},
         'teachers': _teachers(built),
         'precision': config.precision,

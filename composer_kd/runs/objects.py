@@ -34,7 +34,7 @@ __all__ = [
 # What of Composer's cannot work on keyed batches out of shards, and what to do instead.
 _REFUSED = {
     'AugMix': 'works inside a torchvision data set; use data.augment, or a Trainer of your own on such data',
-    'RandAugment': 'works inside a torchvision data set; use data.augment, or a Trainer of your own on such data',
+    'RandAugment': 'works inside a torchvision data set; use data.augment: {rand_augment: true}',
     'SelectiveBackprop': "drops a batch's images and labels but not their keys; use it on (x, y) batches of your own",
 }
 

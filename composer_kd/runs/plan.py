@@ -245,13 +245,15 @@ def _check_logits(runs: list[PlannedRun]) -> None:
                     f'write {{recorded: {source}, fill: true}}'
                 )
             recorded = archive.logits.views
-            if ours.augment and (ours.views is None or ours.views > recorded) and not run.some_epochs_alone:
+            asks_for_all = ours.augment.name != 'none' and not run.some_epochs_alone
+            if asks_for_all and (ours.views is None or ours.views > recorded):
                 asked = 'a fresh view every epoch' if ours.views is None else f'{ours.views} views'
                 raise UserError(
                     f'{where}: {source!r} records {recorded} views and this run asks for {asked}; set its data.views '
                     f'to {recorded}, raise archive.logits.views there, or add fill: true'
                 )
-            for key in ('augment', 'flip', 'padding', 'augment_seed', 'image_size'):
+            padding = () if ours.augment.name == 'resized_crop' else ('padding',)
+            for key in ('augment', 'flip', *padding, 'augment_seed', 'image_size'):
                 if getattr(ours, key) != getattr(theirs, key):
                     raise UserError(
                         f'{where}: {source!r} is recorded with data.{key}: {getattr(theirs, key)} and this run has '

@@ -76,10 +76,11 @@ def _spot_check(run: RunDir, archive: Archive, manifest: Manifest, seed: int) ->
     try:
         dataset = open_run_data(run).train_set
         model = _Model(run, teacher, manifest, dataset, {archive.facts('logits', view)['precision'] for view in views})
+        made = {view: Augmentation.from_mapping(archive.facts('logits', view)['augmentation']) for view in views}
     except UserError as error:
         return f'its logits cannot be checked against its model here: {error}'
     drawn = np.random.default_rng(seed)
-    checks = [_Check.draw(archive, view, dataset, -(-KEYS // len(views)), drawn) for view in views]
+    checks = [_Check.draw(archive, view, made[view], dataset, -(-KEYS // len(views)), drawn) for view in views]
     checked = sum(len(check.rows) for check in checks)
     if not checked:
         return 'none of its logits are of samples in its training data: they are not checked against its model'
@@ -109,18 +110,25 @@ class _Check:
     precision: str
 
     @classmethod
-    def draw(cls, archive: Archive, view: int, dataset: KeyedImages, count: int, drawn: np.random.Generator) -> _Check:
+    def draw(
+        cls,
+        archive: Archive,
+        view: int,
+        augmentation: Augmentation,
+        dataset: KeyedImages,
+        count: int,
+        drawn: np.random.Generator,
+    ) -> _Check:
         table = aligned(archive.table('logits', view), archive.samples().rows_by_key(Samples.of(dataset)))
         known = np.flatnonzero(table['seen'].numpy())
         rows = np.sort(drawn.choice(known, min(count, len(known)), replace=False))
         place = torch.from_numpy(rows)
-        facts = archive.facts('logits', view)
         return cls(
             view,
             rows,
             Table({name: column[place] for name, column in table.columns.items()}, table.facts),
-            Augmentation(**facts['augmentation']),
-            facts['precision'],
+            augmentation,
+            archive.facts('logits', view)['precision'],
         )
 
 

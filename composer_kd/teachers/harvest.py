@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ def facts_of_harvest(manifest: Manifest, dataset: KeyedImages, top_k: int | None
         )
     assert manifest.weights is not None
     return {
-        'augmentation': asdict(dataset.augmentation),
+        'augmentation': dataset.augmentation.as_mapping(),
         'classes': manifest.data.num_classes,
         'top_k': top_k,
         'precision': manifest.precision,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -173,13 +172,14 @@ class RecordedTeacher(Teacher):
             raise UserError(f'teacher {self.name!r}: {problem}')
 
     def _other_recording(self, facts: dict[str, Any], dataset: Any) -> str | None:
-        theirs, ours = facts.get('augmentation'), asdict(dataset.augmentation)
+        theirs, ours = facts.get('augmentation') or {}, dataset.augmentation.as_mapping()
         if theirs != ours:
-            keys = sorted(map(str, {*(theirs or {}), *ours}))
+            # Of other names, the rest differs anyway.
+            keys = ['name'] if theirs.get('name') != ours['name'] else sorted(map(str, {*theirs, *ours}))
             differences = ', '.join(
-                f'{key} {(theirs or {}).get(key)!r} there, {ours.get(key)!r} here'
+                f'{key} {theirs.get(key)!r} there, {ours.get(key)!r} here'
                 for key in keys
-                if (theirs or {}).get(key) != ours.get(key)
+                if theirs.get(key) != ours.get(key)
             )
             return (
                 f'{self.path} was recorded with another augmentation ({differences}); make data the same, or harvest '

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -66,7 +65,7 @@ def test_the_manifest_says_how_they_came_about(recorded: tuple[Path, Answers, nn
     archive = Archive(recorded[0])
     for view in (0, 1):
         assert archive.facts('logits', view) == {
-            'augmentation': asdict(keyed_data().augmentation),
+            'augmentation': keyed_data().augmentation.as_mapping(),
             'classes': 100,
             'top_k': None,
             'precision': 'fp32',

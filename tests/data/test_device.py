@@ -23,7 +23,10 @@ def torch_device(name):
 
 
 @pytest.mark.parametrize('device', DEVICES)
-@pytest.mark.parametrize('options', [{}, {'image_size': 16, 'views': 2, 'subset': 150}])
+@pytest.mark.parametrize(
+    'options',
+    [{}, {'image_size': 16, 'views': 2, 'subset': 150}, {'augment': {'name': 'resized_crop', 'rand_augment': True}}],
+)
 def test_the_same_keys_order_and_pixels_in_all_parts(tiny, options, device):
     place = torch_device(device)
 

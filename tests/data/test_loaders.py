@@ -96,9 +96,10 @@ def test_mean_and_std_are_those_of_the_training_part(tiny):
     torch.testing.assert_close(torch.tensor(data.facts.std).double(), std, rtol=0, atol=1e-7)
 
 
-def test_host_and_device_augmentation_give_the_same_pixels(tiny):
-    device = open_data(tiny(), 32, 0)
-    host = open_data(tiny(augment_on='host', workers=1), 32, 0)
+@pytest.mark.parametrize('augment', [True, {'name': 'resized_crop', 'colour_jitter': True, 'rand_augment': True}])
+def test_host_and_device_augmentation_give_the_same_pixels(tiny, augment):
+    device = open_data(tiny(augment=augment), 32, 0)
+    host = open_data(tiny(augment=augment, augment_on='host', workers=1), 32, 0)
     for there, here in zip(batches(device.train, 2)[:3], batches(host.train, 2)[:3], strict=True):
         x, _, keys = prepared(device.train, there)
         assert torch.equal(prepared(host.train, here)[0], x)

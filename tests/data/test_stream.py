@@ -50,7 +50,10 @@ def run(tmp_path, program, *arguments):
     )
 
 
-@pytest.mark.parametrize(('prefix', 'compression', 'options'), [('', None, {}), ('file://', 'zstd', {'image_size': 6})])
+@pytest.mark.parametrize(
+    ('prefix', 'compression', 'options'),
+    [('', None, {'augment': {'name': 'resized_crop', 'colour_jitter': True}}), ('file://', 'zstd', {'image_size': 6})],
+)
 def test_the_same_keys_order_and_pixels(gray_npz, tmp_path, prefix, compression, options):
     convert(str(gray_npz()), tmp_path / 'out', compression=compression)
     done = run(tmp_path, SAME, f'{prefix}{tmp_path / "out"}', tmp_path, options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +81,7 @@ def test_every_sample_in_every_view_is_what_the_model_says(run: Path, capsys: py
         assert facts.pop('seconds') > 0
         assert manifest.weights is not None
         assert facts == {
-            'augmentation': asdict(open_run_data(RunDir(run)).augmentation),
+            'augmentation': open_run_data(RunDir(run)).augmentation.as_mapping(),
             'classes': 100,
             'top_k': None,
             'precision': 'fp32',

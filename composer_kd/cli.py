@@ -255,21 +255,15 @@ def _add_list(commands) -> None:
 
 def _list(arguments: argparse.Namespace) -> int:
     from composer_kd.errors import nearest
-    from composer_kd.functional import LOSSES
-    from composer_kd.models import MODELS
-    from composer_kd.runs.names import ALGORITHMS, CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
-    from composer_kd.teachers import MIXES
+    from composer_kd.runs.vocabulary import vocabulary
 
-    registries = {
-        registry.kind: registry
-        for registry in (ALGORITHMS, LOSSES, MIXES, MODELS, OPTIMIZERS, SCHEDULERS, CALLBACKS, LOGGERS)
-    }
-    if arguments.kind is not None and arguments.kind not in registries:
-        raise UserError(f'{arguments.kind!r} is not a kind of names; {nearest(arguments.kind, registries)}')
-    for kind, registry in registries.items():
+    kinds = vocabulary()
+    if arguments.kind is not None and arguments.kind not in kinds:
+        raise UserError(f'{arguments.kind!r} is not a kind of names; {nearest(arguments.kind, kinds)}')
+    for kind, names in kinds.items():
         if arguments.kind in (None, kind):
             print(f'{kind}:')
-            for name, summary in registry.summaries():
+            for name, summary in names:
                 print(f'  {name:<28} {summary}'.rstrip())
     return 0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from composer_kd.errors import UserError
 
-__all__ = ['Progress', 'Schedule']
+__all__ = ['FORMS', 'Progress', 'Schedule']
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,15 @@ _ROUNDING = 1e-9
 
 _NUMBER = r'(\d+(?:\.\d+)?|\.\d+)'
 _MARK = rf'{_NUMBER}\s*(ep|ba|dur)'
+FORMS = {
+    'always': 'in every step',
+    'every 10ep': 'in epochs 0, 10, 20, ...; every 100ba in those batches',
+    'first 20ep': 'in the beginning; also first 500ba, first 0.3dur (of the training)',
+    'from 10ep to 50ep': 'between two points, the second not included',
+    'until overtaken': 'until the student is better than its teachers on the first evaluator',
+    '..., linear decay to 0.1': 'after any of them: falling from 1; also cosine decay, exponential decay',
+}
+"""What a schedule looks like, and what it means."""
 _DECAYS = ('linear', 'cosine', 'exponential')
 _GRAMMAR = (
     "'always', 'every 10ep', 'first 20ep', 'first 0.3dur', 'from 10ep to 50ep' or 'until overtaken', "

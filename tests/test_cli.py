@@ -126,6 +126,9 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         'AdamW',
         'Exponential',
         'OneCycle',
+        'first 20ep',
+        'synthetic100',
+        'convert cifar100',
     ):
         assert f'  {name} ' in output
     assert main(['list', 'mixes']) == 0

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from composer_kd.runs.plan import make_plan
@@ -12,6 +16,22 @@ from composer_kd.runs.yaml_file import read_yaml, shipped_yamls
 def test_makes_a_plan(name: str) -> None:
     plan = make_plan(read_yaml(shipped_yamls()[name]), name)
     assert plan.runs
+
+
+OF_ONE_COMMAND = sorted(name for name in shipped_yamls() if '/' not in name and not name.startswith('kd'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', OF_ONE_COMMAND)
+def test_a_methods_file_runs_to_its_report(name: str, tmp_path: Path) -> None:
+    small = ['data.synthetic.train_size=300', 'data.synthetic.test_size=100', 'max_duration=2ep', 'batch_size=64']
+    command = [sys.executable, '-m', 'composer_kd.run', name, f'save_folder={tmp_path}', *small]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    plan = make_plan(read_yaml(shipped_yamls()[name]), name)
+    page = (tmp_path / 'report.html').read_text()
+    assert all(run.arm in page for run in plan.runs)
+    assert len(list(tmp_path.glob('*/weights.safetensors'))) == len(plan.runs)
 
 
 STUDIED = {'all': 'always', 'every10': 'every 10ep', 'first20': 'first 20ep'}

@@ -12,9 +12,19 @@ from composer_kd.data.augment_section import AugmentSection
 from composer_kd.errors import UserError, nearest
 from composer_kd.section import Section
 
-__all__ = ['SYNTHETIC', 'DataSection', 'SyntheticSection']
+__all__ = ['SOURCES', 'SYNTHETIC', 'DataSection', 'SyntheticSection']
 
 SYNTHETIC = 'synthetic100'
+SOURCES = {
+    SYNTHETIC: 'drawn on the spot: 32x32, 100 classes in 20 superclasses; no download',
+    'FOLDER': 'MDS shards, as composer-kd convert writes them',
+    's3://..., gs://...': 'MDS shards on a remote that Streaming knows',
+    'convert cifar100': '50,000 and 10,000 images of 100 classes; also cifar10',
+    'convert fashion_mnist': '60,000 and 10,000 grey images of 10 classes; also mnist',
+    'convert FILE.npz': 'images (uint8), labels, split',
+    'convert FOLDER': 'an ImageFolder: train/CLASS/*, test/CLASS/*',
+}
+"""What ``data.source`` may be, and what ``composer-kd convert`` makes a folder of shards from."""
 
 Count = Annotated[int, Field(ge=1)]
 Channels = Annotated[list[float], Field(min_length=1)]

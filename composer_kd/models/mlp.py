@@ -47,5 +47,5 @@ def mlp(
     dropout: Share = 0.0,
     input_dropout: Share = 0.0,
 ) -> MLP:
-    """Perceptron without BatchNorm; ``hidden: [128]`` unless given, drop-out behind each layer and on the input."""
+    """Perceptron without BatchNorm; hidden: [128] unless given, perhaps with dropout and input_dropout."""
     return MLP(in_features, [128] if hidden is None else hidden, num_classes, dropout, input_dropout)

@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.retrain.cells import Scale
 from benchmarks.retrain.ledger import ledger
 from benchmarks.retrain.measures import Study
+from benchmarks.retrain.pairs import pairs
 from benchmarks.retrain.results import Results
 from benchmarks.retrain.tables import markdown
 from composer_kd.archive import atomic_write
@@ -78,7 +79,8 @@ def _sections(folder: Path) -> Iterator[str]:
 def _retrain(name: str, folder: Path) -> str:
     results = Results(name, folder / 'retrain' / 'results')
     if not results.file.is_file():
-        return f'## Retraining: the scale `{name}`\n\nNot run yet: it waits for its hardware.'
+        waiting = f'## Retraining: the scale `{name}`\n\nNot run yet: it waits for its hardware.'
+        return '\n\n'.join(filter(None, [waiting, _deeper(pairs(Study(Scale(name), {})))]))
     scale = Scale(name, accuracy=results.accuracy)
     study = Study(scale, results.by_name(), results.by_name(alone=True))
     pictures = {
@@ -99,7 +101,7 @@ def _tables() -> dict[str, Callable[[dict[str, Any]], str]]:
         'h200/epoch.json': _program(HERE / 'h200' / 'epoch.py').table,
         'h200/steps.json': of_its_own['steps/steps.json'],
     }
-    studies = {'views/views.json': study_table, 'curriculum/curriculum.json': study_table}
+    studies = {f'{name}/{name}.json': study_table for name in ('views', 'curriculum', 'methods', 'oracle', 'hinton')}
     return {**of_its_own, **studies, **on_a_gpu}
 
 

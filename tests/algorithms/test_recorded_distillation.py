@@ -53,6 +53,10 @@ MIXES = {
     'dirichlet a batch': {'mix': 'dirichlet'},
     'dirichlet a sample': {'mix': {'name': 'dirichlet', 'per': 'sample'}},
     'random one': {'mix': 'random_one'},
+    'confidence': {'mix': 'confidence'},
+    'permuted': {'mix': 'permuted'},
+    'oracle': {'mix': 'oracle', 'label_weight': 0.1},
+    'dkd': {'loss': 'dkd', 'kd_weight': '0 to 1 until 4ba'},
     'kl, every second epoch': {'loss': 'kl', 'schedule': 'every 2ep', 'label_weight': 0.4},
 }
 

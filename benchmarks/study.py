@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paired import Paired, spread
+from benchmarks.together import ensembles_of, ensembles_table
 from composer_kd.archive import Archive, RunDir, atomic_write
 from composer_kd.runs.plan import PlannedRun, make_plan
 from composer_kd.runs.yaml_file import apply_overrides, read_yaml
@@ -43,6 +44,8 @@ def main() -> int:
             return int(status) if status is not True else 0
     plan = make_plan(apply_overrides(read_yaml(options.yaml), options.changes), where=str(options.yaml))
     result = collect(list(plan.runs), options.yaml)
+    if plan.ensembles:
+        result['ensembles'] = ensembles_of(plan.folder) or _before(options.yaml).get('ensembles', {})
     if options.baseline:
         result['command'] += f' --baseline {options.baseline}'
     result['baseline'] = options.baseline or next(iter(result['arms']))
@@ -54,8 +57,7 @@ def main() -> int:
 
 def collect(runs: list[PlannedRun], yaml: Path) -> dict[str, Any]:
     """The study so far: the runs that are finished here, and those of NAME.json that are not here."""
-    file = yaml.with_suffix('.json')
-    before = json.loads(file.read_text()) if file.is_file() else {'arms': {}}
+    before = _before(yaml)
     arms: dict[str, list[dict[str, Any]]] = {}
     facts = {key: before[key] for key in ('hardware', 'versions', 'date') if key in before}
     for run in runs:
@@ -81,6 +83,11 @@ def collect(runs: list[PlannedRun], yaml: Path) -> dict[str, Any]:
         **facts,
         'arms': {a: r for a, r in arms.items() if r},
     }
+
+
+def _before(yaml: Path) -> dict[str, Any]:
+    file = yaml.with_suffix('.json')
+    return json.loads(file.read_text()) if file.is_file() else {'arms': {}}
 
 
 def figures(run: PlannedRun) -> dict[str, Any]:
@@ -155,7 +162,7 @@ def table(result: dict[str, Any]) -> str:
             *(f'{100 * cost / student:.1f} %' for cost in costs),
         ]
         lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
+    return '\n'.join(lines + ensembles_table(result.get('ensembles', {})))
 
 
 if __name__ == '__main__':

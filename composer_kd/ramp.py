@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 
 from composer_kd.errors import UserError
 from composer_kd.schedule import Progress, Schedule
@@ -59,10 +60,6 @@ class Ramp:
                     f'one that changes is written as {_GRAMMAR}'
                 )
 
-    @property
-    def largest(self) -> float:
-        return max(self.first, self.last)
-
     def at(self, progress: Progress) -> float:
         if self._fall is None:
             return self.last
@@ -74,6 +71,12 @@ class Ramp:
             raise UserError(
                 f'{self.name}: {self.value!r} needs to know how long the training is; give max_duration in ep, ba or '
                 f"sp, or an end as in 'until 20ep'"
+            )
+        length = progress.epochs or math.inf
+        if self._fall is not None and self._fall.stop.unit == 'ep' and self._fall.stop.value > length:
+            warnings.warn(
+                f'{self.name}: {self.value!r} ends after the training ({length:g}ep), which sees a part of it',
+                stacklevel=2,
             )
 
     def __repr__(self) -> str:

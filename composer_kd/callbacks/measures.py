@@ -336,7 +336,8 @@ class Measures(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._totals.update(state['totals'])
-        self._epoch.update(state['epoch'])
+        epoch = state['epoch']
+        self._epoch.update({'compared': epoch['taught'], **epoch})  # Before it was counted, every sample was compared.
         self._evaluations = dict(state['evaluations'])
 
 

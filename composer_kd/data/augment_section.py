@@ -54,6 +54,8 @@ class AugmentSection(Section):
     def _shortened(cls, value: Any) -> Any:
         if isinstance(value, bool):
             return {'name': 'crop_flip' if value else 'none'}
+        if value in ('colour_jitter', 'rand_augment'):
+            raise ValueError(f'{value} comes after a family of views; write {{{value}: true}}')
         if isinstance(value, str):
             return {'name': value}
         if not isinstance(value, (dict, cls)):

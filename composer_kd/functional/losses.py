@@ -136,9 +136,14 @@ def dist(
 
 
 def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
-    """Pearson's correlation along ``dim``; 0 where one of the two does not vary."""
+    """Pearson's correlation along ``dim``; 0, without a gradient, where one of the two does not vary."""
     one, other = one - one.mean(dim=dim, keepdim=True), other - other.mean(dim=dim, keepdim=True)
-    return F.cosine_similarity(one, other, dim=dim, eps=1e-12)
+    lengths = [torch.linalg.vector_norm(centred, dim=dim) for centred in (one, other)]
+    varies = (lengths[0] > _FLAT) & (lengths[1] > _FLAT)
+    return torch.where(varies, (one * other).sum(dim=dim), 0.0) / torch.where(varies, lengths[0] * lengths[1], 1.0)
+
+
+_FLAT = 1e-7  # What rounding leaves of equal probabilities; those of a net that was just begun vary by 1e-3.
 
 
 @LOSSES.register('cwtm', "cross-entropy with the label, samples weighted by the teacher's top probability")

@@ -89,6 +89,10 @@ class DenseNet(nn.Module):
             stage = nn.Sequential()
             if index > 0:
                 kept = int(compression * channels)
+                if kept < 1:
+                    raise ValueError(
+                        f'compression {compression:g} leaves none of {channels} channels; use a larger one'
+                    )
                 stage.append(nn.Sequential(*_convolution(channels, kept, 1, dropout), nn.AvgPool2d(2)))
                 channels = kept
             for _ in range(layers):

@@ -12,7 +12,7 @@ from composer.utils import dist
 from composer_kd.archive import RunDir
 from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.errors import UserError
-from composer_kd.runs.ensembles_section import write_ensembles
+from composer_kd.runs.ensembles_section import ENSEMBLES, write_ensembles
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import Plan, make_plan
 from composer_kd.runs.progress import Progress
@@ -48,11 +48,13 @@ def run_file(
     else:
         join_ranks(plan.runs[0].config.device)
         execute(plan, progress)
-    if plan.ensembles:
-        device = plan.runs[0].config.device
-        on_rank_zero(lambda: write_ensembles(plan.folder, plan.name, plan.ensembles, device, progress.say))
-    if report and only is None:
-        on_rank_zero(lambda: _report(plan, progress))
+    try:
+        if only is None and (plan.ensembles or (plan.folder / ENSEMBLES).is_file()):  # Those of before may be gone.
+            device = plan.runs[0].config.device
+            on_rank_zero(lambda: write_ensembles(plan.folder, plan.name, plan.ensembles, device, progress.say))
+    finally:
+        if report and only is None:
+            on_rank_zero(lambda: _report(plan, progress))
 
 
 def _refuse_what_is_not_here(plan: Plan) -> None:

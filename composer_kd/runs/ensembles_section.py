@@ -14,9 +14,9 @@ from composer_kd.runs.config import RunConfig
 from composer_kd.runs.ensemble import Ensemble, measure_ensemble
 from composer_kd.runs.references import nth
 
-__all__ = ['PlannedEnsemble', 'plan_ensembles', 'write_ensembles']
+__all__ = ['ENSEMBLES', 'PlannedEnsemble', 'plan_ensembles', 'write_ensembles']
 
-FILE = 'ensembles.json'
+ENSEMBLES = 'ensembles.json'
 
 # What decides which samples a run is tested on.
 _SAME_DATA = ('source', 'synthetic', 'image_size')
@@ -103,7 +103,7 @@ def write_ensembles(
         device: Where models are asked that kept no predictions.
         say: Takes a line for each.
     """
-    kept = _of_others(folder / FILE, lineage)
+    kept = _of_others(folder / ENSEMBLES, lineage)
     for planned in ensembles:
         found = [measure_ensemble([folder / run for run in runs], device=device, say=say) for runs in planned.seeds]
         say(_line(planned, found))
@@ -115,7 +115,7 @@ def write_ensembles(
             seeds.append({**values, 'members': members})
         kept[planned.name] = {'lineage': lineage, 'members': list(planned.members), 'seeds': seeds}
     document = {'format': 'composer_kd.ensembles', 'version': 1, 'ensembles': kept}
-    atomic_write(folder / FILE, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + '\n')
+    atomic_write(folder / ENSEMBLES, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + '\n')
 
 
 def _of_others(file: Path, lineage: str) -> dict[str, Any]:

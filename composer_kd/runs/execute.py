@@ -121,9 +121,10 @@ def _fit(built: Built, run: RunDir) -> None:
 def _refuse_changes(run: RunDir, planned: PlannedRun) -> None:
     if not run.config_file.exists():
         return
+    begun = run.read_config()
     # A key that is younger than the run: what it did before is the default.
-    younger = _flat({'data': DataSection().model_dump(mode='json')})
-    before, now = {**younger, **_flat(run.read_config())}, _flat(planned.resolved())
+    begun['data'] = {**DataSection().model_dump(mode='json'), **begun.get('data', {})}
+    before, now = _flat(begun), _flat(planned.resolved())
     changed = [
         f'{key}: {before.get(key, "not set")} -> {now.get(key, "not set")}'
         for key in sorted({*before, *now})

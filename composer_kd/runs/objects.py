@@ -12,6 +12,7 @@ from composer.optim import ComposerScheduler
 
 from composer_kd.algorithms import Distillation, LossCurriculum, WarmStart
 from composer_kd.errors import UserError
+from composer_kd.models import build_model
 from composer_kd.registry import Registry
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.construct import check_options, construct, split_name
@@ -103,9 +104,12 @@ def make_loggers(config: RunConfig) -> list[LoggerDestination]:
 def check_objects(config: RunConfig, place: str) -> None:
     """Find every wrong name and option before the first run of a lineage trains, not when its own turn comes.
 
-    Optimizer, scheduler and algorithms are made for a try: that costs nothing, with teachers that are names alone.
+    Model, optimizer, scheduler and algorithms are made for a try: that costs nothing, with weights that have no memory
+    and teachers that are names alone.
     Callbacks and loggers may open files and connections: their names and options' types are checked.
     """
+    with torch.device('meta'):  # Without memory, and whatever the data: some options fit each other or do not.
+        build_model(config.model, num_classes=10, shape=(3, 32, 32), where=_join(place, 'model'))
     make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))], place)
     make_scheduler(config, place)
     check_recording(config, place, [algorithm_class(name, place).__name__ for name in config.algorithms])

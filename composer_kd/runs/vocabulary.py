@@ -1,4 +1,4 @@
-"""Every word that a YAML file may use, kind by kind, with a line each."""
+"""The names that a YAML file may use, kind by kind, with a line each; and where data sets come from."""
 
 from __future__ import annotations
 

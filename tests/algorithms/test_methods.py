@@ -78,6 +78,10 @@ METHODS = {
     ),
     'dist': (Distillation, {'loss': 'dist'}, lambda s, t, y, n: F.cross_entropy(s, y) + dist(s, t.mean(0))),
     'confidence': (Distillation, {'loss': 'mse', 'mix': 'confidence'}, confidence),
+    'a loss whose weight grows': (
+        Distillation, {'loss': {'name': 'dkd', 'alpha': 0.5, 'beta': '2 to 8'}},
+        lambda s, t, y, n: F.cross_entropy(s, y) + dkd(s, t.mean(0), y, 0.5, 2 + 6 * n / (2 * STEPS)),
+    ),
     'temperature that falls': (
         Distillation, {'temperature': '8 to 2'},
         lambda s, t, y, n: F.cross_entropy(s, y) + at(s, t, 8 - 6 * n / (2 * STEPS)),
@@ -177,9 +181,19 @@ def test_dist_leaves_a_single_taught_sample_to_its_label() -> None:
     [
         (lambda: BornAgain([net(3)], method='bann'), "method 'bann' is not known; did you mean 'ban'"),
         (lambda: Distillation([net(3)], loss='dkdd'), "'dkdd' is not one of the losses; did you mean 'dkd'"),
-        (lambda: Distillation([net(3)], loss={'name': 'dkd', 'beta': 'much'}), 'loss: dkd with .* does not work'),
+        (
+            lambda: Distillation([net(3)], loss={'name': 'dkd', 'beta': 'much'}),
+            "dkd's beta is a finite .* 'much'",
+        ),
+        (lambda: Distillation([net(3)], loss={'name': 'dkd', 'beta': -5}), "dkd's beta is a finite number from 0 on"),
+        (lambda: Distillation([net(3)], loss={'name': 'dkd', 'labels': [1]}), "dkd has no option 'labels'"),
         (lambda: Distillation([net(3)], loss={'name': 'dkd', 'gamma': 1}), "dkd has no option 'gamma'"),
-        (lambda: Distillation([net(3)], loss={'name': 'dist', 'beta': math.nan}), 'loss: dist with .* gives nan'),
+        (lambda: Distillation([net(3)], loss={'name': 'dist', 'beta': math.nan}), "dist's beta is .*, got nan"),
+        (lambda: Distillation([net(3)], loss={'name': 'kl', 'average': 3}), "'samples' or 'elements', got 3"),
+        (lambda: Distillation([net(3)], temperature='learnt'), "'learnt' is not a temperature; did you mean 'learned'"),
+        (lambda: Distillation([net(3)], loss='dist', temperature='learned'), 'losses kl and dkd, not with dist'),
+        (lambda: Distillation([net(3)], standardize='no'), "standardize is true or false, got 'no'"),  # type: ignore
+        (lambda: Distillation([net(3)], label_weight=0, kd_weight=0), 'are both 0: nothing would be learnt'),
         (lambda: Distillation([net(3)], loss={'name': 'kl', 'average': 'all'}), "'samples' or 'elements', got 'all'"),
         (lambda: Distillation([net(3)], temperature='8 to 0'), "temperature is a finite number above 0, got '8 to 0'"),
         (lambda: Distillation([net(3)], temperature={'learnt': {}}), 'is not a temperature; write {learned:'),
@@ -210,6 +224,30 @@ def test_dist_refuses_a_batch_of_one_sample() -> None:
         [Distillation([trained_net(11)], loss='dist')], epochs='1ba', device_train_microbatch_size=1
     )
     with pytest.raises(UserError, match='dist compares the samples of a batch, and this one has a single sample'):
+        trainer.fit()
+    trainer.close()
+
+
+def test_dist_leaves_a_last_batch_of_one_sample_to_its_label() -> None:
+    images, labels = next(iter(loader()))
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images[:17], labels[:17]), 16)
+    trainer, log = make_trainer([Distillation([trained_net(11)], loss='dist')], train_dataloader=data, epochs='1ep')
+    trainer.fit()
+    trainer.close()
+    assert logged(log, 'distill/label_only') == [1.0]  # Of the second step; in the first all samples had a target.
+
+
+def test_a_teacher_is_watched_while_the_weight_warms_up() -> None:
+    teacher = Teacher.live(trained_net(11), name='gen0')
+    trainer, log = make_trainer([Distillation([teacher], kd_weight='0 to 1 until 2ep')], epochs='2ep')
+    trainer.fit()
+    trainer.close()
+    assert len(logged(log, 'distill/teacher_accuracy/gen0')) == 2 * STEPS
+
+
+def test_a_ramp_that_the_training_does_not_finish_is_warned_about() -> None:
+    trainer, _ = make_trainer([Distillation([trained_net(11)], kd_weight='0 to 1 until 500ep')], epochs='1ba')
+    with pytest.warns(UserWarning, match="kd_weight: '0 to 1 until 500ep' ends after the training"):
         trainer.fit()
     trainer.close()
 

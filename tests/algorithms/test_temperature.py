@@ -28,9 +28,12 @@ def test_climbs_by_rate_times_slope() -> None:
 
 def test_stays_between_its_bounds_whatever_the_slope() -> None:
     temperature = LearnedTemperature(start=2.0, low=1.5, high=3.0, rate=10.0, strength=1.0)
-    for slope in (1e6, -1e9, float('nan'), 1e6):
+    for slope in (1e6, -1e9, float('nan'), 1e6, 1e6, -1e6, -1e6, -1e6):
+        before = temperature.at(ANYWHERE)
         temperature.climb(slope, ANYWHERE)
-        assert 1.5 <= temperature.at(ANYWHERE) <= 3.0
+        after = temperature.at(ANYWHERE)
+        assert 1.5 < after < 3.0
+        assert slope != slope or (after - before) * slope > 0  # However steep it was, there is a way back.
 
 
 @pytest.mark.parametrize('microbatch', [32, 8])
@@ -60,6 +63,10 @@ def test_is_in_the_checkpoint_and_in_no_model(tmp_path: Path) -> None:
     trainer, _ = make_trainer([algorithm], epochs='1ep', folder=tmp_path)
     trainer.fit()
     trainer.close()
+    saved = torch.load(next(tmp_path.glob('ep1-ba*')), weights_only=False)['state']
+    assert not any('temperature' in name for name in saved['model'])
+    assert len(saved['optimizers']['SGD']['state']) == len(list(net(1).parameters()))
+    assert 'temperature' in dict(saved['algorithms'])['Distillation']
     reached = algorithm.loss.at(ANYWHERE)
     assert reached != pytest.approx(4.0, abs=1e-3)
     again = Distillation([trained_net(11)], temperature='learned')

@@ -250,7 +250,7 @@ def test_dist_survives_outputs_that_do_not_vary() -> None:
     value = dist(flat, logits(1, 3, 4).float())
     value.backward()
     assert value.item() == pytest.approx(4.0**2 * (2 + 2), rel=1e-5)  # No correlation in either direction.
-    assert torch.isfinite(flat.grad).all()
+    assert flat.grad.abs().max() < 1  # Where nothing varies, no direction is a way to correlate.
 
 
 def test_kl_refuses_another_average() -> None:

@@ -13,13 +13,13 @@ from composer.core import Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
-from torch.nn import functional as F
 
 from composer_kd.algorithms.described import Described
+from composer_kd.algorithms.distillation.lesson import Lesson
 from composer_kd.algorithms.distillation.lookup import Lookup
 from composer_kd.algorithms.distillation.loss import make_loss
 from composer_kd.algorithms.distillation.overtaking import Overtaking, watch
-from composer_kd.algorithms.distillation.step_sums import Distilled, StepSums
+from composer_kd.algorithms.distillation.step_sums import StepSums
 from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of, labels_of, logits_of, total_of
 from composer_kd.models.weights import weights_hash
@@ -106,6 +106,10 @@ class Distillation(Described):
         self.schedule = Schedule.of(schedule)
         self.mix = make_mix(mix)
         self.mix.check(len(several))
+        if self.label_weight.value == 0 and self.kd_weight.value == 0:
+            raise UserError(f'{type(self).__name__}: label_weight and kd_weight are both 0: nothing would be learnt')
+        if not isinstance(standardize, bool):
+            raise UserError(f'{type(self).__name__}: standardize is true or false, got {standardize!r}')
         self.loss = make_loss(loss, temperature, standardize)
         self.teachers = _with_names_of_their_own([Teacher.of(teacher) for teacher in several])
         self.arguments['teachers'] = self.teachers
@@ -118,15 +122,15 @@ class Distillation(Described):
         self._lookup = Lookup(self)
         self._overtaking = Overtaking() if self.schedule.until_overtaken else None
         self._sums = StepSums()
+        self._asked_all = False
         self._checked = False
         self._loaded = False
         # Of the microbatch under way:
         self._labels: Tensor | None = None
-        self._target: Tensor | None = None
-        self._taught: Tensor | None = None  # Which samples are taught; None for all.
+        self._lesson: Lesson | None = None
+        self._numbers: dict[str, float] = {}
+        self._on = False
         self._strength = 0.0
-        self._label_weight = 1.0
-        self._temperature: float | None = None
 
     _TRAINING = frozenset({
         Event.INIT, Event.AFTER_LOAD, Event.FIT_START, Event.BATCH_START, Event.BEFORE_TRAIN_BATCH,
@@ -223,9 +227,8 @@ class Distillation(Described):
         owner = type(self).__name__
         progress = Progress.of(state)
         self.schedule.check(progress, where=f'{owner}: schedule')
-        for changing in (self.label_weight, self.kd_weight, self.loss.temperature):
-            if changing is not None:
-                changing.check(progress)
+        for changing in (self.label_weight, self.kd_weight, *self.loss.numbers.values()):
+            changing.check(progress)
         if self._overtaking is not None and not state.evaluators:
             raise UserError(
                 f"{owner}: schedule 'until overtaken' compares on the first evaluator, and the Trainer has none; "
@@ -245,21 +248,24 @@ class Distillation(Described):
 
     def _look_up(self, state: State) -> None:
         # The batch is still whole and on the host: what is recorded of it is gathered once, for all microbatches.
-        progress = Progress.of(state)
-        if self._lookup.teachers and self.kd_weight.at(progress) * self.schedule.weight(progress, self.overtaken):
+        if self._lookup.teachers and self.strength(Progress.of(state)):
             with self.clock.running(state.device.name == 'gpu'):
                 self._lookup.batch(state)
 
+    def strength(self, progress: Progress) -> float:
+        """The weight of the distillation term at this point of the training."""
+        return self.kd_weight.at(progress) * self.schedule.weight(progress, self.overtaken)
+
     def _ask_teachers(self, state: State) -> None:
         progress = Progress.of(state)
-        on = self.schedule.weight(progress, self.overtaken)
-        self._strength = self.kd_weight.at(progress) * on
-        self._label_weight = self.label_weight.at(progress) if on else 1.0
-        self._temperature = self.loss.at(progress)
-        self._target = self._taught = None
+        self._on = self.schedule.weight(progress, self.overtaken) > 0
+        self._strength = self.strength(progress)
+        self._numbers = self.loss.at(progress)
+        label_weight = self.label_weight.at(progress) if self._on else 1.0
+        lesson = self._lesson = Lesson(self._labels, self._strength, label_weight, self._numbers)
         student = logits_of(state.outputs, 'the student')
-        if not self._checked:
-            self._check_all(student, state)
+        if not self._asked_all:
+            self._ask_all_once(student, state)
         if self._strength == 0.0:
             return
         step = self._step(state, student)
@@ -270,13 +276,19 @@ class Distillation(Described):
                 outputs, known = self._lookup.outputs(asked, student, state)
             else:
                 outputs = torch.stack([self.ask(number, student, state) for number in asked])
-            self._target = self.mix(outputs, step)
-            self._taught = _both(known, self.mix.taught(outputs, step))
-        if self._taught is not None and int(self._taught.sum()) < self.loss.least_samples:
-            self._taught = torch.zeros_like(self._taught)
+            lesson.target = self.mix(outputs, step)
+            lesson.taught = _both(known, self.mix.taught(outputs, step))
+        least = self.loss.least_samples
+        if least > 1 and (len(student) if lesson.taught is None else int(lesson.taught.sum())) < least:
+            lesson.taught = torch.zeros(len(student), dtype=torch.bool, device=student.device)
 
-    def _check_all(self, student: Tensor, state: State) -> None:
+    def _ask_all_once(self, student: Tensor, state: State) -> None:
         # Whatever the schedule and the mix: a teacher that does not fit is found in the first batch, not in epoch 10.
+        if len(student) < self.loss.least_samples:
+            raise UserError(
+                f'loss: {self.loss.name} compares the samples of a batch, and this one has a single sample; use larger '
+                f'batches and microbatches'
+            )
         step = self._step(state, student)
         soon = self.mix.asked(len(self.teachers), step) if self._strength else []
         with self.clock.running(student.is_cuda):
@@ -325,54 +337,22 @@ class Distillation(Described):
         return Step(seed=state.rank_zero_seed, batch=int(state.timestamp.batch), ids=ids, labels=self._labels)
 
     def _add_to_loss(self, state: State) -> None:
-        label = total_of(state.loss)
+        label, lesson = total_of(state.loss), self._lesson
         student = logits_of(state.outputs, 'the student').float()
-        samples = len(student)
-        if self._target is None and self._label_weight == 1.0:
-            self._sums.add(samples, label)
+        assert lesson is not None
+        if lesson.changes_nothing:
+            self._sums.add(len(student), label)
             return
-        label = self._label_weight * label
-        if self._taught is not None and self._target is not None:
-            label = label + self._of_the_untaught(student, self._taught)
-        if self._target is None:  # kd_weight is 0: the other weight holds nevertheless.
-            self._sums.add(samples, label)
+        label = lesson.label_part(label, student, type(self).__name__)
+        if lesson.target is None:  # kd_weight is 0: the other weight holds nevertheless.
+            self._sums.add(len(student), label)
             self._set_loss(state, label)
             return
-        distilled = self._distill(student, self._target)
-        self._sums.add(samples, label, distilled)
+        distilled = lesson.distill(student, self.loss)
+        self._sums.add(len(student), label, distilled)
         # A sum, not the label loss itself: Composer scales what is backpropagated in place.
         self._set_loss(state, label + distilled.term)
-        self._target = None
-
-    def _distill(self, student: Tensor, target: Tensor) -> Distilled:
-        labels, samples, compared = self._labels, len(student), None
-        if self._taught is not None:
-            if not bool(self._taught.any()):
-                return Distilled(0.0 * student.sum(), student.new_zeros(()), 0)
-            labels = None if labels is None else labels[self._taught]
-            student, target = student[self._taught], target[self._taught]
-            compared = len(student)
-        share = len(student) / samples
-        term = self._strength * share * self.loss(student, target, labels, self._temperature)
-        agreement = (student.argmax(dim=1) == target.argmax(dim=1)).sum()
-        if self.loss.learned is None:
-            return Distilled(term, agreement, compared)
-        temperature = torch.full((), self._temperature or 0.0, device=student.device, requires_grad=True)
-        again = share * self.loss(student.detach(), target, labels, temperature)
-        (slope,) = torch.autograd.grad(again, temperature)
-        return Distilled(term, agreement, compared, slope)
-
-    def _of_the_untaught(self, student: Tensor, taught: Tensor) -> Tensor:
-        """What makes the label's weight 1 again for samples that no teacher knows."""
-        if self._label_weight == 1.0 or bool(taught.all()):
-            return student.new_zeros(())
-        if self._labels is None:
-            raise UserError(
-                f"{type(self).__name__}: samples that no teacher knows are taught by their labels (unseen='label'), "
-                f'and this batch has no hard labels; use label_weight=1'
-            )
-        losses = F.cross_entropy(student, self._labels.long(), reduction='none')
-        return (1.0 - self._label_weight) * (losses * ~taught).sum() / len(student)
+        self._lesson = None
 
     @staticmethod
     def _set_loss(state: State, total: Tensor) -> None:
@@ -380,9 +360,11 @@ class Distillation(Described):
 
     def _after_train_batch(self, state: State) -> None:
         self._sums.end_pass()
-        if not self._checked:
-            # The optimizer steps after this event: what a broken teacher has said is not learnt.
-            self._checked = True
+        if not self._asked_all or (self._strength and not self._checked):
+            # The optimizer steps after this event: what a broken teacher has said is not learnt. Recorded ones are
+            # looked up in the first step that needs them.
+            self._asked_all = True
+            self._checked = self._checked or bool(self._strength) or not self._lookup.teachers
             _, rows = self._sums.reduce(len(self.teachers), state.device)
             self.checks.refuse_broken(rows)
 
@@ -390,12 +372,12 @@ class Distillation(Described):
         # BATCH_END comes after the clock has moved on: the step that ended is the one that the sums belong to.
         metrics, rows = self._sums.reduce(len(self.teachers), state.device)
         metrics['distill/weight'] = self._strength
-        if self._temperature is not None:
-            metrics['distill/temperature'] = self._temperature
+        if self.loss.temperature is not None:
+            metrics['distill/temperature'] = self._numbers['temperature']
         if self.loss.learned is not None and self._strength:
             self.loss.learned.climb(self._sums.slope, Progress.of(state))
         metrics |= self._lookup.metrics()
-        metrics |= self.checks.judge(rows, more_to_come=self._strength > 0)
+        metrics |= self.checks.judge(rows, more_to_come=self._on)
         logger.log_metrics(metrics)
         self.last_step = metrics
 

@@ -83,7 +83,7 @@ class Lookup:
             inside = (
                 Progress(epoch, epoch * length + batch, batch, length, progress.epochs) for batch in range(length)
             )
-            if any(self._owner.schedule.weight(one, False) for one in inside):
+            if any(self._owner.strength(one) for one in inside):
                 views.add(sampler.view(epoch))
         return sorted(views)
 

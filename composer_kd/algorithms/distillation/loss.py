@@ -12,7 +12,8 @@ from torch import Tensor
 
 from composer_kd.algorithms.distillation.temperature import LearnedTemperature, Temperature, make_temperature
 from composer_kd.errors import UserError, nearest
-from composer_kd.functional.losses import LEAST_SAMPLES, LOSSES, standardize
+from composer_kd.functional.losses import LEAST_SAMPLES, LOSSES, dkd, kl, standardize
+from composer_kd.ramp import Ramp
 from composer_kd.schedule import Progress
 
 __all__ = ['DistillLoss', 'make_loss']
@@ -25,8 +26,8 @@ class DistillLoss:
     Args:
         name: How lines call it.
         function: ``(student, teacher, ...) -> scalar``.
-        options: Its options, the temperature apart.
-        temperature: Of a loss that has one and is given one.
+        options: Its options that are no numbers.
+        numbers: Those that are, and that may change while the training goes on.
         wants_labels: Whether it has an argument called ``labels``.
         z_score: Whether both sides' logits are standardised first.
     """
@@ -34,17 +35,15 @@ class DistillLoss:
     name: str
     function: Callable[..., Tensor]
     options: Mapping[str, Any] = field(default_factory=dict)
-    temperature: Temperature | None = None
+    numbers: Mapping[str, Temperature] = field(default_factory=dict)
     wants_labels: bool = False
     z_score: bool = False
 
-    def __call__(self, student: Tensor, target: Tensor, labels: Tensor | None, temperature: Any = None) -> Tensor:
-        """The batch's average at a temperature out of :meth:`at`."""
+    def __call__(self, student: Tensor, target: Tensor, labels: Tensor | None, numbers: Mapping[str, Any]) -> Tensor:
+        """The batch's average, with the numbers that :meth:`at` gives."""
         if self.z_score:
             student, target = standardize(student), standardize(target)
-        options = dict(self.options)
-        if temperature is not None:
-            options['temperature'] = temperature
+        options = {**self.options, **numbers}
         if self.wants_labels:
             if labels is None:
                 raise UserError(
@@ -53,9 +52,13 @@ class DistillLoss:
             options['labels'] = labels
         return self.function(student, target, **options)
 
-    def at(self, progress: Progress) -> float | None:
-        """The temperature at this point of the training."""
-        return None if self.temperature is None else self.temperature.at(progress)
+    def at(self, progress: Progress) -> dict[str, float]:
+        """The numbers at this point of the training."""
+        return {name: number.at(progress) for name, number in self.numbers.items()}
+
+    @property
+    def temperature(self) -> Temperature | None:
+        return self.numbers.get('temperature')
 
     @property
     def learned(self) -> LearnedTemperature | None:
@@ -89,22 +92,28 @@ def make_loss(loss: str | dict[str, Any] | Callable[..., Tensor], temperature: A
         if options.get('temperature', temperature) != temperature:
             raise UserError(f'loss: temperature is given twice: {options["temperature"]} and {temperature}')
         options['temperature'] = temperature
-    known = inspect.signature(function).parameters
+    known = dict(inspect.signature(function).parameters)
+    wants_labels = known.pop('labels', None) is not None
     for option in options:
         if option not in known or option in list(known)[:2]:
-            extra = [parameter for parameter in list(known)[2:] if parameter != 'labels']
-            raise UserError(f'loss: {label} has no option {option!r}; {nearest(option, extra)}')
-    written = options.pop('temperature', None)
-    made = DistillLoss(
-        name=label,
-        function=function,
-        options=options,
-        temperature=None if written is None else make_temperature(written),
-        wants_labels='labels' in known,
-        z_score=z_score,
-    )
+            raise UserError(f'loss: {label} has no option {option!r}; {nearest(option, list(known)[2:])}')
+    numbers: dict[str, Temperature] = {}
+    if 'temperature' in options:
+        numbers['temperature'] = _temperature(options.pop('temperature'), function, label)
+    # Ours take weights: every option whose default is a number may be one that changes.
+    for option in [option for option in options if not callable(name) and isinstance(known[option].default, float)]:
+        numbers[option] = Ramp(options.pop(option), f"loss: {label}'s {option}")
+    made = DistillLoss(label, function, options, numbers, wants_labels, z_score)
     if not callable(name):
         _try(made)
+    return made
+
+
+def _temperature(written: Any, function: Callable[..., Any], label: str) -> Temperature:
+    made = make_temperature(written)
+    if isinstance(made, LearnedTemperature) and function not in (kl, dkd):
+        # T^2 times something that does not vanish where both sides agree only ever grows with T.
+        raise UserError(f'temperature: it is learned with the losses kl and dkd, not with {label}')
     return made
 
 
@@ -112,7 +121,7 @@ def _try(loss: DistillLoss) -> None:
     """Compare two samples, so that an option that cannot work is found now and not in the first step."""
     student = torch.tensor([[0.0, 1.0, 3.0], [1.0, 0.0, -1.0]])
     try:
-        value = loss(student, student.flip(1), torch.tensor([2, 0]))
+        value = loss(student, student.flip(1), torch.tensor([2, 0]), loss.at(Progress(0, 0, epochs=1.0)))
     except (TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from composer_kd.errors import UserError, nearest
@@ -52,8 +53,10 @@ class LearnedTemperature:
     def climb(self, slope: float, progress: Progress) -> None:
         """Take a step; ``slope`` is the loss's derivative by the temperature, over all samples of the step."""
         share = _sigmoid(self._u)
-        if math.isfinite(slope):
-            self._u += self.rate * self.strength.at(progress) * slope * (self.high - self.low) * share * (1 - share)
+        step = self.rate * self.strength.at(progress) * slope * (self.high - self.low) * share * (1 - share)
+        if math.isfinite(step):
+            # At most 1, so that one steep step does not end where the sigmoid is flat, and there is no way back.
+            self._u += min(max(step, -1.0), 1.0)
 
     def check(self, progress: Progress) -> None:
         self.strength.check(progress)
@@ -65,7 +68,10 @@ class LearnedTemperature:
         self._u = state['u']
 
     def __repr__(self) -> str:
-        return f'LearnedTemperature(start={self.start}, low={self.low}, high={self.high}, rate={self.rate})'
+        return (
+            f'LearnedTemperature(start={self.start}, low={self.low}, high={self.high}, rate={self.rate}, '
+            f'strength={self.strength!r})'
+        )
 
 
 Temperature = Ramp | LearnedTemperature
@@ -86,6 +92,8 @@ def make_temperature(written: Any) -> Temperature:
             if name not in known:
                 raise UserError(f'temperature: learned has no option {name!r}; {nearest(str(name), known)}')
         return LearnedTemperature(**options)
+    if isinstance(written, str) and get_close_matches(written, ['learned']):
+        raise UserError(f"temperature: {written!r} is not a temperature; did you mean 'learned'?")
     return Ramp(written, 'loss: the temperature', open=True)
 
 

@@ -1,0 +1,81 @@
+"""What the teachers said of a microbatch, and the loss that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from composer_kd.algorithms.distillation.loss import DistillLoss
+from composer_kd.algorithms.distillation.step_sums import Distilled
+from composer_kd.errors import UserError
+
+__all__ = ['Lesson']
+
+
+@dataclass
+class Lesson:
+    """The parts of a microbatch's loss, and what they weigh.
+
+    Args:
+        labels: The hard labels ``[B]``, where the batch has them.
+        strength: The weight of the distillation term, its schedule inside; 0 where it is off.
+        label_weight: The weight of the label loss.
+        numbers: The loss's own numbers at this point of the training.
+        target: The teachers' mix ``[B, C]``; ``None`` where they were not asked.
+        taught: Which samples have a target, ``[B]``; ``None`` for all.
+    """
+
+    labels: Tensor | None
+    strength: float
+    label_weight: float
+    numbers: Mapping[str, Any]
+    target: Tensor | None = None
+    taught: Tensor | None = None
+
+    @property
+    def changes_nothing(self) -> bool:
+        return self.target is None and self.label_weight == 1.0
+
+    def label_part(self, label: Tensor, student: Tensor, owner: str) -> Tensor:
+        """The label loss as weighted; a sample without a target has its label with weight 1.
+
+        Args:
+            label: The model's own loss, averaged.
+            student: The student's logits ``[B, C]``.
+            owner: How an error line calls the algorithm.
+        """
+        label = self.label_weight * label
+        if self.target is None or self.taught is None or self.label_weight == 1.0 or bool(self.taught.all()):
+            return label
+        if self.labels is None:
+            raise UserError(
+                f"{owner}: samples that no teacher knows are taught by their labels (unseen='label'), "
+                f'and this batch has no hard labels; use label_weight=1'
+            )
+        losses = F.cross_entropy(student, self.labels.long(), reduction='none')
+        return label + (1.0 - self.label_weight) * (losses * ~self.taught).sum() / len(student)
+
+    def distill(self, student: Tensor, loss: DistillLoss) -> Distilled:
+        """The distillation term as weighted: averaged over all samples, to which those without a target add nothing."""
+        target, labels, samples, compared = self.target, self.labels, len(student), None
+        assert target is not None
+        if self.taught is not None:
+            if not bool(self.taught.any()):
+                return Distilled(0.0 * student.sum(), student.new_zeros(()), 0)
+            labels = None if labels is None else labels[self.taught]
+            student, target = student[self.taught], target[self.taught]
+            compared = len(student)
+        share = len(student) / samples
+        term = self.strength * share * loss(student, target, labels, self.numbers)
+        agreement = (student.argmax(dim=1) == target.argmax(dim=1)).sum()
+        if loss.learned is None:
+            return Distilled(term, agreement, compared)
+        temperature = torch.full((), self.numbers['temperature'], device=student.device, requires_grad=True)
+        again = share * loss(student.detach(), target, labels, {**self.numbers, 'temperature': temperature})
+        (slope,) = torch.autograd.grad(again, temperature)
+        return Distilled(term, agreement, compared, slope)

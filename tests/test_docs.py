@@ -34,6 +34,7 @@ from composer_kd import (
 from composer_kd.algorithms.loss_curriculum.arguments import OF_MODE
 from composer_kd.data.augment_section import AugmentSection, ColourJitterSection, RandAugmentSection
 from composer_kd.data.section import DataSection, SyntheticSection
+from composer_kd.functional import LOSSES
 from composer_kd.models.section import ModelSection
 from composer_kd.run import main as run_main
 from composer_kd.runs.archive_section import ArchiveSection, LogitsSection
@@ -43,6 +44,8 @@ from composer_kd.runs.construct import construct
 from composer_kd.runs.names import ALGORITHMS
 from composer_kd.runs.plan import _File, make_plan
 from composer_kd.runs.yaml_file import apply_overrides, find_yaml, read_yaml, shipped_yamls
+from composer_kd.schedule import FORMS
+from composer_kd.teachers import MIXES
 
 ROOT = Path(__file__).parents[1]
 DESIGN = ROOT / 'docs' / 'design.md'
@@ -399,6 +402,14 @@ def test_the_algorithms_arguments_stand_in_the_design_page(algorithm: type, colu
         for name, parameter in parameters.items()
     }
     assert cells == real
+
+
+def test_the_page_on_choosing_names_every_loss_mix_and_schedule() -> None:
+    page = (ROOT / 'docs' / 'choosing.md').read_text()
+    sections = dict(re.findall(r'^## (\w+)\n(.*?)(?=^## |\Z)', page, flags=re.MULTILINE | re.DOTALL))
+    for title, names in (('Losses', LOSSES.names()), ('Mixes', set(MIXES.names()) - {'weights'}), ('Schedules', FORMS)):
+        rows = set(re.findall(r'^\| `([^`]+)` \|', sections[title], flags=re.MULTILINE))
+        assert rows == {name for name in names if not name.startswith('...')}
 
 
 def test_the_curriculums_options_stand_in_the_design_page() -> None:

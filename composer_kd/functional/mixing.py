@@ -31,17 +31,20 @@ def mix_outputs(outputs: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum('kb,kbc->bc', weights, outputs)
 
 
-def oracle_mix(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def oracle_mix(outputs: Tensor, labels: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Average, sample by sample, the teachers that are right (`Kang et al, 2020 <https://arxiv.org/abs/1911.13019>`_).
 
     Args:
         outputs: Logits ``[K, B, C]``.
         labels: The hard labels ``[B]``.
+        known: Which outputs are known, ``[K, B]``; the others are no teacher's. ``None``: all.
 
     Returns:
         The target's logits ``[B, C]``, zeros where no teacher is right, and whether one is, ``[B]``.
     """
     right = outputs.argmax(dim=2) == labels
+    if known is not None:
+        right = right & known
     count = right.sum(dim=0)
     target = (outputs * right[:, :, None]).sum(dim=0) / count.clamp_min(1)[:, None]
     return target, count > 0

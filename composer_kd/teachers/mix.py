@@ -52,12 +52,14 @@ class Step:
         batch: The number of the batch.
         ids: One int64 id a sample: its sample id where the batch carries keys, else its place in the batch.
         labels: The hard labels, where the batch has them.
+        known: Which outputs are known, ``[K, B]``, where recorded teachers lack some; ``None``: all.
     """
 
     seed: int
     batch: int
     ids: Tensor
     labels: Tensor | None = None
+    known: Tensor | None = None
 
 
 class Mix:
@@ -75,8 +77,11 @@ class Mix:
         raise NotImplementedError
 
     def taught(self, outputs: Tensor, step: Step) -> Tensor | None:
-        """Which samples have a target, ``[B]``; the others are taught by their label alone. ``None``: all have."""
-        return None
+        """Which samples have a target, ``[B]``; the others are taught by their label alone. ``None``: all have.
+
+        A mix needs all its teachers' outputs, unless it says otherwise.
+        """
+        return None if step.known is None else step.known.all(dim=0)
 
     def expected(self, outputs: Tensor) -> Tensor:
         """The target without chance, for evaluation: ``[B, C]`` of all teachers' logits ``[K, B, C]``."""
@@ -177,10 +182,10 @@ class Oracle(Mix):
     """The average of the teachers that are right about a sample; where none is, its label alone teaches it."""
 
     def __call__(self, outputs: Tensor, step: Step) -> Tensor:
-        return oracle_mix(outputs, self._labels(step))[0]
+        return oracle_mix(outputs, self._labels(step), step.known)[0]
 
     def taught(self, outputs: Tensor, step: Step) -> Tensor:
-        return oracle_mix(outputs, self._labels(step))[1]
+        return oracle_mix(outputs, self._labels(step), step.known)[1]
 
     @staticmethod
     def _labels(step: Step) -> Tensor:

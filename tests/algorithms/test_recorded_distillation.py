@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from composer_kd import Archive, Distillation, Teacher, TeacherMixupKD, UserError
+from composer_kd import Archive, Distillation, OracleKD, Teacher, TeacherMixupKD, UserError
 from composer_kd.archive import Samples
 from composer_kd.callbacks import Measures
 from composer_kd.models import multiply_adds
@@ -213,6 +213,24 @@ def test_unseen_samples_are_taught_by_their_labels_alone(runs, tmp_path) -> None
     expected = torch.cat([parameter.detach().reshape(-1) for parameter in student.parameters()])
     torch.testing.assert_close(done.weights, expected, atol=2e-5, rtol=1e-3)
     assert done.algorithm.last_step['distill/recorded'] == pytest.approx(float(known.float().mean()))
+
+
+def test_an_oracle_does_not_ask_a_teacher_about_what_it_does_not_know(runs, tmp_path) -> None:
+    from composer_kd.data.transform import Prepare
+
+    partly = copied(runs[1], tmp_path, known=120)
+    data = tiny_data(VIEWS)
+    algorithm = OracleKD([Teacher.recorded(runs[0]), Teacher.recorded(partly, unseen='label')], label_weight=1.0)
+    done = train(algorithm, data, epochs='1ba')
+    data.train.dataloader.sampler.set_epoch(0)  # type: ignore[union-attr]
+    batch = next(iter(data.train.dataloader))  # type: ignore[arg-type]
+    images, labels, keys = Prepare(data.augmentation, *data.normalization)(batch)
+    known = torch.from_numpy(np.isin(keys[:, 0].numpy(), Archive(partly).samples().ids[:120]))
+    with torch.no_grad():
+        right = [Teacher.from_run(run).module.eval()(images).argmax(1) == labels for run in runs[:2]]  # type: ignore
+    taught = right[0] | (right[1] & known)
+    assert bool((right[0] & ~known).any())  # The first is asked about samples that the second does not know.
+    assert done.algorithm.last_step['distill/label_only'] == pytest.approx(1 - float(taught.float().mean()))
 
 
 def test_a_batch_that_no_teacher_knows_is_plain_training(runs, tmp_path) -> None:

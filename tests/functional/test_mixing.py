@@ -119,6 +119,14 @@ def test_oracle_averages_the_teachers_that_are_right() -> None:
     assert target.tolist() == [[2.0, 0.0], [0.0, 2.0], [0.0, 0.0], [7.0, 3.0]]
 
 
+def test_oracle_does_not_ask_what_a_teacher_does_not_know() -> None:
+    outputs = torch.tensor([[[3.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 4.0]]])
+    known = torch.tensor([[True, False], [False, False]])
+    target, right = oracle_mix(outputs, torch.tensor([0, 1]), known)
+    assert right.tolist() == [True, False]
+    assert target.tolist() == [[3.0, 0.0], [0.0, 0.0]]
+
+
 def test_confidence_weights_are_shares_of_the_top_probabilities() -> None:
     sure, undecided = torch.log(torch.tensor([0.9, 0.1])), torch.log(torch.tensor([0.6, 0.4]))
     outputs = torch.stack([torch.stack([sure, undecided]), torch.stack([undecided, undecided.flip(0)])])

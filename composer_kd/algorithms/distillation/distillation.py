@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -276,8 +277,8 @@ class Distillation(Described):
                 outputs, known = self._lookup.outputs(asked, student, state)
             else:
                 outputs = torch.stack([self.ask(number, student, state) for number in asked])
-            lesson.target = self.mix(outputs, step)
-            lesson.taught = _both(known, self.mix.taught(outputs, step))
+            step = replace(step, known=known)
+            lesson.target, lesson.taught = self.mix(outputs, step), self.mix.taught(outputs, step)
         least = self.loss.least_samples
         if least > 1 and (len(student) if lesson.taught is None else int(lesson.taught.sum())) < least:
             lesson.taught = torch.zeros(len(student), dtype=torch.bool, device=student.device)
@@ -402,13 +403,6 @@ class Distillation(Described):
             self.loss.learned.load_state_dict(state['temperature'])
         if self._overtaking is not None and 'overtaking' in state:
             self._overtaking.load_state_dict(state['overtaking'])
-
-
-def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """Which samples both masks let through; ``None`` lets all."""
-    if one is None or other is None:
-        return other if one is None else one
-    return one & other
 
 
 def _with_names_of_their_own(teachers: list[Teacher]) -> list[Teacher]:

@@ -126,7 +126,7 @@ class Lookup:
             self._filled.add(asked)
 
     def outputs(self, asked: Sequence[int], student: Tensor, state: State) -> tuple[Tensor, Tensor | None]:
-        """Logits ``[K, B, C]`` of the teachers that are asked, and which samples all of them know (``None``: all).
+        """Logits ``[K, B, C]`` of the teachers that are asked, and which of them are known, ``[K, B]`` (``None``: all).
 
         A sample that an archive does not know is computed by that teacher's model, where it has one to hand.
         """
@@ -136,11 +136,11 @@ class Lookup:
         assert keys is not None
         logits, seen, moved = looked.part(owner.samples_before, keys)
         self._moved = moved if self._moved is None else self._moved | moved
-        taught = None
-        rows = []
+        rows, masks = [], []
         for number in asked:
             if number not in self.teachers:
                 rows.append(owner.ask(number, student, state))
+                masks.append(None)
                 continue
             place = self.teachers[number]
             owner.checks.shapes(number, logits[place], student)
@@ -156,12 +156,14 @@ class Lookup:
             owner.images_recorded[number] += served
             self._step['asked'] += len(own)
             self._step['recorded'] += served
-            if known is not None:
-                taught = known if taught is None else taught & known
             rows.append(own)
+            masks.append(known)
         if len(rows) == len(self.teachers) == len(logits) and list(asked) == list(self.teachers) and seen is None:
             return logits, None  # As they were gathered, without a copy.
-        return torch.stack(rows), taught
+        if all(known is None for known in masks):
+            return torch.stack(rows), None
+        whole = torch.ones(len(student), dtype=torch.bool, device=student.device)
+        return torch.stack(rows), torch.stack([whole if known is None else known for known in masks])
 
     def _complete(self, number: int, own: Tensor, known: Tensor, state: State) -> tuple[Tensor, Tensor | None]:
         teacher = self._owner.teachers[number]

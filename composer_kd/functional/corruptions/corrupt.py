@@ -28,7 +28,7 @@ from composer_kd.functional.corruptions.draws import Draws
 from composer_kd.functional.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
 from composer_kd.functional.corruptions.weather import fog, frost, snow
 
-__all__ = ['CORRUPTIONS', 'SEVERITIES', 'Kind', 'corrupt', 'share_above']
+__all__ = ['CORRUPTIONS', 'SEVERITIES', 'Kind', 'corrupt', 'severities_of']
 
 SEVERITIES = 5
 
@@ -119,23 +119,28 @@ def corrupt(images: Tensor, ids: Tensor, kind: str, severity: float, seed: int =
         )
     found = CORRUPTIONS[kind]
     draws = Draws(seed, list(CORRUPTIONS).index(kind), ids.to(torch.int64))
-    lower, part = floor(severity), severity - floor(severity)
     if found.none is not None:
+        lower, part = floor(severity), severity - floor(severity)
         rows = [found.none, *found.constants, found.constants[-1]]
         constants = [low + (high - low) * part for low, high in zip(rows[lower], rows[lower + 1], strict=True)]
         return images.clone() if severity == 0 else _painted(images, draws, found.paint, constants)
     corrupted = images.clone()
-    worse = share_above(ids, part, seed)
-    for level, chosen in ((lower, ~worse), (lower + 1, worse)):
-        if level > 0 and chosen.any():
+    severities = severities_of(ids, severity, seed)
+    for level in severities.unique().tolist():
+        if level > 0:
+            chosen = severities == level
             some = Draws(draws.seed, draws.kind, draws.ids[chosen])
             corrupted[chosen] = _painted(images[chosen], some, found.paint, found.constants[level - 1])
     return corrupted
 
 
-def share_above(ids: Tensor, share: float, seed: int) -> Tensor:
-    """Which samples are of the given share, bool [B]: those of a smaller share are among those of a larger one."""
-    return Draws(seed, _BETWEEN, ids).uniform(0, 1)[:, 0] < share
+def severities_of(ids: Tensor, severity: float, seed: int) -> Tensor:
+    """A whole severity for each sample, int64 [B]: the one below, and the one above for the share between the two.
+
+    Who has the higher one keeps it while the severity rises.
+    """
+    above = Draws(seed, _BETWEEN, ids).uniform(0, 1)[:, 0] < severity - floor(severity)
+    return floor(severity) + above.to(torch.int64)
 
 
 def _painted(images: Tensor, draws: Draws, paint: Callable[..., Tensor], constants: Sequence[float]) -> Tensor:

@@ -121,6 +121,11 @@ class DataSection(Section):
 
     def check_source(self, where: str) -> None:
         """Refuse a local source that is not there; what is in it is looked at when it is opened."""
+        for drift in self.drift or ():
+            try:
+                drift.check_files()
+            except UserError as error:
+                raise UserError(f'{where}.drift: {error}') from None
         local = self.source.removeprefix('file://')
         if self.source == SYNTHETIC or '://' in local or Path(local).is_dir():
             return

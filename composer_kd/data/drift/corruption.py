@@ -63,6 +63,10 @@ class Corruption(Drift):
             return {**super().description(part), 'version': CORRUPTIONS_VERSION}
         return {**super().description(part), 'files': self._published.hash}
 
+    def check_files(self) -> None:
+        if self.files is not None:
+            self._published.check_there()
+
     def check(self, undrifted: Population, shape: tuple[int, ...]) -> None:
         if self.files is not None:
             self._published.check(undrifted.ids, undrifted.labels, shape)

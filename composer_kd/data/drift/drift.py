@@ -53,6 +53,9 @@ class Drift(Section):
         """Everything that decides what it does to a part, as JSON: it names what is made of it."""
         return self.model_dump(mode='json', exclude={'parts'})
 
+    def check_files(self) -> None:
+        """Refuse files that are not there, before another run trains for this one."""
+
     def check(self, undrifted: Population, shape: tuple[int, ...]) -> None:
         """Refuse data that it cannot act on, in one line. It is asked of each of its parts before any drift acts."""
 

@@ -72,6 +72,11 @@ class Path(Drift):
         ends = [None if end is None or part not in end.parts else end.description(part) for end in self._ends]
         return {'name': self.name, 'seed': self.seed, 'share': self.step / self.steps, 'from': ends[0], 'to': ends[1]}
 
+    def check_files(self) -> None:
+        for end in self._ends:
+            if end is not None:
+                end.check_files()
+
     def check(self, undrifted: Population, shape: tuple[int, ...]) -> None:
         for end in self._ends:
             if end is not None and undrifted.part in end.parts:

@@ -37,6 +37,11 @@ class PublishedFile:
         facts = self.path.stat()
         return _hash_of(self.path, facts.st_size, facts.st_mtime_ns)
 
+    def check_there(self) -> None:
+        """Refuse a folder without the two files."""
+        for path in (self.path, self.folder / 'labels.npy'):
+            _present(path)
+
     def check(self, ids: NDArray[np.int64], labels: NDArray[np.int64], shape: tuple[int, ...]) -> None:
         """Refuse files that are not of this test split: of another number, shape or order of images."""
         count = len(ids)

@@ -1,4 +1,4 @@
-"""``composer-kd drift SOURCE --out FILE.png``: a contact sheet, a row for each scenario and a column for each severity."""
+"""``composer-kd drift SOURCE --out FILE.png``: a contact sheet, a row a scenario, a column a severity."""
 
 from __future__ import annotations
 

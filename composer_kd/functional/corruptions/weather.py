@@ -14,7 +14,7 @@ __all__ = ['fog', 'frost', 'snow']
 
 _LUMA = (0.299, 0.587, 0.114)
 # Of the frost: between its crystals and in them, red, green and blue.
-_CLEAR, _CRYSTAL = (0.38, 0.46, 0.55), (0.90, 0.96, 1.00)
+_CLEAR, _CRYSTAL = (0.10, 0.18, 0.28), (0.92, 0.97, 1.00)
 
 
 def snow(
@@ -52,13 +52,13 @@ def frost(images: Tensor, draws: Draws, clear: float, thick: float) -> Tensor:
     """A sheet of ice crystals: ``clear`` of the image plus ``thick`` of the ice."""
     height, width = images.shape[2:]
     # Needles along three directions at 60 degrees from seeds that lie closer in some places than in others.
-    seeds = (draws.normal(0, 1, height, width) - 1.5 + plasma(draws, 1, height, width, 2.0)).clamp_(min=0)
+    seeds = (draws.normal(0, 1, height, width) - 2.5 + 1.5 * plasma(draws, 1, height, width, 2.0)).clamp_(min=0)
     turn = draws.uniform(2, 1, high=180)[:, 0]
     needles = torch.zeros_like(seeds)
     for direction in (0, 60, 120):
-        along = moved(seeds, 9, 3, turn + direction) + moved(seeds, 9, 3, turn + direction + 180)
+        along = moved(seeds, 12, 4, turn + direction) + moved(seeds, 12, 4, turn + direction + 180)
         needles = torch.maximum(needles, along)
-    needles = (needles / needles.amax((2, 3), keepdim=True).clamp_min(1e-6)).sqrt()
+    needles = (needles / needles.amax((2, 3), keepdim=True).clamp_min(1e-6) * 2).clamp_(max=1).sqrt()
     ends = torch.tensor([_CLEAR, _CRYSTAL]).view(2, 3, 1, 1)
     if images.shape[1] == 1:
         ends = _grey(ends)

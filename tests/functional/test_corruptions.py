@@ -16,6 +16,7 @@ from composer_kd.functional.corruptions import CORRUPTIONS, corrupt, severities_
 from composer_kd.functional.corruptions.blur import zoom_blur, zoomed
 from composer_kd.functional.corruptions.digital import displacement, elastic_transform
 from composer_kd.functional.corruptions.draws import Draws
+from composer_kd.functional.corruptions.noise import shot_noise
 from composer_kd.functional.corruptions.plasma import plasma
 from composer_kd.functional.corruptions.sums import moved
 
@@ -167,12 +168,16 @@ def test_gaussian_noise_has_the_published_scale(severity: int, scale: float) -> 
 
 @pytest.mark.parametrize(('severity', 'photons'), enumerate([500, 250, 100, 75, 50], 1))
 def test_shot_noise_counts_the_published_photons(severity: int, photons: int) -> None:
+    variance = CORRUPTIONS['shot_noise'].constants[severity - 1][0]
     for level in (20, 100):
-        seen = corrupt(flat(level), torch.arange(64), 'shot_noise', severity).double()
-        assert seen.mean().item() == pytest.approx(level, abs=0.5)  # counts fall between levels
-        # A Poisson count has its mean as variance; rounding to levels adds a twelfth.
-        assert seen.var().item() == pytest.approx(255 * level / photons + 1 / 12, rel=0.03)
-        assert len(seen.unique()) <= photons + 1
+        seen = shot_noise(flat(level) / 255, Draws(0, 1, torch.arange(64)), variance).double() * photons
+        assert torch.allclose(seen, seen.round(), atol=1e-3)
+        # Photons are a Poisson count: its mean is its variance, and one over their root its skewness.
+        expected = level / 255 * photons
+        assert seen.mean().item() == pytest.approx(expected, rel=0.01)
+        assert seen.var().item() == pytest.approx(expected, rel=0.02)
+        third = ((seen - seen.mean()) ** 3).mean() / seen.var() ** 1.5
+        assert third.item() == pytest.approx(expected**-0.5, abs=0.03)
     assert corrupt(flat(0), torch.arange(64), 'shot_noise', severity).max() == 0
 
 

@@ -105,11 +105,14 @@ def _counts(kind: str, everyone: Population, count: int, seed: int) -> list[NDAr
     first, last = _SHOWN[kind]
     if kind == 'new_classes':
         first, last = {'classes': max(1, len(everyone.classes) // 10)}, {'classes': len(everyone.classes)}
-    start = None if first is None else _made(kind, first, seed)
+    ends = {'from': None if first is None else _made(kind, first, seed), 'to': _made(kind, last, seed)}
     cells = [everyone]
     for step in range(1, SEVERITIES + 1):
-        drift = DriftPath(start=start, to=_made(kind, last, seed), steps=SEVERITIES, step=step, seed=seed).settled()
-        cells.append(everyone if drift is None else drift.change(everyone))
+        drift = DriftPath.model_validate({**ends, 'steps': SEVERITIES, 'step': step, 'seed': seed}).settled()
+        try:
+            cells.append(everyone if drift is None else drift.change(everyone))
+        except UserError as error:
+            raise UserError(f'{kind}: {error}') from None
     highest = max(int(np.bincount(everyone.labels[cell.rows]).max()) for cell in cells)
     return [_bars(everyone, cell, highest, count * _SIDE) for cell in cells]
 

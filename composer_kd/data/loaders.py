@@ -94,7 +94,6 @@ def open_data(
     parts['train_clean'], facts_of['train_clean'] = clean_part(parts['train'], section.clean_subset), facts_of['train']
     augmentation = Augmentation.of(section)
     views = 1 if augmentation == Augmentation.none() else section.views
-
     place = _Placing(section.mode, device, where)
 
     def spec(name: str) -> DataSpec:

@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     _add_init(commands)
     _add_convert(commands)
+    _add_drift(commands)
     _add_harvest(commands)
     _add_ensemble(commands)
     _add_report(commands)
@@ -150,6 +151,26 @@ def _convert(arguments: argparse.Namespace) -> int:
     made = convert(arguments.source, arguments.out, encoding=arguments.encoding, compression=arguments.compression)
     parts = ', '.join(f'{split["samples"]:,} {name}' for name, split in made.splits.items())
     print(f'{arguments.out}: {parts} images of {len(made.classes)} classes; use it with data.source={arguments.out}')
+    return 0
+
+
+def _add_drift(commands) -> None:
+    parser = commands.add_parser('drift', help='draw what drifts do to a data set, as a contact sheet')
+    parser.add_argument('source', help='as data.source: synthetic100, a folder of shards, a remote')
+    parser.add_argument('--out', type=Path, required=True, metavar='FILE.png', help='the picture')
+    parser.add_argument(
+        '--kinds', nargs='+', default=(), metavar='KIND', help='rows: fog, long_tail, ... (default: all)'
+    )
+    parser.add_argument('--images', type=int, default=3, help='images in a cell (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of the drifts (default: %(default)s)')
+    parser.set_defaults(work=_drift)
+
+
+def _drift(arguments: argparse.Namespace) -> int:
+    from composer_kd.data.drift.sheet import contact_sheet
+
+    rows = contact_sheet(arguments.source, arguments.out, arguments.kinds, arguments.images, arguments.seed)
+    print(f'{arguments.out}: {len(rows)} drifts of {arguments.source}, at severities or steps 1 to 5')
     return 0
 
 

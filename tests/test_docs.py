@@ -33,6 +33,7 @@ from composer_kd import (
 )
 from composer_kd.algorithms.loss_curriculum.arguments import OF_MODE
 from composer_kd.data.augment_section import AugmentSection, ColourJitterSection, RandAugmentSection
+from composer_kd.data.drift import DRIFTS
 from composer_kd.data.section import DataSection, SyntheticSection
 from composer_kd.functional import LOSSES
 from composer_kd.models.section import ModelSection
@@ -49,6 +50,7 @@ from composer_kd.teachers import MIXES
 
 ROOT = Path(__file__).parents[1]
 DESIGN = ROOT / 'docs' / 'design.md'
+DRIFT = ROOT / 'docs' / 'drift.md'
 RECIPE = ROOT / 'docs' / 'adding-an-algorithm.md'
 PAGES = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('composer_kd/algorithms/*/README.md')])
 
@@ -386,6 +388,23 @@ def test_every_key_stands_in_the_design_page_with_its_default(heading: str, sect
         else:
             assert cells[key] == value, key
             assert type(cells[key]) is type(value), key
+
+
+@pytest.mark.parametrize('name', DRIFTS.names())
+def test_every_key_of_a_drift_stands_on_its_page_with_its_default(name: str) -> None:
+    rows = tables(DRIFT)[name][0][1:]
+    real = section_defaults(DRIFTS.get(name))
+    del real['name']
+    assert {row[0].strip('`'): default_as_stated(row[1]) for row in rows} == real
+
+
+def test_the_corruptions_of_the_drift_page_are_all() -> None:
+    from composer_kd.functional.corruptions import CORRUPTIONS
+
+    (row,) = (row for row in tables(DRIFT)['corruption'][0] if row[0] == '`kind`')
+    assert re.findall(r'`(\w+)`', row[2]) == list(CORRUPTIONS)
+    listed = [row[0].strip('`') for row in tables(DRIFT)['Corruptions and the published ones'][0][1:]]
+    assert listed == list(CORRUPTIONS)
 
 
 PRESETS = (Distillation, TeacherMixupKD, OracleKD, BornAgain, LabelRefinery)

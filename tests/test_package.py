@@ -23,6 +23,7 @@ import pytest
 
 import composer_kd
 from composer_kd.algorithms import ALGORITHMS
+from composer_kd.data.drift import DRIFTS
 from composer_kd.functional import LOSSES
 from composer_kd.models import MODELS
 from composer_kd.runs.names import CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
@@ -166,7 +167,7 @@ def test_the_package_tells_its_names_and_version() -> None:
 
 @pytest.mark.parametrize(
     'registry',
-    [ALGORITHMS, LOSSES, MIXES, MODELS, OPTIMIZERS, SCHEDULERS, CALLBACKS, LOGGERS],
+    [ALGORITHMS, LOSSES, MIXES, MODELS, DRIFTS, OPTIMIZERS, SCHEDULERS, CALLBACKS, LOGGERS],
     ids=lambda registry: registry.kind,
 )
 def test_registry_entries_have_a_summary_and_load(registry) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,21 @@ import numpy as np
 import torch
 from composer.core import DataSpec
 from composer.utils import dist, get_device
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from composer_kd.data.cache import check_one_size, check_same_shape, open_cache, open_table
-from composer_kd.data.dataset import CachedImages, Facts, KeyedImages
+from composer_kd.data.dataset import Facts, KeyedImages
+from composer_kd.data.drift.apply import drifted
+from composer_kd.data.parts import OpenSplit, Part, clean_part, divide
 from composer_kd.data.sampler import EvalSampler, TrainSampler
 from composer_kd.data.section import SYNTHETIC, DataSection
 from composer_kd.data.shards import ShardFolder, open_shards
-from composer_kd.data.split import check_classes, choose_stratified, choose_validation
 from composer_kd.data.synthetic import synthetic_folder
-from composer_kd.data.table import SampleTable, mean_and_std
+from composer_kd.data.table import mean_and_std
 from composer_kd.data.transform import Augmentation, Prepare
 from composer_kd.errors import UserError, nearest
 
-__all__ = ['Data', 'open_data']
+__all__ = ['Data', 'open_data', 'open_source']
 
 log = logging.getLogger(__name__)
 
@@ -79,21 +79,25 @@ def open_data(
     ranks = dist.get_world_size()
     if batch_size < 1 or batch_size % ranks:
         raise UserError(f'{where}: the batch size {batch_size} cannot be divided evenly over {ranks} ranks')
-    folder = _open_source(section, where)
-    splits = _open_splits(folder, section, where, device)
-    parts = _divide(splits['train'], splits['test'], _class_names(folder, splits), section, where)
-    trained = len(parts['train'].positions)
+    folder = open_source(section, where)
+    splits = _open_splits(folder, section)
+    parts = divide(splits['train'], splits['test'], _class_names(folder, splits), section, where)
+    facts = _facts(folder, splits, parts['train'], section, where)
+    # After the division, and after mean and std are counted: a drift changes neither.
+    parts, facts_of = drifted(parts, facts, section.drift or (), section.cache, f'{where}.drift')
+    trained = len(parts['train'])
     if trained < batch_size:
         raise UserError(
             f'{where}: a batch of {batch_size} is larger than the training part of {trained} samples; '
             f'lower the batch size'
         )
-    facts = _facts(folder, splits, parts['train'], section, where)
+    parts['train_clean'], facts_of['train_clean'] = clean_part(parts['train'], section.clean_subset), facts_of['train']
     augmentation = Augmentation.of(section)
     views = 1 if augmentation == Augmentation.none() else section.views
+    place = _Placing(section.mode, device, where)
 
     def spec(name: str) -> DataSpec:
-        dataset = parts[name].dataset(name, facts, augmentation, views)
+        dataset = parts[name].dataset(name, facts_of[name], augmentation, views, place)
         if name == 'train':
             return _train_spec(dataset, section, batch_size, seed)
         return _eval_spec(dataset, section)
@@ -103,44 +107,12 @@ def open_data(
         train_clean=spec('train_clean'),
         val=spec('val') if 'val' in parts else None,
         test=spec('test'),
-        facts=facts,
+        facts=facts_of['train'],
     )
 
 
-@dataclass(frozen=True)
-class _OpenSplit:
-    """A split of the shards, decoded (``cached``) or to be streamed (``stream``), and its table in stored order."""
-
-    table: SampleTable
-    shape: tuple[int, ...]
-    cached: torch.Tensor | None = None
-    stream: Any = None
-    image_size: int | None = None
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Some samples of a split: their positions in it, in the order of their ids."""
-
-    split: _OpenSplit
-    positions: NDArray[np.int64]
-
-    @property
-    def table(self) -> SampleTable:
-        return self.split.table.take(self.positions)
-
-    def dataset(self, name: str, facts: Facts, augmentation: Augmentation, views: int | None) -> KeyedImages:
-        table = _hashes_as_seen(self.table, self.split.image_size)
-        if self.split.cached is not None:
-            return CachedImages(name, table, facts, augmentation, views, self.split.cached, self.positions)
-        from composer_kd.data.stream import StreamedImages
-
-        return StreamedImages(
-            name, table, facts, augmentation, views, self.split.stream, self.positions, self.split.image_size
-        )
-
-
-def _open_source(section: DataSection, where: str) -> ShardFolder:
+def open_source(section: DataSection, where: str) -> ShardFolder:
+    """The shards that a section names; drawn where they are to be."""
     source = section.source
     if source == SYNTHETIC:
         source = str(synthetic_folder(section.synthetic, section.cache))
@@ -149,14 +121,12 @@ def _open_source(section: DataSection, where: str) -> ShardFolder:
     return open_shards(source, section.cache, f'{where}.source')
 
 
-def _open_splits(
-    folder: ShardFolder, section: DataSection, where: str, device: torch.device | None
-) -> dict[str, _OpenSplit]:
+def _open_splits(folder: ShardFolder, section: DataSection) -> dict[str, OpenSplit]:
     if section.mode != 'stream':
         splits = {}
         for role, split in zip(('train', 'test'), open_cache(folder, section.image_size, section.cache), strict=True):
-            images = split.images if section.mode == 'cache' else _on_device(split.images, device, where)
-            splits[role] = _OpenSplit(split.table, tuple(images.shape[1:]), images, image_size=section.image_size)
+            shape = tuple(split.images.shape[1:])
+            splits[role] = OpenSplit(split.table, shape, split.images, image_size=section.image_size)
     else:
         from composer_kd.data.stream import open_stream  # imports streaming, which the cache need not wait for
 
@@ -165,7 +135,7 @@ def _open_splits(
             table = open_table(folder, split, section.cache)
             shape = check_one_size(split, table, section.image_size)
             stream = open_stream(split, section.cache)
-            splits[role] = _OpenSplit(table, shape, stream=stream, image_size=section.image_size)
+            splits[role] = OpenSplit(table, shape, stream=stream, image_size=section.image_size)
         check_same_shape(folder.location, splits['train'].shape, splits['test'].shape)
     for role, split in splits.items():
         if len(np.unique(split.table.ids)) != len(split.table):
@@ -173,17 +143,29 @@ def _open_splits(
     return splits
 
 
-def _on_device(images: torch.Tensor, device: torch.device | None, where: str) -> torch.Tensor:
-    """A split's images on the training device; on the CPU they stay in the cache."""
-    device = device or get_device(None)._device
-    try:
-        return images.to(device)
-    except torch.OutOfMemoryError as error:
-        size = f'{images.numel() / 2**30:.1f} GiB'
-        raise UserError(f'{where}.mode: the device has no room for {size} of images; use mode: cache') from error
+class _Placing:
+    """Where images are gathered: in the cache, or with ``mode: device`` in a copy that parts of one split share."""
+
+    def __init__(self, mode: str, device: torch.device | None, where: str):
+        self._device = (device or get_device(None)._device) if mode == 'device' else None
+        self._where = where
+        self._copies: dict[int, torch.Tensor] = {}
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        if self._device is None:
+            return images
+        if id(images) not in self._copies:
+            try:
+                self._copies[id(images)] = images.to(self._device)
+            except torch.OutOfMemoryError as error:
+                size = f'{images.numel() / 2**30:.1f} GiB'
+                raise UserError(
+                    f'{self._where}.mode: the device has no room for {size} of images; use mode: cache'
+                ) from error
+        return self._copies[id(images)]
 
 
-def _class_names(folder: ShardFolder, splits: dict[str, _OpenSplit]) -> list[str]:
+def _class_names(folder: ShardFolder, splits: dict[str, OpenSplit]) -> list[str]:
     """The names of the classes; refuses a label that has none."""
     highest = max(int(split.table.labels.max()) for split in splits.values())
     if folder.description is not None:
@@ -201,40 +183,9 @@ def _class_names(folder: ShardFolder, splits: dict[str, _OpenSplit]) -> list[str
     return names
 
 
-def _divide(
-    train: _OpenSplit, test: _OpenSplit, classes: list[str], section: DataSection, where: str
-) -> dict[str, _Part]:
-    """Training, clean training, validation and test parts, each in the order of its ids."""
-    # Shards may hold the samples in any order (converters permute them): the ids give one order to all of them.
-    by_id = np.argsort(train.table.ids, kind='stable')
-    hashes, labels = train.table.hashes[by_id], train.table.labels[by_id]
-    validates = choose_validation(hashes, labels, section.val_fraction)
-    trains = np.flatnonzero(~validates)
-    parts = {}
-    if section.val_fraction > 0:
-        remedy = f'give {where}.val_fraction another value, or every class more samples'
-        check_classes(labels[validates], classes, f'{where}: the validation part', remedy)
-        parts['val'] = _Part(train, by_id[validates])
-    remedy = 'every class needs training samples'
-    if section.val_fraction > 0:
-        remedy += f' besides those that {where}.val_fraction takes'
-    check_classes(labels[trains], classes, f'{where}: the training part', remedy)
-    if section.subset is not None:
-        trains = trains[choose_stratified(hashes[trains], labels[trains], section.subset, section.subset_seed)]
-        remedy = f'raise {where}.subset'
-        check_classes(labels[trains], classes, f'{where}: the training part of {section.subset} samples', remedy)
-    clean = trains
-    if section.clean_subset is not None:
-        clean = trains[choose_stratified(hashes[trains], labels[trains], section.clean_subset)]
-    parts['train'] = _Part(train, by_id[trains])
-    parts['train_clean'] = _Part(train, by_id[clean])
-    parts['test'] = _Part(test, np.argsort(test.table.ids, kind='stable'))
-    return parts
-
-
-def _facts(folder: ShardFolder, splits: dict[str, _OpenSplit], train: _Part, section: DataSection, where: str) -> Facts:
+def _facts(folder: ShardFolder, splits: dict[str, OpenSplit], train: Part, section: DataSection, where: str) -> Facts:
     channels, height, width = splits['train'].shape
-    mean, std = mean_and_std(train.table)
+    mean, std = mean_and_std(train.stored)
     # An all-black channel: dividing by 1 leaves it at 0.
     given = {'mean': mean, 'std': [deviation or 1.0 for deviation in std]}
     for key in given:
@@ -254,16 +205,6 @@ def _facts(folder: ShardFolder, splits: dict[str, _OpenSplit], train: _Part, sec
         mean=tuple(given['mean']),
         std=tuple(given['std']),
     )
-
-
-def _hashes_as_seen(table: SampleTable, image_size: int | None) -> SampleTable:
-    """Content hashes that differ between sizes of one image, without decoding it: of the stored hash and the size."""
-    if image_size is None:
-        return table
-    from composer_kd.functional.counter import counter_hash
-
-    sized = counter_hash(image_size, torch.from_numpy(table.hashes.view(np.int64)))
-    return replace(table, hashes=sized.numpy().view(np.uint64))
 
 
 def _train_spec(dataset: KeyedImages, section: DataSection, batch_size: int, seed: int) -> DataSpec:

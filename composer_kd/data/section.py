@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from composer_kd.archive.fetch import default_cache
 from composer_kd.data.augment_section import AugmentSection
+from composer_kd.data.drift.drift import Drifts, refused
 from composer_kd.errors import UserError, nearest
 from composer_kd.section import Section
 
@@ -52,6 +53,8 @@ class DataSection(Section):
         mode: ``'cache'`` decodes everything once into a memory-mapped file; ``'device'`` copies that to the training
             device, for a GPU that would wait for the host; ``'stream'`` decodes as it goes, for data too large for
             either.
+        drift: How the data has moved: a scenario of :data:`~composer_kd.data.drift.DRIFTS`, or several, one after the
+            other. Validation is chosen, and mean and std are counted, before.
         augment: What happens to the training images: random crop and flip, or a stronger family; without it every epoch
             sees the same one view.
         flip: Mirror half of the views.
@@ -77,6 +80,7 @@ class DataSection(Section):
     subset: Count | None = None
     subset_seed: Annotated[int, Field(ge=0)] = 0
     mode: Literal['cache', 'device', 'stream'] = 'cache'
+    drift: Drifts = None
     augment: AugmentSection = AugmentSection()
     flip: bool = True
     padding: Annotated[int, Field(ge=0, le=64)] = 4
@@ -98,6 +102,16 @@ class DataSection(Section):
             raise ValueError('every standard deviation must be greater than 0')
         return std
 
+    @field_validator('drift')
+    @classmethod
+    def _nothing_painted_in_a_stream(cls, drift: Drifts, info: ValidationInfo) -> Drifts:
+        painting = next((one.name for one in drift or () if one.paints), None)
+        if painting and info.data.get('mode') == 'stream':
+            raise refused(
+                None, f'{painting} changes pixels, which mode: stream decodes as it goes; use mode: cache', drift
+            )
+        return drift
+
     @field_validator('augment_on', 'workers')
     @classmethod
     def _nothing_on_the_host(cls, value: str | int, info: ValidationInfo) -> str | int:
@@ -107,6 +121,11 @@ class DataSection(Section):
 
     def check_source(self, where: str) -> None:
         """Refuse a local source that is not there; what is in it is looked at when it is opened."""
+        for drift in self.drift or ():
+            try:
+                drift.check_files()
+            except UserError as error:
+                raise UserError(f'{where}.drift: {error}') from None
         local = self.source.removeprefix('file://')
         if self.source == SYNTHETIC or '://' in local or Path(local).is_dir():
             return

@@ -1,0 +1,131 @@
+"""Drifts over the parts of a data set: samples and labels at once, pixels painted once and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import xxhash
+
+from composer_kd.data.dataset import Facts
+from composer_kd.data.drift.drift import Drift
+from composer_kd.data.drift.population import Part as PartName
+from composer_kd.data.drift.population import Population
+from composer_kd.data.kept import kept
+from composer_kd.data.parts import Painted, Part
+from composer_kd.data.table import pixel_hash
+from composer_kd.errors import UserError
+
+__all__ = ['drifted']
+
+# Part of the folder's name: painted pixels of another layout are left alone.
+_LAYOUT = 'v1'
+# So many images at once: their float32 copies stay in the processor's cache.
+_CHUNK = 250
+
+
+def drifted(
+    parts: dict[str, Part], facts: Facts, drifts: Sequence[Drift], cache: Path, where: str
+) -> tuple[dict[str, Part], dict[str, Facts]]:
+    """The parts and their facts after the drifts, one after the other in their order.
+
+    Args:
+        parts: The training, validation and test part as they were divided before any drift.
+        facts: Of all of them.
+        drifts: As the file gives them.
+        cache: Where painted pixels live.
+        where: The place of the drifts in the file, for error lines.
+    """
+    settled = [drift for drift in (given.settled() for given in drifts) if drift is not None]
+    changed, facts_of = {}, {}
+    for name, part in parts.items():
+        acting = [drift for drift in settled if name in drift.parts]
+        changed[name], facts_of[name] = _one(cast(PartName, name), part, facts, acting, cache, where)
+    classes = {name: of_part.classes for name, of_part in facts_of.items()}
+    other = next((name for name in classes if classes[name] != classes['train']), None)
+    if other is not None:
+        raise UserError(
+            f'{where}: the train part has {len(classes["train"])} classes then and the {other} part '
+            f'{len(classes[other])}; let what changes them act on all parts'
+        )
+    return changed, facts_of
+
+
+def _one(
+    name: PartName, part: Part, facts: Facts, drifts: Sequence[Drift], cache: Path, where: str
+) -> tuple[Part, Facts]:
+    if not drifts:
+        return part, facts
+    undrifted = population = Population(
+        name, np.arange(len(part)), part.stored.ids, part.stored.hashes, part.stored.labels,
+        facts.classes, facts.superclasses, facts.coarse, np.ones(facts.num_classes, np.bool_),
+    )  # fmt: skip
+    for drift in drifts:
+        with _at(f'{where}: {drift.name}'):
+            drift.check(undrifted, facts.shape)
+            population = drift.change(population)
+            if len(population) == 0:
+                raise UserError(f'it leaves no sample in the {name} part')
+    described = [drift.description(name) for drift in drifts]
+    named = xxhash.xxh3_64_hexdigest(json.dumps(described, sort_keys=True))
+    facts_after = replace(
+        facts,
+        fingerprint=f'{facts.fingerprint}-{named}',
+        classes=population.classes,
+        superclasses=population.superclasses,
+        coarse=population.coarse,
+    )
+    left = replace(part.take(population.rows), labels=population.labels)
+    painters = [drift for drift in drifts if drift.paints]
+    if painters:
+        with _at(where):
+            painted = _painted(name, left, painters, facts, cache)
+        left = replace(left, painted=painted, rows=np.arange(len(left)))
+    return left, facts_after
+
+
+def _painted(name: PartName, part: Part, drifts: Sequence[Drift], facts: Facts, cache: Path) -> Painted:
+    """The pixels of a part after the drifts, computed when they are first asked for, and read from then on."""
+    stored = part.split.cached
+    if stored is None:
+        raise UserError(f'{drifts[0].name} changes pixels, which mode: stream decodes as it goes; use mode: cache')
+    identity = [
+        _LAYOUT, facts.fingerprint, 'test' if name == 'test' else 'train',
+        xxhash.xxh3_128_hexdigest(part.positions.tobytes()), [drift.description(name) for drift in drifts],
+    ]  # fmt: skip
+    positions, ids = torch.from_numpy(part.positions), torch.from_numpy(part.stored.ids)
+
+    def build(target: Path) -> None:
+        hashes = np.zeros(len(part), np.uint64)
+        with open(target / 'images.u8', 'wb') as file:
+            for start in range(0, len(part), _CHUNK):
+                chunk = slice(start, start + _CHUNK)
+                before = images = stored.index_select(0, positions[chunk])
+                for drift in drifts:
+                    images = drift.paint(images, ids[chunk], name)
+                # Whoever is as before keeps the content hash, and with it what was recorded of it.
+                for row in (images != before).flatten(1).any(1).nonzero().view(-1).tolist():
+                    hashes[start + row] = pixel_hash(images[row].numpy())
+                file.write(images.contiguous().numpy().tobytes())
+        np.save(target / 'hashes.npy', hashes)
+
+    folder = kept(cache, f'drift-{xxhash.xxh3_128_hexdigest(json.dumps(identity, sort_keys=True))}', build)
+    shape = (len(part), *stored.shape[1:])
+    # Private pages: nothing that writes to a batch can reach the file.
+    pixels = torch.from_file(str(folder / 'images.u8'), shared=False, size=int(np.prod(shape)), dtype=torch.uint8)
+    return Painted(pixels.view(shape), np.load(folder / 'hashes.npy', allow_pickle=False))
+
+
+@contextmanager
+def _at(place: str):
+    """Put the place in the file before an error line."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f'{place}: {error}') from None

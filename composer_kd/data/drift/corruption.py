@@ -1,0 +1,89 @@
+"""Damaged pixels: the corruptions of the CIFAR-C protocol, computed, or read from the published files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor
+
+from composer_kd.data.drift.drift import Drift, linear, refused
+from composer_kd.data.drift.population import Part, Population, split_seed
+from composer_kd.data.drift.published import PublishedFile
+from composer_kd.errors import nearest
+from composer_kd.functional.corruptions import CORRUPTIONS, CORRUPTIONS_VERSION, corrupt, severities_of
+
+__all__ = ['Corruption']
+
+
+class Corruption(Drift):
+    """One kind of corruption at a severity.
+
+    Attributes:
+        kind: One of the fifteen.
+        severity: 1 to 5, or between two of them.
+        files: A folder with ``KIND.npy`` and ``labels.npy`` as CIFAR-10-C and CIFAR-100-C are published, to be read
+            instead of computing; they hold test images alone.
+    """
+
+    between: ClassVar = {'severity': linear}
+    nothing: ClassVar = {'severity': 0.0}
+
+    name: str = 'corruption'
+    kind: str
+    severity: Annotated[float, Field(ge=1, le=5)] = 3.0
+    files: str | None = None
+
+    @field_validator('kind')
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in CORRUPTIONS:
+            raise refused(None, f'{kind!r} is not a kind of corruption; {nearest(kind, CORRUPTIONS)}', kind)
+        return kind
+
+    @model_validator(mode='before')
+    @classmethod
+    def _of_the_test_part(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get('files') is not None:
+            values = {'parts': ['test'], **values}
+            if values['parts'] != ['test']:
+                raise refused('parts', 'the published files hold test images alone; leave it out', values['parts'])
+        return values
+
+    @property
+    def paints(self) -> bool:
+        return True
+
+    def settled(self) -> Drift | None:
+        return self if self.severity > 0 else None
+
+    def description(self, part: Part) -> dict[str, Any]:
+        if self.files is None:
+            return {**super().description(part), 'version': CORRUPTIONS_VERSION}
+        return {**super().description(part), 'files': self._published.hash}
+
+    def check_files(self) -> None:
+        if self.files is not None:
+            self._published.check_there()
+
+    def check(self, undrifted: Population, shape: tuple[int, ...]) -> None:
+        if self.files is not None:
+            self._published.check(undrifted.ids, undrifted.labels, shape)
+
+    def paint(self, images: Tensor, ids: Tensor, part: Part) -> Tensor:
+        seed = split_seed(self.seed, part)
+        if self.files is None:
+            return corrupt(images, ids, self.kind, self.severity, seed)
+        images = images.clone()
+        severities = severities_of(ids, self.severity, seed)
+        for severity in severities.unique().tolist():
+            if severity > 0:
+                chosen = severities == severity
+                images[chosen] = self._published.images(severity, ids[chosen])
+        return images
+
+    @property
+    def _published(self) -> PublishedFile:
+        assert self.files is not None
+        return PublishedFile(Path(self.files).expanduser(), self.kind)

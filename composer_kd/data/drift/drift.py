@@ -1,0 +1,130 @@
+"""What a drift is: a checked section of a YAML file that knows how to change samples, labels or pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from torch import Tensor
+
+from composer_kd.data.drift.population import PARTS, Part, Population
+from composer_kd.errors import UserError, nearest
+from composer_kd.registry import Registry
+from composer_kd.section import Section, keys_of
+
+__all__ = ['DRIFTS', 'AnyDrift', 'Drift', 'Drifts', 'linear', 'refused']
+
+
+def linear(start: float, end: float, fraction: float) -> float:
+    """From ``start`` to ``end`` in equal steps."""
+    return start + (end - start) * fraction
+
+
+class Drift(Section):
+    """A scenario. A new one is a subclass with a ``name`` of its own and a row in :data:`DRIFTS`.
+
+    Attributes:
+        name: As it stands in the file.
+        seed: Names the draws.
+        parts: Which parts of the data it acts on; the clean training samples are some of the training part.
+    """
+
+    # What lies between two drifts that differ in these numbers alone: from one value, to another, a fraction.
+    between: ClassVar[Mapping[str, Callable[[float, float, float], float]]] = {}
+    # The values of those numbers with which nothing is changed, where there are such.
+    nothing: ClassVar[Mapping[str, float]] = {}
+
+    name: str
+    seed: Annotated[int, Field(ge=0)] = 0
+    parts: Annotated[list[Part], Field(min_length=1)] = Field(default_factory=lambda: list(PARTS))
+
+    @property
+    def paints(self) -> bool:
+        """Whether it changes pixels."""
+        return False
+
+    def settled(self) -> Drift | None:
+        """The plain drift that this one comes to; ``None`` where it changes nothing."""
+        return self
+
+    def description(self, part: Part) -> dict[str, Any]:
+        """Everything that decides what it does to a part, as JSON: it names what is made of it."""
+        return self.model_dump(mode='json', exclude={'parts'})
+
+    def check_files(self) -> None:
+        """Refuse files that are not there, before another run trains for this one."""
+
+    def check(self, undrifted: Population, shape: tuple[int, ...]) -> None:
+        """Refuse data that it cannot act on, in one line. It is asked of each of its parts before any drift acts."""
+
+    def change(self, population: Population) -> Population:
+        """The samples that are left, with their labels. It is asked of its parts alone."""
+        return population
+
+    def paint(self, images: Tensor, ids: Tensor, part: Part) -> Tensor:
+        """Other pixels for uint8 images [B, C, H, W]: a function of each image and its id, in any company."""
+        return images
+
+    def towards(self, end: Drift, fraction: float) -> Drift | None:
+        """The drift between this one and ``end``, where they differ in numbers that have something between them."""
+        if type(self) is not type(end) or {**dict(self), **_numbers(end)} != dict(end):
+            return None
+        numbers = {key: rule(getattr(self, key), getattr(end, key), fraction) for key, rule in self.between.items()}
+        return self.model_copy(update=numbers)
+
+    def without_effect(self) -> Drift | None:
+        """This drift with the numbers that change nothing, where it has such."""
+        return self.model_copy(update=dict(self.nothing)) if self.nothing else None
+
+
+def _numbers(drift: Drift) -> dict[str, Any]:
+    return {key: getattr(drift, key) for key in drift.between}
+
+
+DRIFTS: Registry[type[Drift]] = Registry('drifts')
+_ROOM = 'composer_kd.data.drift'
+DRIFTS.add('corruption', f'{_ROOM}.corruption:Corruption', 'noise, blur, weather or digital damage of the pixels')
+DRIFTS.add('label_noise', f'{_ROOM}.labels:LabelNoise', 'wrong labels in the training part')
+DRIFTS.add('subpopulation', f'{_ROOM}.labels:Subpopulation', 'superclasses to tell apart, of other fine classes')
+DRIFTS.add('long_tail', f'{_ROOM}.label_shift:LongTail', 'classes from frequent to rare, exponentially')
+DRIFTS.add('dirichlet', f'{_ROOM}.label_shift:DirichletPriors', 'frequencies of classes from a Dirichlet distribution')
+DRIFTS.add('new_classes', f'{_ROOM}.growth:NewClasses', 'some of the classes are there, others are yet to come')
+DRIFTS.add('growing', f'{_ROOM}.growth:Growing', 'a share of the training samples is there; larger ones contain it')
+DRIFTS.add('path', f'{_ROOM}.path:Path', 'step by step from one drift to another')
+
+
+def refused(key: str | None, message: str, value: Any) -> ValidationError:
+    """An error line that says what is wrong and what would be right, at ``key`` of the section being checked."""
+    problem = PydanticCustomError('model_option', '{message}', {'message': message})
+    where = () if key is None else (key,)
+    return ValidationError.from_exception_data('drift', [InitErrorDetails(type=problem, loc=where, input=value)])
+
+
+def _parse(value: Any) -> Any:
+    if isinstance(value, Drift):
+        return value
+    options = {'name': value} if isinstance(value, str) else value
+    if not isinstance(options, dict) or not isinstance(options.get('name'), str):
+        raise refused(None, f'expected the name of a drift, or a mapping with name and options, got {value!r}', value)
+    try:
+        drift = DRIFTS.get(options['name'])
+    except UserError as error:
+        raise refused('name', str(error), value) from None
+    known = set(keys_of(drift))
+    for key in options:
+        if key not in known:
+            raise refused(str(key), f'unknown key; {nearest(key, known)}', value)
+    return drift.model_validate({key: option for key, option in options.items() if key != 'name'})
+
+
+def _parse_several(value: Any) -> Any:
+    """One drift is a list of one; no drift is ``None``."""
+    if isinstance(value, list):
+        return value or None
+    return value if value is None else [_parse(value)]
+
+
+AnyDrift = Annotated[SerializeAsAny[Drift], BeforeValidator(_parse)]
+Drifts = Annotated[list[AnyDrift] | None, BeforeValidator(_parse_several)]

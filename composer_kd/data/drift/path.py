@@ -1,0 +1,104 @@
+"""From one drift to another, step by step."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import ConfigDict, Field, model_serializer, model_validator
+from torch import Tensor
+
+from composer_kd.data.drift.drift import AnyDrift, Drift, refused
+from composer_kd.data.drift.population import Part, Population, split_seed, within
+
+__all__ = ['Path']
+
+
+class Path(Drift):
+    """Step ``step`` of ``steps`` from one drift to another: at step 0 the first, at the last step the second.
+
+    Between two drifts that differ in one number alone lie other values of that number (severity, rate, share, factor,
+    classes), and so do they between no drift and one. Between any others a share of the samples, ``step / steps``, has
+    the second, and all others have the first; a sample that has come over stays.
+
+    Attributes:
+        start: In the file ``from``; null begins without any.
+        to: Where it leads.
+        steps: How many it takes.
+        step: Which one this is.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    name: str = 'path'
+    start: AnyDrift | None = Field(default=None, alias='from')
+    to: AnyDrift
+    steps: Annotated[int, Field(ge=1)]
+    step: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode='after')
+    def _on_the_way(self) -> Path:
+        if self.step > self.steps:
+            raise refused('step', f'{self.step} of {self.steps} steps; the last one is {self.steps}', self.step)
+        return self
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        ends = {'from': None if self.start is None else self.start.model_dump(), 'to': self.to.model_dump()}
+        own = {key: getattr(self, key) for key in ('name', 'seed', 'parts', 'steps', 'step')}
+        return {**own, **ends}
+
+    @property
+    def paints(self) -> bool:
+        return any(end.paints for end in (self.start, self.to) if end is not None)
+
+    def settled(self) -> Drift | None:
+        fraction = self.step / self.steps
+        start = self.to.without_effect() if self.start is None else self.start
+        if fraction == 0:
+            plain = self.start
+        elif fraction == 1:
+            plain = self.to
+        else:
+            plain = start and start.towards(self.to, fraction)
+            if plain is None:
+                return self
+        if plain is None:
+            return None
+        parts = [part for part in plain.parts if part in self.parts]
+        return plain.model_copy(update={'parts': parts}).settled()
+
+    def description(self, part: Part) -> dict[str, Any]:
+        ends = [None if end is None or part not in end.parts else end.description(part) for end in self._ends]
+        return {'name': self.name, 'seed': self.seed, 'share': self.step / self.steps, 'from': ends[0], 'to': ends[1]}
+
+    def check_files(self) -> None:
+        for end in self._ends:
+            if end is not None:
+                end.check_files()
+
+    def check(self, undrifted: Population, shape: tuple[int, ...]) -> None:
+        for end in self._ends:
+            if end is not None and undrifted.part in end.parts:
+                end.check(undrifted, shape)
+
+    def change(self, population: Population) -> Population:
+        over = within(torch.from_numpy(population.ids), self.step / self.steps, split_seed(self.seed, population.part))
+        groups = []
+        for end, members in zip(self._ends, (~over, over), strict=True):
+            group = population.only(members)
+            groups.append(end.change(group) if end is not None and population.part in end.parts else group)
+        return groups[0].merged(groups[1])
+
+    def paint(self, images: Tensor, ids: Tensor, part: Part) -> Tensor:
+        images = images.clone()
+        over = torch.from_numpy(within(ids, self.step / self.steps, split_seed(self.seed, part)))
+        for end, members in zip(self._ends, (~over, over), strict=True):
+            if end is not None and part in end.parts and members.any():
+                images[members] = end.paint(images[members], ids[members], part)
+        return images
+
+    @property
+    def _ends(self) -> tuple[Drift | None, Drift | None]:
+        """Settled: an end may be a path itself."""
+        return None if self.start is None else self.start.settled(), self.to.settled()

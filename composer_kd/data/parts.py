@@ -1,0 +1,145 @@
+"""Which samples train, validate and test: the splits of the shards, and the parts that they are divided into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from composer_kd.data.dataset import CachedImages, Facts, KeyedImages
+from composer_kd.data.section import DataSection
+from composer_kd.data.split import check_classes, choose_stratified, choose_validation
+from composer_kd.data.table import SampleTable
+from composer_kd.data.transform import Augmentation
+
+__all__ = ['OpenSplit', 'Painted', 'Part', 'clean_part', 'divide']
+
+
+@dataclass(frozen=True)
+class OpenSplit:
+    """A split of the shards, decoded (``cached``) or to be streamed (``stream``), and its table in stored order."""
+
+    table: SampleTable
+    shape: tuple[int, ...]
+    cached: Tensor | None = None
+    stream: Any = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Other pixels for the samples of a part, uint8 [N, C, H, W], and the hash of each that they have changed, or 0."""
+
+    images: Tensor
+    hashes: NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of a split in the order of their ids, as they are stored or as drifts have left them.
+
+    Attributes:
+        split: What they are some of.
+        positions: Where in it.
+        labels: Other labels than those of the table.
+        painted: Other pixels, a row a sample.
+    """
+
+    split: OpenSplit
+    positions: NDArray[np.int64]
+    labels: NDArray[np.int64] | None = None
+    painted: Painted | None = None
+    rows: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def stored(self) -> SampleTable:
+        """The rows of the split's table, whatever drifts have changed."""
+        return self.split.table.take(self.positions)
+
+    @property
+    def table(self) -> SampleTable:
+        """What a model is shown: labels, and content hashes of the pixels as they are now."""
+        table = _hashes_as_seen(self.stored, self.split.image_size)
+        if self.labels is not None:
+            table = replace(table, labels=self.labels)
+        if self.painted is not None:
+            hashes = self.painted.hashes[self.rows]
+            table = replace(table, hashes=np.where(hashes == 0, table.hashes, hashes))
+        return table
+
+    def take(self, chosen: NDArray[np.int64]) -> Part:
+        """Some of them, by ascending places."""
+        labels = None if self.labels is None else self.labels[chosen]
+        rows = None if self.rows is None else self.rows[chosen]
+        return replace(self, positions=self.positions[chosen], labels=labels, rows=rows)
+
+    def dataset(
+        self,
+        name: str,
+        facts: Facts,
+        augmentation: Augmentation,
+        views: int | None,
+        place: Callable[[Tensor], Tensor],
+    ) -> KeyedImages:
+        """The samples as a data set; ``place`` gives images where they are to be gathered."""
+        if self.painted is not None and self.rows is not None:
+            return CachedImages(name, self.table, facts, augmentation, views, place(self.painted.images), self.rows)
+        split = self.split
+        if split.cached is not None:
+            return CachedImages(name, self.table, facts, augmentation, views, place(split.cached), self.positions)
+        from composer_kd.data.stream import StreamedImages
+
+        return StreamedImages(
+            name, self.table, facts, augmentation, views, split.stream, self.positions, split.image_size
+        )
+
+
+def divide(train: OpenSplit, test: OpenSplit, classes: list[str], section: DataSection, where: str) -> dict[str, Part]:
+    """The training, the validation and the test part, each in the order of its ids."""
+    # Shards may hold the samples in any order (converters permute them): the ids give one order to all of them.
+    by_id = np.argsort(train.table.ids, kind='stable')
+    hashes, labels = train.table.hashes[by_id], train.table.labels[by_id]
+    validates = choose_validation(hashes, labels, section.val_fraction)
+    trains = np.flatnonzero(~validates)
+    parts = {}
+    if section.val_fraction > 0:
+        remedy = f'give {where}.val_fraction another value, or every class more samples'
+        check_classes(labels[validates], classes, f'{where}: the validation part', remedy)
+        parts['val'] = Part(train, by_id[validates])
+    remedy = 'every class needs training samples'
+    if section.val_fraction > 0:
+        remedy += f' besides those that {where}.val_fraction takes'
+    check_classes(labels[trains], classes, f'{where}: the training part', remedy)
+    if section.subset is not None:
+        trains = trains[choose_stratified(hashes[trains], labels[trains], section.subset, section.subset_seed)]
+        remedy = f'raise {where}.subset'
+        check_classes(labels[trains], classes, f'{where}: the training part of {section.subset} samples', remedy)
+    parts['train'] = Part(train, by_id[trains])
+    parts['test'] = Part(test, np.argsort(test.table.ids, kind='stable'))
+    return parts
+
+
+def clean_part(train: Part, count: int | None) -> Part:
+    """The training samples that the clean accuracy is counted on, chosen by their stored content."""
+    if count is None:
+        return train
+    labels = train.table.labels
+    return train.take(choose_stratified(train.stored.hashes, labels, count))
+
+
+def _hashes_as_seen(table: SampleTable, image_size: int | None) -> SampleTable:
+    """Content hashes that differ between sizes of one image, without decoding it: of the stored hash and the size."""
+    if image_size is None:
+        return table
+    from composer_kd.functional.counter import counter_hash
+
+    sized = counter_hash(image_size, torch.from_numpy(table.hashes.view(np.int64)))
+    return replace(table, hashes=sized.numpy().view(np.uint64))

@@ -1,0 +1,47 @@
+"""Gaussian, shot and impulse noise. Images are float32 [B, C, H, W] from 0 to 1, and so are theirs."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import ceil, sqrt
+
+import torch
+from torch import Tensor
+
+from composer_kd.functional.corruptions.draws import Draws
+
+__all__ = ['gaussian_noise', 'impulse_noise', 'shot_noise']
+
+
+def gaussian_noise(images: Tensor, draws: Draws, scale: float) -> Tensor:
+    """A normal number of standard deviation ``scale`` on every value."""
+    return images + draws.normal(0, *images.shape[1:]) * scale
+
+
+def shot_noise(images: Tensor, draws: Draws, variance: float) -> Tensor:
+    """Photons counted: a value v becomes ``Poisson(v / variance) * variance``."""
+    levels = (images * 255).round()
+    line, length = _poisson_tables(variance)
+    place = torch.searchsorted(line, levels.to(torch.float64) + draws.uniform(0, *images.shape[1:]))
+    return ((place - levels.to(torch.int64) * length) * variance).to(images.dtype)
+
+
+@lru_cache(maxsize=8)
+def _poisson_tables(variance: float) -> tuple[Tensor, int]:
+    """The distribution functions of the 256 levels as one sorted line, that of level l raised by l; and their length.
+
+    The place in the line of l plus a uniform number is a count of level l, from the start of its table.
+    """
+    means = torch.arange(256, dtype=torch.float64).div(255 * variance).view(-1, 1)
+    largest = 1 / variance
+    counts = torch.arange(ceil(largest + 8 * sqrt(largest) + 16), dtype=torch.float64)
+    logs = torch.xlogy(counts, means) - means - torch.lgamma(counts + 1)
+    cumulative = logs.exp().cumsum(1).clamp_(max=1)
+    cumulative[:, -1] = 1
+    return (cumulative + torch.arange(256).view(-1, 1)).view(-1), len(counts)
+
+
+def impulse_noise(images: Tensor, draws: Draws, share: float) -> Tensor:
+    """That share of all values is 0 or 1, either as often."""
+    drawn = draws.uniform(0, *images.shape[1:])
+    return images.masked_fill(drawn < share / 2, 0.0).masked_fill_(drawn > 1 - share / 2, 1.0)

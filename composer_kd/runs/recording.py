@@ -41,7 +41,7 @@ def make_recorders(config: RunConfig, run: RunDir) -> list[Callback]:
     if wanted is not None and wanted.adversarial:
         recorders.append(RecordAdversarial(run))
     if config.robustness is not None:
-        recorders.append(Robustness(run.path, splits=recorded_splits(config), **config.robustness.model_dump()))
+        recorders.append(Robustness(run.path, **config.robustness.model_dump()))
     if wanted is not None and wanted.logits is not None and wanted.logits.source == 'training':
         recorders.append(RecordLogits(run, wanted.logits.views, wanted.logits.top_k))
     return recorders

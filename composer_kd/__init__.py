@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from composer_kd.algorithms import (
+        AdversarialRecycling,
         BornAgain,
         Distillation,
         LabelRefinery,
@@ -16,22 +17,25 @@ if TYPE_CHECKING:
         WarmStart,
     )
     from composer_kd.archive import Archive
-    from composer_kd.callbacks import RecordLogits, RecordLosses, RecordPredictions
+    from composer_kd.callbacks import RecordAdversarial, RecordLogits, RecordLosses, RecordPredictions, Robustness
     from composer_kd.errors import UserError
     from composer_kd.schedule import Schedule
     from composer_kd.teachers import Teacher
 
 __version__ = '0.1.0'
 __all__ = [
+    'AdversarialRecycling',
     'Archive',
     'BornAgain',
     'Distillation',
     'LabelRefinery',
     'LossCurriculum',
     'OracleKD',
+    'RecordAdversarial',
     'RecordLogits',
     'RecordLosses',
     'RecordPredictions',
+    'Robustness',
     'Schedule',
     'Teacher',
     'TeacherMixupKD',
@@ -42,6 +46,7 @@ __all__ = [
 
 # Public names are imported when they are first asked for: `composer-kd --help` need not wait for torch.
 _HOMES = {
+    'AdversarialRecycling': 'composer_kd.algorithms',
     'Archive': 'composer_kd.archive',
     'BornAgain': 'composer_kd.algorithms',
     'Distillation': 'composer_kd.algorithms',
@@ -50,9 +55,11 @@ _HOMES = {
     'OracleKD': 'composer_kd.algorithms',
     'TeacherMixupKD': 'composer_kd.algorithms',
     'WarmStart': 'composer_kd.algorithms',
+    'RecordAdversarial': 'composer_kd.callbacks',
     'RecordLogits': 'composer_kd.callbacks',
     'RecordLosses': 'composer_kd.callbacks',
     'RecordPredictions': 'composer_kd.callbacks',
+    'Robustness': 'composer_kd.callbacks',
     'UserError': 'composer_kd.errors',
     'Schedule': 'composer_kd.schedule',
     'Teacher': 'composer_kd.teachers',

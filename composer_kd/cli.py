@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_drift(commands)
     _add_harvest(commands)
     _add_ensemble(commands)
+    _add_attack(commands)
     _add_report(commands)
     _add_verify(commands)
     _add_list(commands)
@@ -228,6 +229,43 @@ def _ensemble(arguments: argparse.Namespace) -> int:
     show_ensemble(
         arguments.runs,
         arguments.split,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        file=arguments.json,
+        say=say,
+    )
+    return 0
+
+
+def _add_attack(commands) -> None:
+    parser = commands.add_parser('attack', help="what is left of finished runs' accuracy under adversarial attack")
+    parser.add_argument('runs', nargs='+', metavar='RUN')
+    parser.add_argument('--epsilon', type=float, default=8.0, help='in pixels from 0 to 255 (default: %(default)s)')
+    parser.add_argument('--steps', type=int, default=20, help='default: %(default)s')
+    parser.add_argument('--step-size', type=float, help='in pixels (default: a quarter of epsilon)')
+    parser.add_argument('--norm', choices=('linf', 'l2'), default='linf', help='default: %(default)s')
+    parser.add_argument('--with', dest='library', choices=('own', 'foolbox', 'autoattack'), default='own', help='who')
+    parser.add_argument('--split', choices=('test', 'val'), default='test', help='default: %(default)s')
+    parser.add_argument('--subset', type=int, metavar='N', help='so many samples, always the same (default: all)')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there as well')
+    parser.add_argument('--batch-size', type=int, default=250, help='images at a time (default: %(default)s)')
+    parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto')
+    parser.set_defaults(work=_attack)
+
+
+def _attack(arguments: argparse.Namespace) -> int:
+    from composer_kd.callbacks.robustness import make_attack
+    from composer_kd.runs.attack import show_attacks
+    from composer_kd.runs.command import quieten, say
+
+    quieten()
+    options = {name: getattr(arguments, name) for name in ('epsilon', 'steps', 'step_size', 'norm')}
+    show_attacks(
+        arguments.runs,
+        make_attack(options),
+        arguments.library,
+        arguments.split,
+        subset=arguments.subset,
         batch_size=arguments.batch_size,
         device=arguments.device,
         file=arguments.json,

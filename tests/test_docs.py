@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from composer_kd import (
+    AdversarialRecycling,
     BornAgain,
     Distillation,
     LabelRefinery,
@@ -31,6 +32,7 @@ from composer_kd import (
     WarmStart,
     cli,
 )
+from composer_kd.algorithms.adversarial_recycling import arguments as adversarial_arguments
 from composer_kd.algorithms.loss_curriculum.arguments import OF_MODE
 from composer_kd.data.augment_section import AugmentSection, ColourJitterSection, RandAugmentSection
 from composer_kd.data.drift import DRIFTS
@@ -44,6 +46,7 @@ from composer_kd.runs.config import RunConfig
 from composer_kd.runs.construct import construct
 from composer_kd.runs.names import ALGORITHMS
 from composer_kd.runs.plan import _File, make_plan
+from composer_kd.runs.robustness_section import AttackSection, RobustnessSection
 from composer_kd.runs.yaml_file import apply_overrides, find_yaml, read_yaml, shipped_yamls
 from composer_kd.schedule import FORMS
 from composer_kd.teachers import MIXES
@@ -375,6 +378,8 @@ def section_defaults(section: type[BaseModel]) -> dict[str, Any]:
         ('compile', CompileSection),
         ('archive', ArchiveSection),
         ('archive.logits', LogitsSection),
+        ('robustness', RobustnessSection),
+        ('robustness.attacks', AttackSection),
         ('model', ModelSection),
     ],
 )
@@ -383,7 +388,8 @@ def test_every_key_stands_in_the_design_page_with_its_default(heading: str, sect
     real = section_defaults(section)
     assert list(cells) == list(real)
     for key, value in real.items():
-        if isinstance(value, BaseModel) or cells[key] == '[below](#model)':
+        sections = isinstance(value, list) and isinstance(value[0], BaseModel)
+        if isinstance(value, BaseModel) or sections or cells[key] == '[below](#model)':
             assert str(cells[key]).startswith('[below]')
         else:
             assert cells[key] == value, key
@@ -431,15 +437,23 @@ def test_the_page_on_choosing_names_every_loss_mix_and_schedule() -> None:
         assert rows == {name for name in names if not name.startswith('...')}
 
 
-def test_the_curriculums_options_stand_in_the_design_page() -> None:
-    cells = {key: default_as_stated(cell) for key, cell in stated('curriculum').items()}
-    parameters = dict(inspect.signature(LossCurriculum.__init__).parameters)
+@pytest.mark.parametrize(
+    ('heading', 'algorithm', 'source', 'of_mode'),
+    [
+        ('curriculum', LossCurriculum, 'archive', OF_MODE),
+        ('adversarial', AdversarialRecycling, 'source', adversarial_arguments.OF_MODE),
+    ],
+)
+def test_the_options_of_modes_stand_in_the_design_page(
+    heading: str, algorithm: type, source: str, of_mode: dict[str, set[str]]
+) -> None:
+    cells = {key: default_as_stated(cell) for key, cell in stated(heading).items()}
+    parameters = dict(inspect.signature(algorithm.__init__).parameters)
     del parameters['self']
-    real = {'from' if name == 'archive' else name: parameter.default for name, parameter in parameters.items()}
+    real = {'from' if name == source else name: parameter.default for name, parameter in parameters.items()}
     assert cells == real
-    modes = stated('curriculum', 2)
-    for name, owners in modes.items():
-        of_modes = {mode for mode, names in OF_MODE.items() if {'from': 'archive'}.get(name, name) in names}
+    for name, owners in stated(heading, 2).items():
+        of_modes = {mode for mode, names in of_mode.items() if {'from': source}.get(name, name) in names}
         assert set(re.findall(r'`(\w+)`', owners)) == of_modes
 
 

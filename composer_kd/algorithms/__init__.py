@@ -1,5 +1,6 @@
 """Composer algorithms, one folder each."""
 
+from composer_kd.algorithms.adversarial_recycling import AdversarialRecycling
 from composer_kd.algorithms.born_again import BornAgain
 from composer_kd.algorithms.distillation import Distillation
 from composer_kd.algorithms.label_refinery import LabelRefinery
@@ -11,6 +12,7 @@ from composer_kd.registry import Registry
 
 __all__ = [
     'ALGORITHMS',
+    'AdversarialRecycling',
     'BornAgain',
     'Distillation',
     'LabelRefinery',
@@ -29,4 +31,9 @@ ALGORITHMS.add('LabelRefinery', LabelRefinery, 'KL to what the model before says
 ALGORITHMS.add('LossCurriculum', LossCurriculum, 'losses of samples, stored or its own, decide what an epoch trains on')
 ALGORITHMS.add(
     'WarmStart', WarmStart, 'begin at the weights of an earlier iteration, as they are or shrunk and perturbed'
+)
+ALGORITHMS.add(
+    'AdversarialRecycling',
+    AdversarialRecycling,
+    'train on adversarial examples, kept to begin the next attack at or to be replayed',
 )

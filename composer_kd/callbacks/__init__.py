@@ -2,9 +2,20 @@
 
 from composer_kd.callbacks.measures import Measures
 from composer_kd.callbacks.nan_guard import NanGuard
+from composer_kd.callbacks.record_adversarial import RecordAdversarial
 from composer_kd.callbacks.record_logits import RecordLogits
 from composer_kd.callbacks.record_losses import RecordLosses
 from composer_kd.callbacks.record_predictions import RecordPredictions
+from composer_kd.callbacks.robustness import Robustness
 from composer_kd.callbacks.same_buffers import SameBuffers
 
-__all__ = ['Measures', 'NanGuard', 'RecordLogits', 'RecordLosses', 'RecordPredictions', 'SameBuffers']
+__all__ = [
+    'Measures',
+    'NanGuard',
+    'RecordAdversarial',
+    'RecordLogits',
+    'RecordLosses',
+    'RecordPredictions',
+    'Robustness',
+    'SameBuffers',
+]

@@ -14,6 +14,7 @@ from composer.utils import dist
 from torch import Tensor
 
 from composer_kd.algorithms.distillation import Distillation
+from composer_kd.callbacks.attack_costs import AttackCosts
 from composer_kd.callbacks.step_counts import StepCounts
 from composer_kd.models import multiply_adds, plain
 from composer_kd.models.batch import input_of, labels_of, logits_of, total_of
@@ -25,6 +26,10 @@ _LOOK_EVERY = 20
 
 # A backward pass costs about two forward passes: gradients of the inputs and of the weights.
 TRAINING_PASSES = 3
+
+# The numbers of a step, as they are summed over ranks: those of the epoch's line, and those of the whole training.
+_OF_EPOCH = ('correct', 'loss', 'samples', 'labelled')
+_OF_TRAINING = ('student', 'teacher', 'recorded', 'saved', 'attack', 'attacked', 'replayed')
 
 _METRICS = {'accuracy': 'MulticlassAccuracy', 'top5': 'MulticlassTop5Accuracy', 'cross_entropy': 'CrossEntropy'}
 # Evaluator label, metric -> the key in a line. The training accuracies, running and clean, are never mixed up.
@@ -39,9 +44,9 @@ class Measures(Callback):
 
     Running train accuracy is counted over the whole epoch, as augmented, while the weights change; clean train accuracy
     is that of the evaluator called ``train_clean``: eval mode, not augmented, after the epoch. Training seconds run
-    from before a batch is fetched to the end of its step, teachers inside; evaluation and checkpoints are apart.
-    Counts are kept in the checkpoint, so a run that was interrupted inside an epoch ends with the lines of one that
-    was not.
+    from before a batch is fetched to the end of its step, teachers and attacks inside; evaluation and checkpoints are
+    apart. Counts are kept in the checkpoint, so a run that was interrupted inside an epoch ends with the lines of one
+    that was not.
 
     A step reads nothing from the device and sends nothing to it, so it does not hold up a GPU. (Composer waits for the
     loss of each step before ``BATCH_END``: the clock there has seen the step's work.)
@@ -66,16 +71,21 @@ class Measures(Callback):
         self._totals = {
             'seconds_train': 0.0,
             'seconds_teacher': 0.0,
+            'seconds_attack': 0.0,
             'seconds_eval': 0.0,
             'student': 0.0,
             'teacher': 0.0,
             'saved': 0.0,
             'recorded': 0.0,
+            'attack': 0.0,
+            'attacked': 0.0,
+            'replayed': 0.0,
         }
         self._start_epoch()
         self._evaluations: dict[str, float] = {}
         self._costs: dict[tuple[Any, ...], int] = {}
         self._distillation: Distillation | None = None
+        self._attacks = AttackCosts()
         self._seconds_seen = 0.0
         self._taught_seen: list[int] = []
         self._recorded_seen: list[int] = []
@@ -87,12 +97,13 @@ class Measures(Callback):
         self._taken: list[_Counted] | None = None
         self._student_cost = 0.0
         self._steps = StepCounts()
-        self._distilled: list[dict[str, float]] = []  # What the distillation said of each of these steps.
+        self._said: list[dict[str, float]] = []  # What distillation and examples said of each of these steps.
 
     def _start_epoch(self) -> None:
         self._epoch: dict[str, float] = dict.fromkeys(
-            ('samples', 'labelled', 'correct', 'loss', 'seconds_train', 'seconds_teacher', 'seconds_eval', 'runs',
-             'label', 'distill', 'agreement', 'weight', 'batches', 'taught', 'compared', 'temperature'),
+            ('samples', 'labelled', 'correct', 'loss', 'seconds_train', 'seconds_teacher', 'seconds_attack',
+             'seconds_eval', 'runs', 'label', 'distill', 'agreement', 'weight', 'batches', 'taught', 'compared',
+             'temperature', 'shown', 'adversarial_loss', 'adversarial_success'),
             0.0,
         )  # fmt: skip
 
@@ -107,6 +118,7 @@ class Measures(Callback):
             self._seconds_seen = self._distillation.teacher_seconds
             self._taught_seen = list(self._distillation.images_taught)
             self._recorded_seen = list(self._distillation.images_recorded)
+        self._attacks.start(state)
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
         # Batches that a resumed run skips come by here too; only one that is trained reaches BATCH_END.
@@ -147,9 +159,10 @@ class Measures(Callback):
                 self._student_cost,
                 self._new_teacher_cost(state),
                 *self._newly_recorded(state),
+                *self._attacks.images(self._cost_of_a_sample(state)),
             ),
         )
-        self._distilled.append(self._distillation.last_step if self._distillation is not None else {})
+        self._said.append({**(self._distillation.last_step if self._distillation else {}), **self._attacks.said()})
         self._add_seconds(train=time.perf_counter() - self._fetched)
         if len(self._steps) == _LOOK_EVERY:
             self._look()
@@ -159,20 +172,21 @@ class Measures(Callback):
         if not len(self._steps):
             return
         epoch, totals = self._epoch, self._totals
-        steps, self._distilled = self._distilled, []
+        steps, self._said = self._said, []
         begun = time.perf_counter()
         rows = self._steps.take()
         # On a GPU the host has run ahead: what it waits here is time of these steps.
         self._add_seconds(train=time.perf_counter() - begun)
         for row, step in zip(rows, steps, strict=True):
-            correct, loss, samples, labelled, student, teacher, recorded, saved = row
-            for name, value in (('samples', samples), ('labelled', labelled), ('correct', correct), ('loss', loss)):
+            for name, value in zip(_OF_EPOCH, row, strict=False):
                 epoch[name] += value
-            for name, value in (('student', student), ('teacher', teacher), ('recorded', recorded), ('saved', saved)):
+            for name, value in zip(_OF_TRAINING, row[len(_OF_EPOCH) :], strict=True):
                 totals[name] += value
+            samples = row[_OF_EPOCH.index('samples')]
             self._add_distillation(step, samples)
+            self._add_examples(step, samples)
             epoch['batches'] += 1
-        self._add_seconds(teacher=self._new_teacher_seconds())
+        self._add_seconds(teacher=self._new_teacher_seconds(), attack=self._attacks.seconds())
         epoch['runs'] = max(epoch['runs'], self._count_runs())
 
     def _new_teacher_seconds(self) -> float:
@@ -198,13 +212,23 @@ class Measures(Callback):
         new = [later - earlier for earlier, later in zip(before or [0] * len(now), now, strict=True)]
         return sum(count * self._cost_of_a_sample(state, number) for number, count in enumerate(new) if count)
 
-    def _add_seconds(self, train: float = 0.0, teacher: float = 0.0, evaluation: float = 0.0) -> None:
-        for name, value in (('seconds_train', train), ('seconds_teacher', teacher), ('seconds_eval', evaluation)):
-            self._epoch[name] += value
-            self._totals[name] += value
+    def _add_seconds(
+        self, train: float = 0.0, teacher: float = 0.0, evaluation: float = 0.0, attack: float = 0.0
+    ) -> None:
+        for name, value in (('train', train), ('teacher', teacher), ('eval', evaluation), ('attack', attack)):
+            self._epoch[f'seconds_{name}'] += value
+            self._totals[f'seconds_{name}'] += value
+
+    def _add_examples(self, step: dict[str, float], samples: float) -> None:
+        if 'adversarial/loss' not in step:
+            return
+        shown = samples * (step['adversarial/attacked'] + step['adversarial/replayed'])
+        self._epoch['shown'] += shown
+        for name in ('loss', 'success'):
+            self._epoch[f'adversarial_{name}'] += step[f'adversarial/{name}'] * shown
 
     def _add_distillation(self, step: dict[str, float], samples: float) -> None:
-        if not step:
+        if 'loss/train/label' not in step:
             return
         epoch = self._epoch
         epoch['label'] += step['loss/train/label'] * samples
@@ -266,7 +290,7 @@ class Measures(Callback):
         if self._written is None:
             return
         epoch, sums, evaluations = self._written
-        for name in ('seconds_train', 'seconds_teacher', 'seconds_eval'):
+        for name in ('seconds_train', 'seconds_teacher', 'seconds_attack', 'seconds_eval'):
             sums[name] += self._epoch[name]
         self._epoch, self._evaluations = sums, evaluations | self._evaluations
         if dist.get_global_rank() == 0:
@@ -297,17 +321,24 @@ class Measures(Callback):
             'temperature': sums['temperature'] / taught if sums['temperature'] else None,
             'teacher_accuracy': sum(accuracies) / len(accuracies) if accuracies else None,
             'kd_weight': sums['weight'] / batches if algorithm else None,
+            'adversarial_loss': sums['adversarial_loss'] / sums['shown'] if sums['shown'] else None,
+            'adversarial_success': sums['adversarial_success'] / sums['shown'] if sums['shown'] else None,
             'learning_rate': state.optimizers[0].param_groups[0]['lr'],
             'seconds_train': sums['seconds_train'],
             'seconds_teacher': sums['seconds_teacher'],
+            'seconds_attack': sums['seconds_attack'],
             'seconds_eval': sums['seconds_eval'],
             'seconds_train_total': totals['seconds_train'],
             'seconds_teacher_total': totals['seconds_teacher'],
+            'seconds_attack_total': totals['seconds_attack'],
             'seconds_eval_total': totals['seconds_eval'],
             'multiply_adds_student_total': totals['student'],
             'multiply_adds_teacher_total': totals['teacher'],
+            'multiply_adds_attack_total': totals['attack'],
             'multiply_adds_teacher_saved_total': totals['saved'],
             'images_recorded_total': int(totals['recorded']),
+            'images_attacked_total': int(totals['attacked']),
+            'images_replayed_total': int(totals['replayed']),
             'images_per_second': sums['samples'] / sums['seconds_train'] if sums['seconds_train'] else None,
             'runs_beside': int(max(sums['runs'], 1)),
             'world_size': dist.get_world_size(),

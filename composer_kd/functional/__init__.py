@@ -1,5 +1,6 @@
 """Pure tensor maths: torch in, torch out, nothing of Composer."""
 
+from composer_kd.functional.attacks import fgsm, pgd, project, random_start
 from composer_kd.functional.augment import augment, normalise
 from composer_kd.functional.calibration import expected_calibration_error
 from composer_kd.functional.colour import colour_jitter
@@ -18,6 +19,7 @@ from composer_kd.functional.mixing import (
 from composer_kd.functional.rand_augment import rand_augment
 from composer_kd.functional.resized_crop import resized_crop
 from composer_kd.functional.top_k import keep_top, spread_rest, to_half
+from composer_kd.functional.uncrop import uncropped, visible
 from composer_kd.functional.warm_start import shrink_perturb
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     'dist',
     'dkd',
     'expected_calibration_error',
+    'fgsm',
     'hard',
     'keep_top',
     'kl',
@@ -43,9 +46,12 @@ __all__ = [
     'oracle_mix',
     'pace',
     'permute_dark_knowledge',
+    'pgd',
     'places',
+    'project',
     'prune',
     'rand_augment',
+    'random_start',
     'resized_crop',
     'right_counts',
     'share_weights',
@@ -55,6 +61,8 @@ __all__ = [
     'standardize',
     'to_half',
     'top_share',
+    'uncropped',
     'uniform',
+    'visible',
     'within_share',
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from composer_kd.functional.counter import counter_hash
 
-__all__ = ['AUGMENT_VERSION', 'augment', 'normalise']
+__all__ = ['AUGMENT_VERSION', 'Crop', 'augment', 'coefficients', 'crop_of', 'cropped', 'normalise']
 
 # Goes into the hash and into every archive. Whoever changes what a key looks like raises it: recordings of the old
 # version are then refused instead of being matched with other pixels.
@@ -38,14 +39,31 @@ def augment(images: Tensor, ids: Tensor, views: Tensor | int, seed: int, padding
         raise TypeError(f'augment takes uint8 images [B, C, H, W], got {images.dtype} of shape {tuple(images.shape)}')
     if padding == 0 and not flip:
         return images.contiguous()
-    batch, channels, height, width = images.shape
-    views = torch.as_tensor(views, device=images.device)
-    drawn = counter_hash(AUGMENT_VERSION, seed, ids.to(images.device), views)
+    return cropped(images, crop_of(ids.to(images.device), views, seed, padding, flip), padding)
+
+
+class Crop(NamedTuple):
+    """Where each image's crop lies in its bordered image, and whether it is mirrored: ``[B]`` each."""
+
+    top: Tensor
+    left: Tensor
+    mirrored: Tensor
+
+
+def crop_of(ids: Tensor, views: Tensor | int, seed: int, padding: int, flip: bool) -> Crop:
+    """What :func:`augment` draws for these keys; a negative view is the middle, not mirrored."""
+    views = torch.as_tensor(views, device=ids.device)
+    drawn = counter_hash(AUGMENT_VERSION, seed, ids, views)
     stored = views < 0
     top = _below(drawn, 2 * padding + 1, 0).masked_fill(stored, padding)
     left = _below(drawn, 2 * padding + 1, _DRAW_BITS).masked_fill(stored, padding)
     mirrored = ((drawn < 0) & ~stored) if flip else torch.zeros_like(stored).expand_as(drawn)
+    return Crop(top, left, mirrored)
 
+
+def cropped(images: Tensor, crop: Crop, padding: int) -> Tensor:
+    """The crops out of a border of zeros, of images ``[B, C, H, W]`` of any type."""
+    batch, channels, height, width = images.shape
     padded = F.pad(images, [padding] * 4)
     high, wide = padded.shape[2:]
     # One gather over the flattened border image is 2.5 times as fast as advanced indexing in two dimensions, and int32
@@ -53,9 +71,9 @@ def augment(images: Tensor, ids: Tensor, views: Tensor | int, seed: int, padding
     kind = torch.int32 if padded.numel() < 2**31 else torch.int64
     row = torch.arange(height, device=images.device)
     column = torch.arange(width, device=images.device)
-    columns = left[:, None] + torch.where(mirrored[:, None], width - 1 - column, column)
+    columns = crop.left[:, None] + torch.where(crop.mirrored[:, None], width - 1 - column, column)
     planes = (torch.arange(batch * channels, device=images.device) * (high * wide)).view(batch, channels, 1, 1)
-    rows = ((top[:, None] + row) * wide).view(batch, 1, height, 1)
+    rows = ((crop.top[:, None] + row) * wide).view(batch, 1, height, 1)
     index = (planes + rows).to(kind) + columns.to(kind).view(batch, 1, 1, width)
     return padded.view(-1).index_select(0, index.view(-1)).view_as(images)
 
@@ -73,13 +91,16 @@ def normalise(
         std: Of each channel, on the same scale.
         dtype: What the result is rounded to at the end.
     """
-    scale, shift = _coefficients(tuple(mean), tuple(std), images.device)
+    scale, shift = coefficients(tuple(mean), tuple(std), images.device)
     return images.to(torch.float32).mul_(scale).add_(shift).to(dtype)
 
 
 @lru_cache(maxsize=64)
-def _coefficients(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Kept a device, because a copy from the host in every batch would stall a GPU."""
+def coefficients(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What :func:`normalise` multiplies pixels with, and what it adds.
+
+    Kept a device, because a copy from the host in every batch would stall a GPU.
+    """
     scale = torch.tensor([1 / (255 * deviation) for deviation in std], dtype=torch.float32)
     shift = torch.tensor(
         [-centre / deviation for centre, deviation in zip(mean, std, strict=True)], dtype=torch.float32

@@ -1,4 +1,4 @@
-"""Composer algorithms that make a batch something else than its keys say, by the names of their classes."""
+"""Algorithms that make a batch something else than its keys say, by the names of their classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 __all__ = ['CHANGE_IMAGES', 'DROP_SAMPLES', 'MIX_IMAGES', 'first_of']
 
 MIX_IMAGES = frozenset({'MixUp', 'CutMix'})
-CHANGE_IMAGES = MIX_IMAGES | {'ColOut', 'CutOut', 'ProgressiveResizing', 'AugMix', 'RandAugment'}
+CHANGE_IMAGES = MIX_IMAGES | {
+    'ColOut',
+    'CutOut',
+    'ProgressiveResizing',
+    'AugMix',
+    'RandAugment',
+    'AdversarialRecycling',
+}
 DROP_SAMPLES = frozenset({'SelectiveBackprop'})
 
 

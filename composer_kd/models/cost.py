@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from composer_kd.models.classifier import Classifier, plain, unwrapped
+from composer_kd.models.evaluating import evaluating
 
 __all__ = ['inference_seconds', 'multiply_adds', 'parameters']
 
@@ -36,7 +36,7 @@ def multiply_adds(module: nn.Module, shape: Sequence[int]) -> int:
     sample = torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype)
     devices = [weight.device] if weight.is_cuda else []
     counter = FlopCounterMode(display=False)
-    with torch.random.fork_rng(devices), _evaluating(net), torch.no_grad(), counter:
+    with torch.random.fork_rng(devices), evaluating(net), torch.no_grad(), counter:
         net(sample)
     return counter.get_total_flops() // 2
 
@@ -68,7 +68,7 @@ def inference_seconds(module: nn.Module, shape: Sequence[int], batch: int) -> fl
     # Composer puts what it compiles in the place of the model's `forward`: it would compile anew for these batches.
     forward = partial(Classifier.forward, net) if isinstance(net, Classifier) else net
     took: list[float] = []
-    with torch.random.fork_rng([weight.device] if weight.is_cuda else []), _evaluating(net), torch.no_grad():
+    with torch.random.fork_rng([weight.device] if weight.is_cuda else []), evaluating(net), torch.no_grad():
         try:
             samples = samples.to(weight)
             inputs: Any = (samples,) if isinstance(net, Classifier) else samples
@@ -86,15 +86,3 @@ def inference_seconds(module: nn.Module, shape: Sequence[int], batch: int) -> fl
 def _wait_for(device: torch.device) -> None:
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    # Mode by mode, not `module.train(was)`: a user may have frozen a part by putting it in evaluation mode.
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

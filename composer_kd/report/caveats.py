@@ -16,9 +16,9 @@ __all__ = ['PARTIAL', 'SHARED', 'UNFINISHED', 'caveats', 'mark_arm', 'progress']
 
 SHARED, UNFINISHED, PARTIAL = '†', '‡', '*'
 
-_SETTINGS = ('model', 'data', 'optimizer', 'scheduler', 'max_duration', 'algorithms', 'curriculum', 'start')
 _ACROSS = ('model', 'data', 'optimizer', 'scheduler', 'max_duration')
-# Where losses and weights come from: `curriculum: {from: RUN}`, `start: {from: RUN}`, `LossCurriculum: {archive: RUN}`.
+_SETTINGS = (*_ACROSS, 'algorithms', 'curriculum', 'start', 'adversarial')
+# Where losses, weights and examples come from: `curriculum: {from: RUN}`, `LossCurriculum: {archive: RUN}`, and so on.
 _NAME_A_RUN = ('from', 'archive')
 _SOME_RUN = 'a run'
 
@@ -51,6 +51,7 @@ def _choice_of_baseline(summary: Summary) -> Iterable[str]:
             ('teachers', summary.baseline.arm.distilled),
             ('a curriculum', summary.baseline.arm.curriculum),
             ('the weights of an earlier run to start from', summary.baseline.arm.warm),
+            ('adversarial examples', summary.baseline.arm.adversarial),
         ):
             if true:
                 yield f'The baseline {summary.baseline.name} was itself trained with {what}.'

@@ -102,6 +102,12 @@ class Run:
         return bool(self.config.get('start')) or any(is_warm_start(name) for name in self._algorithms)
 
     @property
+    def adversarial(self) -> bool:
+        """Whether the training was on adversarial examples."""
+        own = any(_plain(name) == 'adversarialrecycling' for name in self._algorithms)
+        return bool(self.config.get('adversarial')) or own
+
+    @property
     def _algorithms(self) -> Iterable[Any]:
         algorithms = self.config.get('algorithms')
         return algorithms if isinstance(algorithms, Mapping) else ()
@@ -147,6 +153,10 @@ class Arm:
     @property
     def warm(self) -> bool:
         return any(run.warm for run in self.runs)
+
+    @property
+    def adversarial(self) -> bool:
+        return any(run.adversarial for run in self.runs)
 
 
 def is_warm_start(name: Any) -> bool:

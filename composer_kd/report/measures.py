@@ -161,17 +161,19 @@ def cumulative(epochs: Epochs, total: str, per_epoch: str | None = None) -> Seri
 def costs_at(epochs: Epochs) -> dict[str, Series]:
     """What a run had spent by the end of each epoch: for every cost, and its parts that teachers caused.
 
-    Seconds are those of training, teachers inside and evaluation apart; multiply-adds are student's plus teachers'.
+    Seconds are those of training, teachers and attacks inside and evaluation apart; multiply-adds are the student's,
+    the teachers' and those of attacks on the student.
     """
     student = cumulative(epochs, 'multiply_adds_student_total')
     teacher = cumulative(epochs, 'multiply_adds_teacher_total')
+    attack = cumulative(epochs, 'multiply_adds_attack_total')
     return {
         'epochs': {record['epoch']: float(record['epoch']) for record in epochs},
         'seconds': cumulative(epochs, 'seconds_train_total', 'seconds_train'),
         'seconds_teacher': cumulative(epochs, 'seconds_teacher_total', 'seconds_teacher'),
         'seconds_eval': cumulative(epochs, 'seconds_eval_total', 'seconds_eval'),
         'multiply_adds': {
-            epoch: amount + teacher.get(epoch, 0.0)
+            epoch: amount + teacher.get(epoch, 0.0) + attack.get(epoch, 0.0)
             for epoch, amount in student.items()
             if not teacher or epoch in teacher
         },

@@ -219,7 +219,8 @@ def _totals(records: Sequence[Sequence]) -> dict[str, Spread | None]:
 
 def _choose_baseline(arms: Sequence[Arm], name: str | None) -> Arm:
     if name is None:
-        return next((arm for arm in arms if not (arm.distilled or arm.curriculum or arm.warm)), arms[0])
+        plain = (arm for arm in arms if not (arm.distilled or arm.curriculum or arm.warm or arm.adversarial))
+        return next(plain, arms[0])
     chosen = next((arm for arm in arms if arm.name == name), None)
     if chosen is None:
         raise UserError(f'baseline: {name!r} is not an arm of these runs; {nearest(name, [arm.name for arm in arms])}')

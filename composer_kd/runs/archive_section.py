@@ -42,10 +42,12 @@ class ArchiveSection(Section):
 
     Attributes:
         losses: Whether the loss of every sample is recorded in every epoch.
+        adversarial: Whether the adversarial examples that it makes are recorded.
         logits: What is recorded of its outputs; ``true`` is all defaults, null nothing.
     """
 
     losses: bool = False
+    adversarial: bool = False
     logits: LogitsSection | None = None
 
     @field_validator('logits', mode='before')

@@ -11,6 +11,7 @@ from composer_kd.data.section import DataSection
 from composer_kd.models.section import ModelSection
 from composer_kd.runs.archive_section import ArchiveSection
 from composer_kd.runs.compile_section import CompileSection
+from composer_kd.runs.robustness_section import RobustnessSection
 from composer_kd.section import Section
 
 __all__ = ['RunConfig', 'named_mapping']
@@ -72,10 +73,12 @@ class RunConfig(Section):
         algorithms: Names to options: ours and all of Composer's.
         callbacks: Names to options, Composer's.
         loggers: Names to options, Composer's.
-        archive: What is recorded for later runs: losses of samples, logits; null records nothing.
+        archive: What is recorded for later runs: losses of samples, adversarial examples, logits; null records nothing.
         predictions: Keep the logits of the last evaluation, of validation and test data.
         curriculum: Options of LossCurriculum; ``from`` names the run whose recorded losses it uses.
         start: Options of WarmStart; ``from`` names the run whose weights this one begins at.
+        adversarial: Options of AdversarialRecycling; ``from`` names the run whose recorded examples it uses.
+        robustness: The attacks that it is measured under; ``true`` is all defaults, null none.
         eval_interval: How often the evaluators run.
         save_interval: How often a checkpoint is written.
         keep_checkpoints: How many of the last checkpoints stay; -1 keeps all.
@@ -101,6 +104,8 @@ class RunConfig(Section):
     predictions: bool = True
     curriculum: dict[str, Any] | None = None
     start: dict[str, Any] | None = None
+    adversarial: dict[str, Any] | None = None
+    robustness: RobustnessSection | None = None
     eval_interval: Duration = '1ep'
     save_interval: Duration = '1ep'
     keep_checkpoints: int = Field(default=1, ge=-1)
@@ -118,6 +123,11 @@ class RunConfig(Section):
         if value is not None and info.data.get('device') == 'cpu':
             raise ValueError('a model is compiled for a GPU, and device is cpu; leave it out')
         return value
+
+    @field_validator('robustness', mode='before')
+    @classmethod
+    def _attacked(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
     @field_validator('keep_checkpoints')
     @classmethod

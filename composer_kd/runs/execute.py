@@ -24,6 +24,7 @@ from composer_kd.archive.predictions import predictions_file
 from composer_kd.archive.presence import Presence
 from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.run_dir import RunDir
+from composer_kd.callbacks.robustness import ROBUSTNESS_FILE
 from composer_kd.data.section import DataSection
 from composer_kd.errors import UserError
 from composer_kd.models import inference_seconds, multiply_adds, parameters, save_weights, weights_hash
@@ -39,8 +40,8 @@ __all__ = ['execute']
 
 # What may differ between the YAML that began a run and the one that continues it: it does not change the result.
 _FREE = (
-    'archive', 'predictions', 'callbacks', 'loggers', 'save_interval', 'keep_checkpoints', 'device', 'threads',
-    'data.cache_dir', 'data.mode', 'data.workers',
+    'archive', 'predictions', 'robustness', 'callbacks', 'loggers', 'save_interval', 'keep_checkpoints', 'device',
+    'threads', 'data.cache_dir', 'data.mode', 'data.workers',
 )  # fmt: skip
 
 
@@ -165,6 +166,7 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built, say: Callable[[str],
     mean, std = data.normalization
     predictions = kept_predictions(run, recorded_splits(config), int(state.timestamp.batch), say)
     files = ['run.yaml', 'weights.safetensors', 'metrics.jsonl', *map(predictions_file, predictions)]
+    files += [ROBUSTNESS_FILE] if (run.path / ROBUSTNESS_FILE).is_file() else []
     manifest = {
         'schema': SCHEMA,
         'run': planned.name,

@@ -10,7 +10,7 @@ from composer.core import Algorithm, Callback
 from composer.loggers import LoggerDestination
 from composer.optim import ComposerScheduler
 
-from composer_kd.algorithms import Distillation, LossCurriculum, WarmStart
+from composer_kd.algorithms import AdversarialRecycling, Distillation, LossCurriculum, WarmStart
 from composer_kd.errors import UserError
 from composer_kd.models import build_model
 from composer_kd.registry import Registry
@@ -70,7 +70,7 @@ def make_algorithms(config: RunConfig, place: str = '') -> list[Algorithm]:
 
 
 def _algorithms(config: RunConfig, place: str) -> Iterator[tuple[type[Algorithm], dict[str, Any], str]]:
-    """Class, options and place in the file of every algorithm, with those of the keys ``curriculum`` and ``start``."""
+    """Class, options and place in the file of every algorithm, with those that have a key of their own."""
     for name, options in config.algorithms.items():
         yield algorithm_class(name, place), options, _join(place, f'algorithms.{name}')
     if config.curriculum is not None:
@@ -91,6 +91,17 @@ def _algorithms(config: RunConfig, place: str) -> Iterator[tuple[type[Algorithm]
                 f'{where}.from: name the run of this file, or the run directory, whose weights it begins at'
             )
         yield WarmStart, {'source': options.pop('from'), **options}, where
+    if config.adversarial is not None:
+        where, options = _join(place, 'adversarial'), dict(config.adversarial)
+        if 'source' in options:
+            raise UserError(f'{where}.source: unknown key; write from')
+        if 'from' in options:
+            options['source'] = options.pop('from')
+        elif options.get('mode') == 'replay':
+            raise UserError(
+                f'{where}.from: name the run of this file, or the run directory, that recorded its examples'
+            )
+        yield AdversarialRecycling, options, where
 
 
 def make_callbacks(config: RunConfig) -> list[Callback]:
@@ -112,7 +123,6 @@ def check_objects(config: RunConfig, place: str) -> None:
         build_model(config.model, num_classes=10, shape=(3, 32, 32), where=_join(place, 'model'))
     make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))], place)
     make_scheduler(config, place)
-    check_recording(config, place, [algorithm_class(name, place).__name__ for name in config.algorithms])
     tried = []
     for found, options, where in _algorithms(config, place):
         if issubclass(found, Distillation):
@@ -121,8 +131,11 @@ def check_objects(config: RunConfig, place: str) -> None:
         if isinstance(tried[-1], Distillation) and config.epochs:
             start = Progress(epoch=0, batch=0, epochs=config.epochs)
             tried[-1].schedule.check(start, where=f'{where}.schedule')
-    if sum(isinstance(algorithm, WarmStart) for algorithm in tried) > 1:
-        raise UserError(f'{_join(place, "start")}: WarmStart is there twice; give it once')
+    makes_examples = any(isinstance(one, AdversarialRecycling) and one.makes_examples for one in tried)
+    check_recording(config, place, [type(one).__name__ for one in tried], makes_examples)
+    for key, once in (('start', WarmStart), ('adversarial', AdversarialRecycling)):
+        if sum(isinstance(algorithm, once) for algorithm in tried) > 1:
+            raise UserError(f'{_join(place, key)}: {once.__name__} is there twice; give it once')
     curricula = [algorithm for algorithm in tried if isinstance(algorithm, LossCurriculum)]
     if len(curricula) > 1:
         raise UserError(f'{_join(place, "curriculum")}: LossCurriculum is there twice; give it once')

@@ -44,6 +44,7 @@ class PlannedRun:
         losses: The runs of the plan whose recorded losses it uses, and where in the file it says so.
         logits: The runs of the plan whose recorded logits it looks up, and where in the file it says so.
         starts: The run of the plan whose weights it begins at, and where in the file it says so.
+        examples: The run of the plan whose recorded adversarial examples it uses, and where in the file it says so.
         lineage: The name of the lineage that it belongs to.
     """
 
@@ -55,12 +56,13 @@ class PlannedRun:
     losses: Mapping[str, str] = field(default_factory=dict)
     logits: Mapping[str, str] = field(default_factory=dict)
     starts: Mapping[str, str] = field(default_factory=dict)
+    examples: Mapping[str, str] = field(default_factory=dict)
     lineage: str | None = None
 
     @property
     def after(self) -> tuple[str, ...]:
         """The runs of the plan that must be finished before."""
-        return tuple(dict.fromkeys([*self.teachers, *self.losses, *self.starts]))
+        return tuple(dict.fromkeys([*self.teachers, *self.losses, *self.starts, *self.examples]))
 
     @property
     def some_epochs_alone(self) -> bool:
@@ -153,6 +155,7 @@ def _make_plan(values: dict[str, Any]) -> Plan:
     _check_losses(runs)
     _check_logits(runs)
     _check_starts(runs)
+    _check_examples(runs)
     ensembles = plan_ensembles(file.ensembles, repeats, {run.name: run.config for run in runs})
     return Plan(file.name, folder, _in_order(runs), file.side_by_side, ensembles)
 
@@ -217,6 +220,7 @@ def _seeds_of(
             losses=references.losses,
             logits=references.logits,
             starts=references.starts,
+            examples=references.examples,
         )
 
 
@@ -267,6 +271,19 @@ def _check_starts(runs: list[PlannedRun]) -> None:
     for run in runs:
         for source, where in run.starts.items():
             check_same_model(by_name[source].config.model, run.config.model, source, where)
+
+
+def _check_examples(runs: list[PlannedRun]) -> None:
+    """Who uses the adversarial examples of a run of this file needs one that records them, of such images."""
+    by_name = {run.name: run for run in runs}
+    for run in runs:
+        for source, where in run.examples.items():
+            archive = by_name[source].config.archive
+            if archive is None or not archive.adversarial:
+                raise UserError(
+                    f'{where}: {source!r} records no adversarial examples; give that run '
+                    f'`adversarial: {{mode: recycle}}` and `archive: {{adversarial: true}}`'
+                )
 
 
 def _in_order(runs: list[PlannedRun]) -> tuple[PlannedRun, ...]:

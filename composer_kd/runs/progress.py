@@ -61,6 +61,7 @@ class Progress(Callback):
         taught = f', taught by {", ".join(planned.teachers)}' if planned.teachers else ''
         taught += f', ordered by the losses of {", ".join(planned.losses)}' if planned.losses else ''
         taught += f', started from {", ".join(planned.starts)}' if planned.starts else ''
+        taught += f', with the adversarial examples of {", ".join(planned.examples)}' if planned.examples else ''
         config = planned.config
         self.say(f'{self._label}: {config.model.name}, {config.max_duration}, seed {config.seed}{taught}')
         named = re.match(r'ep(\d+)-ba(\d+)-', checkpoint.name) if checkpoint else None

@@ -11,9 +11,11 @@ from composer_kd.archive import Archive, Manifest, RunDir, remove_parts
 from composer_kd.archive.kinds import KINDS, is_table
 from composer_kd.archive.predictions import remove_predictions
 from composer_kd.archive.ranks import on_rank_zero
+from composer_kd.callbacks.record_adversarial import RecordAdversarial
 from composer_kd.callbacks.record_logits import RecordLogits
 from composer_kd.callbacks.record_losses import RecordLosses
 from composer_kd.callbacks.record_predictions import RecordPredictions
+from composer_kd.callbacks.robustness import Robustness
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.errors import UserError
 from composer_kd.models.beside import CHANGE_IMAGES, MIX_IMAGES
@@ -26,25 +28,33 @@ __all__ = ['check_recording', 'check_top_k', 'harvest_configured', 'make_recorde
 
 
 def make_recorders(config: RunConfig, run: RunDir) -> list[Callback]:
-    """The callbacks that ``archive:`` and ``predictions:`` ask for; logits from a harvest come after the training."""
+    """The callbacks that ``archive:``, ``predictions:`` and ``robustness:`` ask for.
+
+    Logits from a harvest come after the training.
+    """
     wanted = config.archive
     recorders: list[Callback] = []
     if splits := recorded_splits(config):
         recorders.append(RecordPredictions(run.path, splits))
     if wanted is not None and wanted.losses:
         recorders.append(RecordLosses(run))
+    if wanted is not None and wanted.adversarial:
+        recorders.append(RecordAdversarial(run))
+    if config.robustness is not None:
+        recorders.append(Robustness(run.path, **config.robustness.model_dump()))
     if wanted is not None and wanted.logits is not None and wanted.logits.source == 'training':
         recorders.append(RecordLogits(run, wanted.logits.views, wanted.logits.top_k))
     return recorders
 
 
-def check_recording(config: RunConfig, place: str, algorithms: Collection[str]) -> None:
+def check_recording(config: RunConfig, place: str, algorithms: Collection[str], makes_examples: bool) -> None:
     """Refuse what the recorders would refuse at their first look at the trainer, before another run trains for it.
 
     Args:
         config: Of the run.
         place: Of the run in the file, for error lines.
         algorithms: The names of the classes of its algorithms.
+        makes_examples: Whether one of them makes adversarial examples.
     """
     wanted = config.archive
     if wanted is None:
@@ -52,6 +62,11 @@ def check_recording(config: RunConfig, place: str, algorithms: Collection[str]) 
     where = '.'.join(filter(None, [place, 'archive']))
     if wanted.losses and (mixing := [name for name in algorithms if name in MIX_IMAGES]):
         raise UserError(f'{where}.losses: {mixing[0]} mixes images, whose losses are those of no sample; leave one out')
+    if wanted.adversarial and not makes_examples:
+        raise UserError(
+            f'{where}.adversarial: this run makes no adversarial examples; give it '
+            f'`adversarial: {{mode: recycle}}`, or leave this out'
+        )
     logits = wanted.logits
     if logits is None or logits.source != 'training':
         return
@@ -157,6 +172,8 @@ def supply_missing(config: RunConfig, run: RunDir, say: Callable[[str], None], b
     record = manifest.archive
     if wanted.losses and (record is None or len(record.loss) < (manifest.finished_epoch or 0)):
         say(f'{run}: losses of samples are recorded while a run trains; of this one, some or all are not there')
+    if wanted.adversarial and (record is None or not record.adversarial):
+        say(f'{run}: adversarial examples are recorded while a run trains; of this one, they are not there')
     if wanted.logits is None:
         return
     views = 1 if (manifest.augmentation or {}).get('name') == 'none' else wanted.logits.views

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from composer_kd.algorithms import Distillation, LossCurriculum, WarmStart
+from composer_kd.algorithms import AdversarialRecycling, Distillation, LossCurriculum, WarmStart
+from composer_kd.algorithms.adversarial_recycling.source import recorded_set
 from composer_kd.algorithms.loss_curriculum.difficulty import recorded_epochs
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.fetch import is_remote
@@ -87,6 +88,7 @@ class References:
         losses: Runs of the lineage whose recorded losses it uses, and where in the file it says so.
         logits: Runs of the lineage whose recorded logits it looks up and does not complete itself, and where.
         starts: The run of the lineage whose weights it begins at, and where.
+        examples: The run of the lineage whose recorded adversarial examples it uses, and where.
     """
 
     changes: dict[str, Any] = field(default_factory=dict)
@@ -94,6 +96,7 @@ class References:
     losses: dict[str, str] = field(default_factory=dict)
     logits: dict[str, str] = field(default_factory=dict)
     starts: dict[str, str] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
 
 
 def resolve(config: RunConfig, names: Names, place: str) -> References:
@@ -114,6 +117,8 @@ def resolve(config: RunConfig, names: Names, place: str) -> References:
             options = _losses(options, 'archive', names, where, found)
         elif issubclass(method, WarmStart):
             options = _start(options, 'source', names, where, config.model, found)
+        elif issubclass(method, AdversarialRecycling):
+            options = _examples(options, 'source', names, where, found)
         algorithms[algorithm] = options
     found.changes['algorithms'] = algorithms
     where = f'{place}.' if place else ''
@@ -121,6 +126,8 @@ def resolve(config: RunConfig, names: Names, place: str) -> References:
         found.changes['curriculum'] = _losses(config.curriculum, 'from', names, f'{where}curriculum', found)
     if config.start is not None:
         found.changes['start'] = _start(config.start, 'from', names, f'{where}start', config.model, found)
+    if config.adversarial is not None:
+        found.changes['adversarial'] = _examples(config.adversarial, 'from', names, f'{where}adversarial', found)
     return found
 
 
@@ -163,17 +170,34 @@ def _kind_of(teacher: dict[str, Any], where: str) -> str:
 
 def _losses(options: dict[str, Any], key: str, names: Names, where: str, found: References) -> dict[str, Any]:
     """A curriculum's options with the run directory of its losses; one from elsewhere must have recorded them."""
+    return _recorded(options, key, names, where, found.losses, recorded_epochs)
+
+
+def _examples(options: dict[str, Any], key: str, names: Names, where: str, found: References) -> dict[str, Any]:
+    """The same for adversarial examples."""
+    return _recorded(options, key, names, where, found.examples, recorded_set)
+
+
+def _recorded(
+    options: dict[str, Any],
+    key: str,
+    names: Names,
+    where: str,
+    runs: dict[str, str],
+    look: Callable[[Archive], Any],
+) -> dict[str, Any]:
+    """Options with a run directory in the place of a name: entered into ``runs``, or from elsewhere and looked into."""
     called, where = _called(options, key, where)
     if called is None:
         return options
     run = names.run(called, where)
     if run is None:
         try:
-            recorded_epochs(Archive(called))
+            look(Archive(called))
         except UserError as error:
             raise UserError(f'{where}: {error}') from None
         return options
-    found.losses[run] = where
+    runs[run] = where
     return {**options, key: str(names.folder / run)}
 
 

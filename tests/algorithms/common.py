@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from composer import Trainer
-from composer.core import Algorithm
+from composer.core import Algorithm, DataSpec
 from composer.loggers import InMemoryLogger
 from composer.utils import dist
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from composer_kd.archive import Manifest, Samples
 from composer_kd.data.dataset import Facts, KeyedImages
 from composer_kd.data.sampler import TrainSampler
 from composer_kd.data.table import SampleTable
-from composer_kd.data.transform import Augmentation
+from composer_kd.data.transform import Augmentation, Prepare
 from composer_kd.models import classifier
 
 CLASSES = 10
@@ -69,6 +70,24 @@ def keyed_loader() -> DataLoader:
     return DataLoader(data, BATCH // ranks, sampler=sampler, drop_last=True, collate_fn=lambda batch: batch)
 
 
+class PixelTask(KeyedTask):
+    """The tiny task in 8-bit pixels, as the loaders of this package give them: normalised after the augmentation."""
+
+    def __init__(self, augmentation: Augmentation | None = None) -> None:
+        super().__init__()
+        self.facts = replace(self.facts, fingerprint='pixels', mean=(0.5,) * 3, std=(0.125,) * 3)
+        self.augmentation = augmentation or Augmentation.none()
+        self._images = (self._images * 32 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def pixel_loader(augmentation: Augmentation | None = None, batch: int = BATCH) -> DataSpec:
+    """The tiny task as a keyed, augmented loader of this package."""
+    data, ranks = PixelTask(augmentation), dist.get_world_size()
+    sampler = TrainSampler(data, batch, 3, ranks, dist.get_global_rank())
+    loader = DataLoader(data, batch // ranks, sampler=sampler, drop_last=True, collate_fn=lambda batch: batch)
+    return DataSpec(loader, microbatch_transforms=Prepare(data.augmentation, *data.normalization))
+
+
 def begun_archive(path: Path) -> Archive:
     """An archive of a run on the tiny task that has recorded nothing yet."""
     data = {
@@ -95,6 +114,19 @@ def recorded_run() -> Path:
         losses = nn.functional.cross_entropy(logits, labels, reduction='none')
         correct = (logits.argmax(dim=1) == labels).to(torch.uint8)
         archive.put('loss', epoch, Samples.of(KeyedTask()), {'loss': losses, 'correct': correct})
+    return archive.run.path
+
+
+@functools.cache
+def run_with_examples() -> Path:
+    """A run directory with adversarial examples of an earlier run for three quarters of the tiny task."""
+    folder = tempfile.TemporaryDirectory()
+    _kept.append(folder)
+    archive = begun_archive(Path(folder.name) / 'earlier')
+    samples = Samples.of(PixelTask()).take(np.arange(0, SAMPLES * 3 // 4))
+    deltas = torch.randint(-8, 9, (len(samples), 3, 8, 8), generator=torch.Generator().manual_seed(4)).to(torch.int8)
+    facts = {'attack': 'pgd', 'norm': 'linf', 'epsilon': 8.0, 'pixels': 255, 'weights': 'f' * 32}
+    archive.put('adversarial', 0, samples, {'delta': deltas}, facts)
     return archive.run.path
 
 

@@ -5,11 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from composer.core import Algorithm
+from composer.core import Algorithm, DataSpec
 from torch.utils.data import DataLoader
 
-from composer_kd import BornAgain, Distillation, LabelRefinery, LossCurriculum, OracleKD, TeacherMixupKD, WarmStart
-from tests.algorithms.common import keyed_loader, loader, net, recorded_run, trained_net
+from composer_kd import (
+    AdversarialRecycling,
+    BornAgain,
+    Distillation,
+    LabelRefinery,
+    LossCurriculum,
+    OracleKD,
+    TeacherMixupKD,
+    WarmStart,
+)
+from tests.algorithms.common import (
+    keyed_loader,
+    loader,
+    net,
+    pixel_loader,
+    recorded_run,
+    run_with_examples,
+    trained_net,
+)
 
 
 @dataclass(frozen=True)
@@ -18,13 +35,14 @@ class Setting:
 
     Args:
         make: Makes the algorithm.
-        train_data: ``loader`` gives batches (x, y); ``keyed_loader`` (x, y, key), for what needs to know its samples.
+        train_data: ``loader`` gives batches (x, y); ``keyed_loader`` (x, y, key), for what needs to know its samples;
+            ``pixel_loader`` the same out of 8-bit pixels.
         without_batch_norm: Makes it for a student without BatchNorm, where ``make`` does not serve both.
         of_the_ranks: Why two ranks are not one: what compares the samples of a batch sees those of its rank.
     """
 
     make: Callable[[], Algorithm]
-    train_data: Callable[[], DataLoader] = loader
+    train_data: Callable[[], DataLoader | DataSpec] = loader
     without_batch_norm: Callable[[], Algorithm] | None = None
     of_the_ranks: str = ''
 
@@ -83,6 +101,19 @@ SETTINGS: dict[str, Setting] = {
     ),
     'LossCurriculum-infobatch': Setting(lambda: LossCurriculum(mode='infobatch', full_from='3ep'), keyed_loader),
     'LossCurriculum-rho': Setting(lambda: LossCurriculum(recorded_run(), mode='rho', keep=0.6), keyed_loader),
+    'AdversarialRecycling': Setting(lambda: AdversarialRecycling(epsilon=8), pixel_loader),
+    'AdversarialRecycling-part-of-the-batch-every-2nd-step': Setting(
+        lambda: AdversarialRecycling(
+            source=run_with_examples(), share=0.7, every=2, keep='strongest', norm='l2', epsilon=64, budget=100
+        ),
+        pixel_loader,
+    ),
+    'AdversarialRecycling-fresh': Setting(
+        lambda: AdversarialRecycling(mode='fresh', steps=3, targeted=True, start='image'), pixel_loader
+    ),
+    'AdversarialRecycling-replay': Setting(
+        lambda: AdversarialRecycling(mode='replay', source=run_with_examples(), share=0.5), pixel_loader
+    ),
     'WarmStart': Setting(
         lambda: WarmStart(trained_net(11, steps=3)),
         without_batch_norm=lambda: WarmStart(net(11, batch_norm=False)),

@@ -11,10 +11,17 @@ import pytest
 import torch
 from composer.core import Evaluator
 
-from composer_kd import RecordLogits, RecordLosses, RecordPredictions
+from composer_kd import (
+    AdversarialRecycling,
+    Archive,
+    RecordAdversarial,
+    RecordLogits,
+    RecordLosses,
+    RecordPredictions,
+)
 from composer_kd.archive.predictions import Predictions, read_predictions
 from composer_kd.callbacks.same_buffers import SameBuffers
-from tests.algorithms.common import images_and_labels, make_trainer, net
+from tests.algorithms.common import images_and_labels, make_trainer, net, pixel_loader
 from tests.callbacks.keyed import keyed_data, small_net, tables, train
 
 TWO_RANKS = """
@@ -93,6 +100,21 @@ recorders = lambda: [RecordLosses(folder / 'recorded'), RecordLogits(folder / 'r
 options = dict(epochs='2ep', save_interval='3ba')
 keyed.train(recorders(), net=keyed.small_net(False), folder=folder, **options)
 keyed.train(recorders(), net=keyed.small_net(False, seed=4), load=folder / 'ep0-ba3-rank0.pt', **options)
+
+# Adversarial examples, interrupted inside the second epoch and continued: samples change their rank between epochs.
+def with_examples(**options):
+    from composer_kd import AdversarialRecycling, RecordAdversarial
+    from tests.algorithms.common import pixel_loader
+    trainer, _ = make_trainer(
+        [AdversarialRecycling(epsilon=8)], student=net(1, batch_norm=False), train_dataloader=pixel_loader(),
+        callbacks=[RecordAdversarial(folder / 'examples')], save_interval='4ba', **options
+    )
+    trainer.fit()
+    trainer.close()
+
+
+with_examples(folder=folder)
+with_examples(load=folder / 'ep1-ba8-rank0.pt')
 
 # Predictions: of an odd number of samples, one of which a rank evaluates twice; and of batches without keys.
 from tests.callbacks import test_two_ranks
@@ -187,6 +209,23 @@ def test_two_ranks_record_what_one_records(folder: Path, tmp_path: Path) -> None
             assert torch.equal(one[number]['seen'], two[number]['seen'])
             torch.testing.assert_close(one[number][column], two[number][column], rtol=1e-2, atol=1e-2)
             assert int(one[number]['seen'].sum()) == 256
+
+
+def test_two_ranks_keep_the_examples_that_one_keeps(folder: Path, tmp_path: Path) -> None:
+    algorithm = AdversarialRecycling(epsilon=8)
+    trainer, _ = make_trainer(
+        [algorithm], student=net(1, batch_norm=False), train_dataloader=pixel_loader(),
+        callbacks=[RecordAdversarial(tmp_path)],
+    )  # fmt: skip
+    trainer.fit()
+    trainer.close()
+    one, two = (Archive(run).table('adversarial', 0) for run in (tmp_path, folder / 'examples'))
+    assert Archive(folder / 'examples').facts('adversarial', 0)['batch'] == 12
+    assert bool(two['seen'].all())
+    rows = Archive(folder / 'examples').samples().rows_by_key(Archive(tmp_path).samples())
+    same = one['delta'] == two['delta'][torch.from_numpy(rows)]
+    # The sign of a gradient near 0 may differ by rounding.
+    assert same.float().mean() > 0.99
 
 
 def test_two_ranks_predict_what_one_predicts(folder: Path, tmp_path: Path) -> None:

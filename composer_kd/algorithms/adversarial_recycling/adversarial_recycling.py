@@ -1,0 +1,287 @@
+"""Core AdversarialRecycling class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from composer.core import Event, State
+from composer.loggers import Logger
+from torch import Tensor
+
+from composer_kd.algorithms.adversarial_recycling.arguments import check_arguments, count_of, share_of
+from composer_kd.algorithms.adversarial_recycling.attack import Attack
+from composer_kd.algorithms.adversarial_recycling.budget import Budget
+from composer_kd.algorithms.adversarial_recycling.examples import Examples
+from composer_kd.algorithms.adversarial_recycling.source import check_same, read_examples
+from composer_kd.algorithms.adversarial_recycling.step import Made, Plan, Step, StepSums
+from composer_kd.algorithms.adversarial_recycling.table import DeltaTable
+from composer_kd.algorithms.adversarial_recycling.views import Views
+from composer_kd.algorithms.described import Described
+from composer_kd.archive.archive import Archive
+from composer_kd.archive.samples import Samples
+from composer_kd.errors import UserError
+from composer_kd.models.batch import keys_of, labels_of, logits_of
+from composer_kd.models.beside import CHANGE_IMAGES, DROP_SAMPLES, first_of
+from composer_kd.teachers.clock import Clock
+
+__all__ = ['AdversarialRecycling']
+
+
+class AdversarialRecycling(Described):
+    """Train on adversarial examples, and keep them: they begin the next attack, of this run or of a later one.
+
+    ``'recycle'``: an attack begins where the last one on the same image ended. The model changes little between epochs,
+    so one step does the work of many (`Zheng et al, 2020 <https://arxiv.org/abs/1912.11969>`_).
+
+    ``'fresh'``: every attack begins anew, as in ordinary adversarial training (`Madry et al, 2018
+    <https://arxiv.org/abs/1706.06083>`_): what the other modes are compared with.
+
+    ``'replay'``: the examples of an earlier run, without an attack.
+
+    A delta is kept for the stored image, before crop and flip, and so serves every view. Teachers of a
+    :class:`.Distillation` see the images that the student sees. The callback :class:`.RecordAdversarial` leaves the
+    deltas in the run's archive.
+
+    Logged at the end of every step: ``adversarial/loss`` and ``adversarial/success`` (the share that the student gets
+    wrong) of the adversarial examples in the pass that trains; ``adversarial/attacked`` and ``adversarial/replayed``,
+    shares of the batch.
+
+    Args:
+        mode: ``'recycle'``, ``'fresh'`` or ``'replay'``; the arguments below belong to the modes in brackets.
+            Default: ``'recycle'``.
+        source: (recycle, replay) The run directory of an earlier run that recorded its examples, or its
+            :class:`composer_kd.Archive`: what is replayed, or what the first attacks begin at. Default: ``None``.
+        epsilon: (recycle, fresh) The radius of the ball, in pixels from 0 to 255. Default: ``8.0``.
+        steps: (recycle, fresh) Gradient steps of an attack. Default: ``1``.
+        step_size: (recycle, fresh) In pixels; ``None`` is a quarter of epsilon for several steps. For a single one it
+            is half of epsilon when recycling, 1.25 times epsilon from a random start, and epsilon from the image
+            itself. Default: ``None``.
+        norm: (recycle, fresh) ``'linf'`` or ``'l2'``. Default: ``'linf'``.
+        targeted: (recycle, fresh) Towards another class, drawn once for each sample, instead of away from the label.
+            Default: ``False``.
+        start: (recycle, fresh) Where an attack begins that has nothing to go on from: ``'random'``, in the ball, or
+            ``'image'``. Default: ``'random'``.
+        every: (recycle, fresh) Attack in every n-th step; in the others, what is kept is shown. Default: ``1``.
+        share: The share of a batch that is shown adversarially, sample by sample. Default: ``1.0``.
+        keep: (recycle) ``'newest'``: the newer example takes the place of the older. ``'strongest'``: unless it is
+            weaker than the one that the attack began at, both at the weights of this step, which costs one forward pass
+            more. Default: ``'newest'``.
+        budget: (recycle, fresh) A bound on what is kept: a number of samples, or a size as ``'64MB'``; ``None`` keeps
+            all. Default: ``None``.
+
+    Example:
+        .. testcode::
+
+            from composer import Trainer
+            from composer_kd import AdversarialRecycling
+            trainer = Trainer(
+                model=model,
+                train_dataloader=train_dataloader,
+                max_duration='20ep',
+                algorithms=[AdversarialRecycling(epsilon=8)],
+            )
+    """
+
+    def __init__(
+        self,
+        mode: Literal['recycle', 'fresh', 'replay'] = 'recycle',
+        source: Archive | str | Path | None = None,
+        epsilon: float = 8.0,
+        steps: int = 1,
+        step_size: float | None = None,
+        norm: Literal['linf', 'l2'] = 'linf',
+        targeted: bool = False,
+        start: Literal['random', 'image'] = 'random',
+        every: int = 1,
+        share: float = 1.0,
+        keep: Literal['newest', 'strongest'] = 'newest',
+        budget: int | str | None = None,
+    ):
+        check_arguments(mode, self.arguments)
+        one_step = 0.5 if mode == 'recycle' else 1.0 if start == 'image' else 1.25
+        self.mode, self.share, self.every = mode, share_of(share), count_of(every, 'every')
+        self.attack = Attack.checked(epsilon, steps, step_size, norm, targeted, keep == 'strongest', one_step)
+        self.begin = start
+        self.budget = Budget(budget)
+        self.archive = source if isinstance(source, Archive) or source is None else Archive(source)
+        self.clock = Clock()
+        self.images_attacked = 0
+        """Images that were attacked so far in this process, on this rank."""
+        self.images_replayed = 0
+        """Images whose kept example was shown without an attack, likewise."""
+        self.last_step: dict[str, float] = {}
+        """What the last step logged."""
+        self.table = DeltaTable(type(self).__name__)
+        self._keeps = mode != 'fresh'
+        self._replayed_file: str | None = None
+        self._examples: Examples | None = None
+        self._sums = StepSums()
+        self._step: Step | None = None
+        # Of the microbatch under way:
+        self._labels: Tensor | None = None
+        self._made: Made | None = None
+
+    _EVENTS = frozenset({
+        Event.INIT, Event.FIT_START, Event.BATCH_START, Event.BEFORE_TRAIN_BATCH, Event.BEFORE_FORWARD,
+        Event.AFTER_FORWARD, Event.AFTER_TRAIN_BATCH, Event.BATCH_END, Event.EPOCH_END,
+    })  # fmt: skip
+
+    def match(self, event: Event, state: State) -> bool:
+        return event in self._EVENTS
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        if event == Event.INIT:
+            self._init(state)
+        elif event == Event.FIT_START:
+            self._fit_start(state)
+        elif event == Event.BATCH_START:
+            self._plan(state)
+        elif event == Event.BEFORE_TRAIN_BATCH:
+            self._of_step.start_pass()
+            self._sums.start_pass()
+        elif event == Event.BEFORE_FORWARD:
+            with self.clock.running(state.device.name == 'gpu'):
+                self._show(state)
+        elif event == Event.AFTER_FORWARD:
+            self._count(state)
+        elif event == Event.AFTER_TRAIN_BATCH:
+            self._sums.end_pass()
+        elif event == Event.BATCH_END:
+            self._commit(state, logger)
+        elif event == Event.EPOCH_END and self._keeps:
+            self.table.exchange()
+
+    @property
+    def attack_seconds(self) -> float:
+        """Seconds spent on adversarial examples so far in this process, on this rank."""
+        return self.clock.seconds()
+
+    @property
+    def makes_examples(self) -> bool:
+        """Whether there will be something to record."""
+        return self.mode != 'replay'
+
+    def remember(self) -> None:
+        """Keep the examples whatever the mode: somebody records them. To be called before FIT_START."""
+        self._keeps = True
+
+    # -- before training ------------------------------------------------------------------------------------------
+
+    def _init(self, state: State) -> None:
+        if sum(isinstance(other, AdversarialRecycling) for other in state.algorithms) > 1:
+            raise UserError(
+                'AdversarialRecycling: the Trainer has two; give one (checkpoints could not tell them apart, nor can '
+                'both change the images)'
+            )
+
+    def _fit_start(self, state: State) -> None:
+        owner = type(self).__name__
+        others = [one for one in state.algorithms if one is not self]
+        if name := first_of(others, CHANGE_IMAGES | DROP_SAMPLES):
+            raise UserError(
+                f'{owner}: {name} is in the same Trainer; an example is a delta on the image that its key names: leave '
+                f'one of them out'
+            )
+        dataset: Any = getattr(state.train_dataloader, 'dataset', None)
+        samples = Samples.of(dataset)
+        try:
+            views, normalization = Views(dataset.augmentation, owner), dataset.normalization
+            classes, shape = dataset.num_classes, tuple(dataset[0][0].shape)
+        except AttributeError as error:
+            raise UserError(
+                f'{owner}: the training data ({type(dataset).__name__}) has no {error.name}: an example is a delta on '
+                f'the stored pixels; use data out of shards (composer-kd convert, composer_kd.data.open_data)'
+            ) from None
+        table = self.table if self._keeps else None
+        self._examples = Examples(
+            self.attack, self.begin, self.mode == 'recycle', table, views, normalization, classes, owner
+        )
+        if self._keeps:
+            self.table.start(samples, shape, self.budget, state.device)
+            self._read_source(samples, shape, state, self._examples)
+
+    def _read_source(self, samples: Samples, shape: tuple[int, ...], state: State, examples: Examples) -> None:
+        goes_on = int(state.timestamp.batch) > 0
+        if self.archive is None or (self.mode == 'recycle' and goes_on):
+            return  # A training that goes on has what it made of them in its checkpoint.
+        does = 'they are shown as they are' if self.mode == 'replay' else 'their first attack has nothing to begin at'
+        found = read_examples(self.archive, samples, shape, type(self).__name__, does)
+        if self.mode == 'replay':
+            check_same(self._replayed_file if goes_on else None, found.xxh3, self.archive, type(self).__name__)
+            self._replayed_file = found.xxh3
+            examples.ball = (float(found.facts['epsilon']), found.facts['norm'])
+        self.table.fill(found.deltas, found.known)
+
+    # -- a step ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _of_step(self) -> Step:
+        assert self._step is not None, 'BATCH_START comes first'
+        return self._step
+
+    def _plan(self, state: State) -> None:
+        # The batch is still whole and its keys on the host: who is shown what is known without waiting for the device.
+        keys = keys_of(state.batch)
+        if keys is None:
+            raise UserError(
+                f'{type(self).__name__}: the training batches are not (image, label, key): examples need to know whose '
+                f'they are; use data out of shards (composer-kd convert, composer_kd.data.open_data)'
+            )
+        ids, step = keys[:, 0], int(state.timestamp.batch)
+        slots = self.table.slots(ids) if self._keeps else torch.full((len(ids),), -1)
+        known = self.table.known(slots) if self.mode != 'fresh' else torch.zeros(len(ids), dtype=torch.bool)
+        attacks = self.mode != 'replay' and step % self.every == 0
+        self._step = Step(Plan.of(ids, slots, known, self.share, attacks, state.rank_zero_seed, step))
+
+    def _show(self, state: State) -> None:
+        # Here, and not in the data's path or at BATCH_START: images are on the device and as their view shows them, and
+        # microbatches are cut before BEFORE_TRAIN_BATCH, so that a batch that is replaced later has no effect.
+        images, labels, keys = state.batch[0], labels_of(state.batch), keys_of(state.batch)
+        if labels is None or keys is None or len(keys) != len(images) or len(labels) != len(images):
+            raise UserError(
+                f'{type(self).__name__}: the training batches do not bring a class and a key for each image'
+            )
+        first, plan, made = self._of_step.next(len(images))
+        if made is None:
+            assert self._examples is not None
+            made = self._examples.make(images, labels, keys, plan, state)
+            self._of_step.keep(first, made)
+            self.images_attacked += made.attacked
+            self.images_replayed += made.replayed
+        self._labels, self._made = labels, made
+        if len(made.shown):
+            state.batch = (made.images, *state.batch[1:])
+
+    def _count(self, state: State) -> None:
+        made, self._made = self._made, None
+        if made is not None and len(made.shown):
+            assert self._labels is not None
+            self._sums.add(logits_of(state.outputs, 'the student').float(), self._labels, made.shown)
+
+    def _commit(self, state: State, logger: Logger) -> None:
+        step = self._of_step
+        if self._keeps and self.mode != 'replay':
+            with self.clock.running(state.device.name == 'gpu'):
+                for made in step.made():
+                    self.table.put(made.slots, made.deltas)
+        self.last_step = self._sums.metrics(step.made(), len(step.plan.slots), state.device)
+        logger.log_metrics(self.last_step)
+        self._step = None
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        if self.mode == 'replay':
+            state['replayed'] = self._replayed_file
+        elif self._keeps:
+            state['examples'] = self.table.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = False) -> None:
+        del strict
+        self._replayed_file = state.get('replayed')
+        if 'examples' in state:
+            self.table.load_state_dict(state['examples'])

@@ -1,0 +1,145 @@
+"""What an attack is given: checked once, in pixels from 0 to 255, and the same words for training and evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from composer_kd.errors import UserError, nearest
+from composer_kd.functional.attacks import NORMS, Bound, Normalization, other_labels, pgd, random_start
+
+__all__ = ['PIXELS', 'Attack']
+
+# The scale that deltas are on; it stands beside them in the archive.
+PIXELS = 255
+
+_LARGEST = 127  # Of what int8 holds on both sides of 0.
+
+# A step back through the model for the pixels alone costs about a forward pass.
+_PASSES_OF_A_STEP = 2
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A number of gradient steps within a ball.
+
+    Attributes:
+        epsilon: The ball's radius, in pixels: 8 is the 8/255 of papers.
+        steps: How many.
+        step_size: In pixels.
+        norm: ``'linf'`` or ``'l2'``.
+        targeted: Towards another class, one of its own for each sample, instead of away from the label.
+        strongest: Whether of all steps, the start included, the one counts that the model does worst on.
+    """
+
+    epsilon: float
+    steps: int
+    step_size: float
+    norm: str = 'linf'
+    targeted: bool = False
+    strongest: bool = False
+
+    @classmethod
+    def checked(
+        cls,
+        epsilon: Any,
+        steps: Any,
+        step_size: Any,
+        norm: Any,
+        targeted: bool = False,
+        strongest: bool = False,
+        one_step: float = 1.25,
+    ) -> Attack:
+        """The attack that was asked for, or one line on what cannot be.
+
+        Args:
+            epsilon: See above, as the following.
+            steps: How many.
+            step_size: ``None`` is a quarter of epsilon for several steps (2 for 8), ``one_step`` times it for one.
+            norm: By its name.
+            targeted: See above.
+            strongest: See above.
+            one_step: What one step is by default, in parts of epsilon.
+        """
+        if norm not in NORMS:
+            raise UserError(f'norm: {norm!r} is not one of them; {nearest(norm, NORMS)}')
+        if not _is_number(epsilon) or epsilon <= 0:
+            raise UserError(f'epsilon: expected a number of pixels above 0, as 8 for 8/255; got {epsilon!r}')
+        if epsilon < 1:
+            raise UserError(
+                f'epsilon: pixels go from 0 to 255, so 8 stands for 8/255, and {epsilon!r} would change none; multiply '
+                f'by 255'
+            )
+        if norm == 'linf' and epsilon > _LARGEST:
+            raise UserError(
+                f'epsilon: {epsilon!r} is more than a delta can be, which is kept in 8 bits; give one up to {_LARGEST}'
+            )
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+            raise UserError(f'steps: expected a whole number from 1 on, got {steps!r}: no step attacks nothing')
+        if step_size is None:
+            step_size = epsilon / 4 if steps > 1 else epsilon * one_step
+        if not _is_number(step_size) or step_size <= 0:
+            raise UserError(f'step_size: expected a number of pixels above 0, got {step_size!r}')
+        return cls(float(epsilon), steps, float(step_size), norm, targeted, strongest)
+
+    @property
+    def passes(self) -> int:
+        """What attacking an image costs, in forward passes."""
+        return _PASSES_OF_A_STEP * self.steps + self.strongest
+
+    def as_mapping(self) -> dict[str, Any]:
+        """What the manifest of an archive says of it."""
+        values = asdict(self)
+        del values['strongest']
+        return {'attack': 'pgd', **values, 'pixels': PIXELS}
+
+    def start(self, images: Tensor, ids: Tensor, seed: int, step: int) -> Tensor:
+        """Deltas drawn evenly out of the ball."""
+        return random_start(images.shape, ids, seed, step, self.epsilon, self.norm)
+
+    def __call__(
+        self,
+        model: Callable[[Tensor], Tensor],
+        images: Tensor,
+        labels: Tensor,
+        ids: Tensor,
+        *,
+        seed: int,
+        classes: int,
+        start: Tensor | None,
+        bounds: tuple[Bound, Bound],
+        normalization: Normalization,
+    ) -> Tensor:
+        """The adversarial images, float pixels; the arguments are those of :func:`~composer_kd.functional.pgd`.
+
+        Targets are drawn by (seed, id) alone, so that attacks on one image at different times pull it one way.
+        """
+        if self.targeted:
+            labels = other_labels(labels, ids, seed, classes)
+        return pgd(
+            model, images, labels, self.epsilon, self.step_size, self.steps, self.norm, self.targeted, start, bounds,
+            normalization, self.strongest,
+        )  # fmt: skip
+
+    def on(
+        self,
+        model: Callable[[Tensor], Tensor],
+        images: Tensor,
+        labels: Tensor,
+        ids: Tensor,
+        classes: int,
+        normalization: Normalization,
+    ) -> Tensor:
+        """The adversarial images of an evaluation: from a random start that is the same every time."""
+        return self(
+            model, images, labels, ids, seed=0, classes=classes, start=self.start(images, ids, 0, 0),
+            bounds=(0.0, 255.0), normalization=normalization,
+        )  # fmt: skip
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,176 @@
+"""Core Robustness class."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from composer.core import Callback, Evaluator, State
+from composer.loggers import Logger
+from composer.utils import dist
+from torch import Tensor
+
+from composer_kd.algorithms.adversarial_recycling.attack import Attack
+from composer_kd.algorithms.adversarial_recycling.student import attackable
+from composer_kd.archive.jsonl import append_line, read_lines, rewrite_lines
+from composer_kd.archive.ranks import on_rank_zero
+from composer_kd.callbacks.same_buffers import share_buffers
+from composer_kd.callbacks.under_attack import chosen_rows, under_attack
+from composer_kd.data.dataset import KeyedImages
+from composer_kd.errors import UserError, nearest
+from composer_kd.models import multiply_adds, plain
+
+__all__ = ['ROBUSTNESS_FILE', 'Robustness', 'make_attack']
+
+ROBUSTNESS_FILE = 'robustness.jsonl'
+
+_DEFAULTS: dict[str, Any] = {'epsilon': 8.0, 'steps': 20, 'step_size': None, 'norm': 'linf', 'targeted': False}
+
+
+def make_attack(options: Mapping[str, Any]) -> Attack:
+    """The attack of an evaluation: PGD-20 with an epsilon of 8 and steps of 2, but for what the options say."""
+    unknown = [name for name in options if name not in _DEFAULTS]
+    if unknown:
+        raise UserError(f'{unknown[0]}: unknown key; {nearest(unknown[0], _DEFAULTS)}')
+    return Attack.checked(**{**_DEFAULTS, **options})
+
+
+class Robustness(Callback):
+    """Measure the accuracy under attack on held-out samples, at the end of a training and on its way.
+
+    The attacks are projected gradient descent from a random start, which is the same at every time; the model is in
+    evaluation mode and in the precision of the training. A sample counts as robust that the model gets right both as it
+    is and under the attack. ``robustness.jsonl`` in the run directory gets a line for each time, split and attack:
+    ``epoch``, ``batch``, ``split``, ``samples``, the attack's ``epsilon``, ``steps``, ``step_size``, ``norm`` and
+    ``targeted``, ``accuracy``, ``robust_accuracy``, ``seconds`` and ``multiply_adds``; also logged as
+    ``metrics/SPLIT/robust_accuracy``, with a number for the second and later attacks. None of it counts as training.
+
+    Args:
+        folder: The run directory, which need not exist. One of a YAML's runs, or any folder for a Trainer of your own.
+        attacks: Options of each attack: ``epsilon`` (8), ``steps`` (20), ``step_size`` (a quarter of epsilon), ``norm``
+            (``'linf'``) and ``targeted``; ``None`` is PGD-20 as it stands in brackets. Default: ``None``.
+        splits: The labels of the evaluators whose data is attacked; ``None``: of all but ``train_clean``.
+            Default: ``None``.
+        interval: Also at the end of every so many epochs, as ``'5ep'``; ``None``: at the end of the training alone.
+            Default: ``None``.
+        subset: How many samples of a split, always the same ones; ``None`` takes all. Default: ``1000``.
+        batch_size: Images that a rank attacks at a time. Default: ``250``.
+
+    Example:
+        .. testcode::
+
+            from composer import Trainer
+            from composer_kd import Robustness
+            trainer = Trainer(
+                model=model,
+                train_dataloader=train_dataloader,
+                eval_dataloader=eval_dataloader,
+                max_duration='2ep',
+                callbacks=[Robustness('runs/mine', attacks=[{'steps': 20}, {'norm': 'l2', 'epsilon': 128}])],
+            )
+            trainer.fit()
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        attacks: Sequence[Mapping[str, Any]] | None = None,
+        splits: Sequence[str] | None = None,
+        interval: str | None = None,
+        subset: int | None = 1000,
+        batch_size: int = 250,
+    ):
+        if interval is not None and not re.fullmatch(r'[1-9]\d*ep', str(interval)):
+            raise UserError(f"{type(self).__name__}: interval is in epochs, as '5ep'; got {interval!r}")
+        for name, value in (('subset', subset), ('batch_size', batch_size)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise UserError(f'{type(self).__name__}: {name} is a whole number from 1 on, got {value!r}')
+        if attacks is not None and not attacks:
+            raise UserError(f'{type(self).__name__}: attacks is empty; give one, or leave it out for PGD-20')
+        self.file = Path(folder) / ROBUSTNESS_FILE
+        self.attacks = [make_attack(one) for one in ([{}] if attacks is None else attacks)]
+        self.splits = None if splits is None else tuple(splits)
+        self.interval = None if interval is None else int(interval.removesuffix('ep'))
+        self.subset, self.batch_size = subset, batch_size
+        self._measured = -1  # After how many batches.
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        if not self._evaluated(state):
+            raise UserError(
+                f'{type(self).__name__}: the Trainer has no evaluator to attack the data of; give eval_dataloader'
+            )
+        # What was measured after the checkpoint that the training goes on from is of other weights.
+        on_rank_zero(lambda: self._keep(int(state.timestamp.batch)))
+
+    def _keep(self, batch: int) -> None:
+        lines = read_lines(self.file)
+        kept = [line for line in lines if batch and line.get('batch', 0) <= batch]
+        if len(kept) < len(lines):
+            rewrite_lines(self.file, kept)
+
+    def epoch_end(self, state: State, logger: Logger) -> None:
+        if self.interval is not None and int(state.timestamp.epoch) % self.interval == 0:
+            self._measure(state, logger)
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        if self._measured != int(state.timestamp.batch):
+            self._measure(state, logger)
+
+    def _evaluated(self, state: State) -> list[tuple[str, KeyedImages]]:
+        """The splits that are attacked, and their data."""
+        labels = [evaluator.label for evaluator in state.evaluators]
+        for split in self.splits or ():
+            if split not in labels:
+                raise UserError(
+                    f'{type(self).__name__}: {split!r} is no evaluator of this Trainer; {nearest(split, labels)}'
+                )
+        wanted = self.splits if self.splits is not None else [label for label in labels if label != 'train_clean']
+        return [(one.label, self._data_of(one)) for one in state.evaluators if one.label in wanted]
+
+    def _data_of(self, evaluator: Evaluator) -> KeyedImages:
+        dataset: Any = getattr(evaluator.dataloader.dataloader, 'dataset', None)
+        if not isinstance(dataset, KeyedImages):
+            raise UserError(
+                f'{type(self).__name__}: the data of the evaluator {evaluator.label!r} is a {type(dataset).__name__}, '
+                f'whose pixels are not known; use data out of shards (composer-kd convert, composer_kd.data.open_data)'
+            )
+        return dataset
+
+    def _measure(self, state: State, logger: Logger) -> None:
+        self._measured = int(state.timestamp.batch)
+        share_buffers(state.model)  # What is measured is what is saved.
+        for split, dataset in self._evaluated(state):
+            rows = chosen_rows(dataset, self.subset)
+            for number, attack in enumerate(self.attacks):
+                line = self._line(state, split, dataset, rows, attack)
+                logger.log_metrics({f'metrics/{split}/robust_accuracy{number or ""}': line['robust_accuracy']})
+                on_rank_zero(partial(append_line, self.file, line))
+
+    def _line(self, state: State, split: str, dataset: KeyedImages, rows: Any, attack: Attack) -> dict[str, Any]:
+        begun = time.perf_counter()
+        with attackable(state) as student:
+
+            def attacker(images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
+                return attack.on(student, images, labels, ids, dataset.num_classes, dataset.normalization)
+
+            device = next(state.model.parameters()).device
+            found = under_attack(student, dataset, rows, attacker, device, self.batch_size)
+        options = {name: value for name, value in asdict(attack).items() if name in _DEFAULTS}
+        passes = (attack.passes + 2) * found.samples  # And one to look at the image, and at what became of it.
+        return {
+            'epoch': int(state.timestamp.epoch),
+            'batch': int(state.timestamp.batch),
+            'split': split,
+            'samples': found.samples,
+            **options,
+            'accuracy': found.accuracy,
+            'robust_accuracy': found.robust_accuracy,
+            'seconds': time.perf_counter() - begun,
+            'multiply_adds': passes * multiply_adds(plain(state.model), dataset.facts.shape),
+            'world_size': dist.get_world_size(),
+        }

@@ -1,0 +1,190 @@
+"""Adversarial examples by steps along the gradient: torch in, torch out, in pixels from 0 to 255.
+
+An ``epsilon`` of 8 is the 8/255 of papers. Nothing here draws from a generator: a random start is a hash of what it is
+for, so that ranks, microbatches and resumed runs agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from composer_kd.functional.augment import coefficients
+from composer_kd.functional.counter import counter_hash, uniform
+
+__all__ = ['NORMS', 'fgsm', 'normalised', 'other_labels', 'pgd', 'pixels_of', 'project', 'random_start']
+
+Model = Callable[[Tensor], Tensor]
+Normalization = Callable[[Tensor], Tensor] | tuple[Sequence[float], Sequence[float]]
+Bound = float | Tensor
+
+NORMS = ('linf', 'l2')
+
+# Goes into the hash, as the versions of the augmentation do.
+_START_VERSION = 1
+_TARGET_VERSION = 1
+
+# Only the gradient's direction counts. In float16 that of a sample which the model is sure of would be rounded to 0.
+_SCALE = 256.0
+
+
+def fgsm(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    targeted: bool = False,
+    bounds: tuple[Bound, Bound] = (0.0, 255.0),
+    normalization: Normalization | None = None,
+) -> Tensor:
+    """The fast gradient sign method (Goodfellow et al, 2015): one step of the whole ``epsilon`` from the image itself.
+
+    The arguments are those of :func:`pgd`.
+    """
+    return pgd(model, images, labels, epsilon, epsilon, 1, 'linf', targeted, None, bounds, normalization)
+
+
+def pgd(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    norm: str = 'linf',
+    targeted: bool = False,
+    start: Tensor | None = None,
+    bounds: tuple[Bound, Bound] = (0.0, 255.0),
+    normalization: Normalization | None = None,
+    strongest: bool = False,
+) -> Tensor:
+    """Projected gradient descent (Madry et al, 2018) on the cross-entropy of each sample.
+
+    With ``linf`` a step is ``delta + step_size * sign(g)``, with ``l2`` it is ``delta + step_size * g / |g|``; after
+    each, ``delta`` is put back into the ball of radius ``epsilon`` and the image into the bounds. Gradients of the
+    model's parameters are neither computed nor touched; whether it is in evaluation mode is the caller's matter.
+
+    Args:
+        model: From normalised images to logits ``[B, classes]``.
+        images: ``[B, C, H, W]``, pixels on the scale of the bounds.
+        labels: int64 ``[B]``: what the model should not say; with ``targeted``, what it should.
+        epsilon: The radius, in pixels.
+        step_size: In pixels.
+        steps: How many.
+        norm: ``'linf'`` or ``'l2'``.
+        targeted: Descend towards ``labels`` instead of climbing away from them.
+        start: The deltas ``[B, C, H, W]`` that the first step is taken from; ``None`` is the image itself.
+        bounds: The smallest and the largest pixel: numbers, or tensors that broadcast (equal ones hold a pixel still).
+        normalization: What the model wants: a function of pixels, or (mean, std) of each channel on the scale of 0
+            to 1; ``None`` gives it pixels.
+        strongest: Return, of each sample, that of the start and all steps which the model does worst on. This costs
+            one forward pass more, and what comes out is never weaker than the start.
+
+    Returns:
+        The adversarial images, float32.
+    """
+    clean = images.float()
+    sign = -1.0 if targeted else 1.0
+    adversarial = _within(clean, torch.zeros_like(clean) if start is None else start, epsilon, norm, bounds)
+    best, best_loss = adversarial, torch.full_like(labels, -torch.inf, dtype=torch.float32)
+
+    def keep_the_stronger(losses: Tensor) -> None:
+        nonlocal best, best_loss
+        stronger = sign * losses > best_loss
+        best = torch.where(stronger.view(-1, 1, 1, 1), adversarial, best)
+        best_loss = torch.where(stronger, sign * losses, best_loss)
+
+    for _ in range(steps):
+        losses, gradient = _losses_and_gradient(model, adversarial, labels, normalization)
+        if strongest:
+            keep_the_stronger(losses)
+        step = sign * step_size * _direction(gradient, norm)
+        adversarial = _within(clean, adversarial - clean + step, epsilon, norm, bounds)
+    if not strongest:
+        return adversarial
+    with torch.no_grad():
+        keep_the_stronger(_losses(model, adversarial, labels, normalization))
+    return best
+
+
+def project(deltas: Tensor, epsilon: float, norm: str = 'linf') -> Tensor:
+    """The nearest deltas within the ball of radius ``epsilon``, sample by sample."""
+    if norm == 'linf':
+        return deltas.clamp(-epsilon, epsilon)
+    return deltas * (epsilon / _lengths(deltas).clamp(min=epsilon))
+
+
+def random_start(shape: Sequence[int], ids: Tensor, seed: int, step: int, epsilon: float, norm: str = 'linf') -> Tensor:
+    """Deltas drawn evenly out of the ball, from a hash of (seed, step, id, pixel).
+
+    Args:
+        shape: ``[B, C, H, W]``.
+        ids: int64 ``[B]``: who the samples are.
+        seed: Of the training or the evaluation.
+        step: When it is: another one draws other deltas.
+        epsilon: The radius of the ball.
+        norm: ``'linf'`` or ``'l2'``.
+    """
+    pixels = int(torch.Size(shape[1:]).numel())
+    drawn = uniform(_START_VERSION, seed, step, ids.view(-1, 1), torch.arange(pixels + 1, device=ids.device))
+    drawn, radius = drawn[:, :pixels], drawn[:, pixels:]
+    if norm == 'linf':
+        return ((2 * drawn - 1) * epsilon).float().view(*shape)
+    # Normal numbers have no preferred direction; the volume of a ball grows with its radius to the power of pixels.
+    normal = torch.special.ndtri(drawn)
+    length = epsilon * radius ** (1 / pixels)
+    return (length * normal / normal.norm(dim=1, keepdim=True)).float().view(*shape)
+
+
+def other_labels(labels: Tensor, ids: Tensor, seed: int, classes: int) -> Tensor:
+    """A class other than its own for each sample, from a hash of (seed, id): the target of a targeted attack."""
+    drawn = counter_hash(_TARGET_VERSION, seed, ids).remainder(classes - 1)
+    return (labels + 1 + drawn).remainder(classes)
+
+
+def normalised(pixels: Tensor, normalization: Normalization | None) -> Tensor:
+    """What a model gets of float pixels: with (mean, std), the arithmetic of ``normalise``, to the bit."""
+    if normalization is None:
+        return pixels
+    if callable(normalization):
+        return normalization(pixels)
+    scale, shift = coefficients(*map(tuple, normalization), pixels.device)
+    return pixels * scale + shift
+
+
+def pixels_of(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """The pixels of normalised images, as floats; those of 8-bit images come out a hair beside whole numbers."""
+    scale, shift = coefficients(tuple(mean), tuple(std), images.device)
+    return (images.float() - shift) / scale
+
+
+def _losses(model: Model, pixels: Tensor, labels: Tensor, normalization: Normalization | None) -> Tensor:
+    return F.cross_entropy(model(normalised(pixels, normalization)).float(), labels, reduction='none')
+
+
+def _losses_and_gradient(
+    model: Model, pixels: Tensor, labels: Tensor, normalization: Normalization | None
+) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        pixels = pixels.detach().requires_grad_()
+        losses = _losses(model, pixels, labels, normalization)
+        # Of the pixels alone: parameters get no gradient, and the pass that would compute theirs is saved.
+        (gradient,) = torch.autograd.grad(_SCALE * losses.sum(), pixels)
+    return losses.detach(), gradient
+
+
+def _direction(gradient: Tensor, norm: str) -> Tensor:
+    if norm == 'linf':
+        return gradient.sign()
+    return gradient / _lengths(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
+
+
+def _within(clean: Tensor, deltas: Tensor, epsilon: float, norm: str, bounds: tuple[Bound, Bound]) -> Tensor:
+    return (clean + project(deltas, epsilon, norm)).clamp(min=bounds[0]).clamp(max=bounds[1])
+
+
+def _lengths(deltas: Tensor) -> Tensor:
+    return deltas.flatten(1).norm(dim=1).view(-1, *[1] * (deltas.dim() - 1))

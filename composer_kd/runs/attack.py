@@ -1,0 +1,179 @@
+"""``composer-kd attack``: the accuracy of finished runs under attack, by their saved weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer.utils import get_device
+from torch import Tensor, nn
+
+from composer_kd.algorithms.adversarial_recycling.attack import Attack
+from composer_kd.archive.files import atomic_write
+from composer_kd.archive.remote import run_at
+from composer_kd.callbacks.under_attack import Attacker, UnderAttack, chosen_rows, under_attack
+from composer_kd.data.dataset import KeyedImages
+from composer_kd.errors import UserError, nearest
+from composer_kd.functional.attacks import normalised
+from composer_kd.report.table import Table
+from composer_kd.report.text import text_table
+from composer_kd.report.wording import PERCENT
+from composer_kd.runs.harvest import open_run_data
+from composer_kd.runs.memory import keep_freed_memory
+from composer_kd.teachers.from_run import RunTeacher, finished_manifest
+
+__all__ = ['LIBRARIES', 'attack_run', 'show_attacks']
+
+BATCH_SIZE = 250
+
+Normalization = tuple[Sequence[float], Sequence[float]]
+
+
+def show_attacks(
+    paths: Sequence[str | Path],
+    attack: Attack,
+    library: str = 'own',
+    split: str = 'test',
+    *,
+    subset: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    device: str = 'auto',
+    file: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Attack the runs at ``paths``, say what is left of their accuracy, and write it to ``file`` where one is named."""
+    found = [
+        attack_run(path, attack, library, split, subset=subset, batch_size=batch_size, device=device) for path in paths
+    ]
+    if file is not None:
+        document = {'format': 'composer_kd.attack', 'version': 1, 'runs': found}
+        atomic_write(file, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + '\n')
+    rows = tuple(
+        (one['run'], f'{one["samples"]:,}', PERCENT.text(one['accuracy']), PERCENT.text(one['robust_accuracy']))
+        for one in found
+    )
+    what = f'{attack.norm}, epsilon {attack.epsilon:g} of 255, by {found[0]["library"]}'
+    say(text_table(Table(f'Under attack: {what}', ('run', f'{split} samples', 'accuracy, %', 'robust, %'), rows)))
+
+
+def attack_run(
+    path: str | Path,
+    attack: Attack,
+    library: str = 'own',
+    split: str = 'test',
+    *,
+    subset: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    device: str = 'auto',
+) -> dict[str, Any]:
+    """What is left of a finished run's accuracy, in float32, for programs.
+
+    Args:
+        path: The run directory.
+        attack: What it is attacked with.
+        library: ``'own'``, or another one that makes the adversarial examples: ``'foolbox'`` or ``'autoattack'``.
+        split: ``'test'`` or ``'val'``.
+        subset: How many samples, always the same ones; ``None`` takes all.
+        batch_size: Images at a time.
+        device: ``auto``, ``cpu`` or ``gpu``.
+    """
+    for name, value in (('subset', subset), ('batch_size', batch_size)):
+        if value is not None and value < 1:
+            raise UserError(f'{name}: a whole number from 1 on, got {value}')
+    if library not in LIBRARIES:
+        raise UserError(f'with: {library!r} is not known; {nearest(library, LIBRARIES)}')
+    if device == 'gpu' and not torch.cuda.is_available():
+        raise UserError('device: there is no GPU here; use cpu or auto')
+    run = run_at(path)
+    manifest, data = finished_manifest(run), open_run_data(run)
+    spec = {'val': data.val, 'test': data.test}[split]
+    if spec is None:
+        raise UserError(f'{run}: it has no validation samples (data.val_fraction: 0); use --split test')
+    if data.fingerprint != manifest.data.fingerprint:
+        raise UserError(f'{run}: the data at hand is not what it was trained on; put that back')
+    dataset: KeyedImages = spec.dataloader.dataset  # type: ignore[union-attr]
+    chosen = get_device(None if device == 'auto' else device)
+    if chosen.name == 'cpu':
+        keep_freed_memory()
+    module = chosen.module_to_device(RunTeacher(run).module).eval().requires_grad_(False)
+    place = next(module.parameters()).device
+    attacker = LIBRARIES[library](module, attack, dataset, place)
+    counts = under_attack(module, dataset, chosen_rows(dataset, subset), attacker, place, batch_size)
+    options = asdict(attack)
+    del options['strongest']
+    return {
+        'run': str(run),
+        'weights': manifest.weights.hash if manifest.weights else None,
+        'split': split,
+        'library': library if library == 'own' else f'{library} {metadata.version(library)}',
+        **(options if library != 'autoattack' else {'epsilon': attack.epsilon, 'norm': attack.norm}),
+        **_accuracies(counts),
+    }
+
+
+def _accuracies(counts: UnderAttack) -> dict[str, Any]:
+    return {'samples': counts.samples, 'accuracy': counts.accuracy, 'robust_accuracy': counts.robust_accuracy}
+
+
+# -- who attacks ------------------------------------------------------------------------------------------------------
+
+
+def _own(module: nn.Module, attack: Attack, dataset: KeyedImages, device: torch.device) -> Attacker:
+    def attacker(images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
+        return attack.on(module, images, labels, ids, dataset.num_classes, dataset.normalization)
+
+    return attacker
+
+
+def _foolbox(module: nn.Module, attack: Attack, dataset: KeyedImages, device: torch.device) -> Attacker:
+    try:
+        import foolbox
+    except ImportError:
+        raise UserError('with: foolbox is not installed; pip install composer_kd[adversarial]') from None
+    if attack.targeted:
+        raise UserError('with: foolbox attacks here without targets; leave them out, or let our own code attack')
+    mean, std = dataset.normalization
+    scaled = {'mean': list(mean), 'std': list(std), 'axis': -3}
+    model = foolbox.PyTorchModel(module, bounds=(0, 1), preprocessing=scaled, device=device)
+    kind = foolbox.attacks.LinfPGD if attack.norm == 'linf' else foolbox.attacks.L2PGD
+    theirs = kind(abs_stepsize=attack.step_size / 255, steps=attack.steps, random_start=True)
+
+    def attacker(images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
+        # Its random start comes from torch's generator.
+        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+            torch.manual_seed(0)
+            _, (adversarial,), _ = theirs(model, images / 255, labels, epsilons=[attack.epsilon / 255])
+        return adversarial * 255
+
+    return attacker
+
+
+def _autoattack(module: nn.Module, attack: Attack, dataset: KeyedImages, device: torch.device) -> Attacker:
+    try:
+        from autoattack import AutoAttack  # type: ignore[import-not-found]
+    except ImportError:
+        raise UserError('with: autoattack is not installed; https://github.com/fra31/auto-attack says how') from None
+
+    def forward(images: Tensor) -> Tensor:
+        return module(normalised(images * 255, dataset.normalization))
+
+    norm = {'linf': 'Linf', 'l2': 'L2'}[attack.norm]
+    theirs = AutoAttack(forward, norm=norm, eps=attack.epsilon / 255, version='standard', device=device, verbose=False)
+    theirs.seed = 0
+
+    def attacker(images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
+        return theirs.run_standard_evaluation(images / 255, labels, bs=len(images)) * 255
+
+    return attacker
+
+
+LIBRARIES: dict[str, Callable[[nn.Module, Attack, KeyedImages, torch.device], Attacker]] = {
+    'own': _own,
+    'foolbox': _foolbox,
+    'autoattack': _autoattack,
+}

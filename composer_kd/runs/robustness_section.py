@@ -1,0 +1,53 @@
+"""The ``robustness:`` section of a YAML file: which attacks a run's model is measured under."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from composer_kd.callbacks.robustness import make_attack
+from composer_kd.section import Section
+
+__all__ = ['AttackSection', 'RobustnessSection']
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class AttackSection(Section):
+    """Projected gradient descent from a random start.
+
+    Attributes:
+        epsilon: The radius of the ball, in pixels from 0 to 255.
+        steps: How many.
+        step_size: In pixels; null is a quarter of epsilon, 1.25 times epsilon for a single step.
+        norm: ``linf`` or ``l2``.
+        targeted: Towards another class instead of away from the label.
+    """
+
+    epsilon: float = 8.0
+    steps: int = 20
+    step_size: float | None = None
+    norm: Literal['linf', 'l2'] = 'linf'
+    targeted: bool = False
+
+    @model_validator(mode='after')
+    def _possible(self) -> AttackSection:
+        make_attack(self.model_dump())
+        return self
+
+
+class RobustnessSection(Section):
+    """When a run is attacked, with what, and on how many samples.
+
+    Attributes:
+        attacks: One after the other.
+        interval: Also at the end of every so many epochs; null: at the end of the training alone.
+        subset: Of each split; null takes all.
+        batch_size: Images that a rank attacks at a time.
+    """
+
+    attacks: Annotated[list[AttackSection], Field(min_length=1)] = Field(default_factory=lambda: [AttackSection()])
+    interval: Annotated[str, Field(pattern=r'^[1-9]\d*ep$')] | None = None
+    subset: Count | None = 1000
+    batch_size: Count = 250

@@ -1,0 +1,132 @@
+"""``adversarial:`` and ``robustness:`` in a YAML, and the command that attacks saved weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from composer_kd import Archive
+from composer_kd.archive import RunDir, verify
+from composer_kd.archive.jsonl import read_lines
+from composer_kd.cli import main as command
+from composer_kd.errors import UserError
+from composer_kd.run import main
+from composer_kd.runs.plan import make_plan
+from tests.runs.common import TINY, write_yaml
+
+torch.set_num_threads(1)
+
+MADE = {'adversarial': {'epsilon': 6}, 'archive': {'adversarial': True}}
+LINEAGE = {
+    'replayed': {'adversarial': {'mode': 'replay', 'from': 'made', 'share': 0.5}},
+    'made': {**MADE, 'robustness': {'attacks': [{'steps': 3}, {'norm': 'l2', 'epsilon': 60}], 'subset': 40}},
+}
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('trained')
+    assert main([str(write_yaml(folder, lineage=LINEAGE, max_duration='2ep')), '--no-report']) == 0
+    return folder / 'runs'
+
+
+def refused(lineage: dict, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        make_plan({**TINY, 'lineage': lineage})
+    assert line in str(error.value)
+
+
+def test_examples_of_one_run_are_replayed_by_the_next(trained: Path) -> None:
+    archive = Archive(trained / 'made')
+    archive.check()
+    facts = archive.facts('adversarial', 0)
+    assert facts['epsilon'] == 6
+    assert facts['weights'] == archive.manifest().weights.hash  # type: ignore[union-attr]
+    assert facts['seen'] >= 448, 'of 500 samples those that two epochs of whole batches met'
+    made, replayed = (RunDir(trained / name).metrics()[-1] for name in ('made', 'replayed'))
+    assert made['images_attacked_total'] == 2 * 448
+    assert made['multiply_adds_attack_total'] * 3 == made['multiply_adds_student_total'] * 2
+    assert replayed['images_attacked_total'] == replayed['multiply_adds_attack_total'] == 0
+    assert 0 < replayed['images_replayed_total'] < 2 * 448
+    assert replayed['adversarial_loss'] > 0
+    assert RunDir(trained / 'replayed').read_config()['adversarial']['from'] == str(trained / 'made')
+
+
+def test_robustness_is_a_file_of_the_run(trained: Path) -> None:
+    manifest = verify(trained / 'made')
+    assert 'robustness.jsonl' in manifest.files
+    lines = read_lines(trained / 'made' / 'robustness.jsonl')
+    assert [(line['split'], line['steps'], line['norm']) for line in lines] == [
+        ('val', 3, 'linf'), ('val', 20, 'l2'), ('test', 3, 'linf'), ('test', 20, 'l2'),
+    ]  # fmt: skip
+    assert {line['samples'] for line in lines} == {40}
+    assert 'robustness.jsonl' not in verify(trained / 'replayed').files
+
+
+@pytest.mark.parametrize('library', ['own', 'foolbox'])
+def test_the_command_attacks_saved_weights(library: str, trained: Path, tmp_path: Path, capsys) -> None:
+    if library == 'foolbox':
+        pytest.importorskip('foolbox', reason='foolbox is not installed (extra: adversarial)')
+    out = tmp_path / 'attack.json'
+    words = ['attack', str(trained / 'made'), str(trained / 'replayed'), '--steps', '5', '--subset', '60']
+    assert command([*words, '--with', library, '--json', str(out), '--device', 'cpu']) == 0
+    document = json.loads(out.read_text())
+    assert (document['format'], document['version']) == ('composer_kd.attack', 1)
+    one, other = document['runs']
+    assert one['weights'] == verify(trained / 'made').weights.hash  # type: ignore[union-attr]
+    assert (one['samples'], one['epsilon'], one['steps'], one['step_size']) == (60, 8.0, 5, 2.0)
+    assert 0 <= one['robust_accuracy'] <= one['accuracy'] <= 1
+    assert one['library'].startswith(library)
+    assert other['run'] == str(trained / 'replayed')
+    assert 'robust, %' in capsys.readouterr().out
+
+
+def test_own_and_foolboxs_attacks_find_the_same(trained: Path) -> None:
+    pytest.importorskip('foolbox', reason='foolbox is not installed (extra: adversarial)')
+    from composer_kd.callbacks.robustness import make_attack
+    from composer_kd.runs.attack import attack_run
+
+    attack = make_attack({'steps': 10})
+    own, theirs = (attack_run(trained / 'made', attack, library) for library in ('own', 'foolbox'))
+    assert own['samples'] == theirs['samples'] == 200
+    assert own['accuracy'] == theirs['accuracy']
+    # Other random starts: 200 samples of a weak model.
+    assert own['robust_accuracy'] == pytest.approx(theirs['robust_accuracy'], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ('words', 'line'),
+    [
+        (['--epsilon', '0.03'], 'epsilon: pixels go from 0 to 255'),
+        (['--steps', '0'], 'steps: expected a whole number from 1 on'),
+        (['--subset', '0'], 'subset: a whole number from 1 on, got 0'),
+        (['--with', 'autoattack'], 'with: autoattack is not installed'),
+    ],
+)
+def test_a_wrong_command_is_one_line(words: list[str], line: str, trained: Path, capsys) -> None:
+    assert command(['attack', str(trained / 'made'), *words]) == 1
+    said = capsys.readouterr().err
+    assert line in said
+    assert said.count('\n') == 1
+
+
+def test_what_a_plan_refuses() -> None:
+    refused(
+        {'made': {'adversarial': {}}, 'next': {'adversarial': {'mode': 'replay', 'from': 'made'}}},
+        "lineage.next.adversarial.from: 'made' records no adversarial examples",
+    )
+    refused(
+        {'made': MADE, 'next': {'adversarial': {'mode': 'replay', 'from': 'mode'}}},
+        "lineage.next.adversarial.from: 'mode' is neither a run of this file nor a run directory; did you mean 'made'",
+    )
+    refused({'one': {'adversarial': {'mode': 'replay'}}}, 'lineage.one.adversarial.from: name the run')
+    refused({'one': {'adversarial': {'source': 'made'}}}, 'lineage.one.adversarial.source: unknown key; write from')
+    refused({'one': {'adversarial': {'epsilon': 300}}}, 'lineage.one.adversarial: epsilon: 300')
+    refused({'one': {'archive': {'adversarial': True}}}, 'archive.adversarial: this run makes no adversarial examples')
+    refused({'one': {'robustness': {'attacks': [{'steps': 0}]}}}, 'lineage.one.robustness.attacks.0')
+    refused({'one': {'robustness': {'interval': '5'}}}, 'lineage.one.robustness.interval')
+    twice = {'adversarial': {}, 'algorithms': {'AdversarialRecycling': {}}}
+    refused({'one': twice}, 'lineage.one.adversarial: AdversarialRecycling is there twice')

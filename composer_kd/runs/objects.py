@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,6 +41,34 @@ _REFUSED = {
 }
 
 
+@dataclass(frozen=True)
+class _Keyed:
+    """An algorithm with a key of its own in a run, whose ``from`` names the run that it recycles.
+
+    Args:
+        algorithm: Its class.
+        argument: What ``from`` is called there.
+        needs_one: Whether these options ask for such a run.
+        which: What that run must have left.
+    """
+
+    algorithm: type[Algorithm]
+    argument: str
+    needs_one: Callable[[dict[str, Any]], bool]
+    which: str
+
+
+_KEYED = {
+    'curriculum': _Keyed(
+        LossCurriculum, 'archive', lambda options: options.get('mode') != 'infobatch', 'that recorded losses'
+    ),
+    'start': _Keyed(WarmStart, 'source', lambda options: True, 'whose weights it begins at'),
+    'adversarial': _Keyed(
+        AdversarialRecycling, 'source', lambda options: options.get('mode') == 'replay', 'that recorded its examples'
+    ),
+}
+
+
 def make_optimizer(
     config: RunConfig, parameters: Iterable[torch.nn.Parameter], place: str = ''
 ) -> torch.optim.Optimizer:
@@ -73,35 +102,18 @@ def _algorithms(config: RunConfig, place: str) -> Iterator[tuple[type[Algorithm]
     """Class, options and place in the file of every algorithm, with those that have a key of their own."""
     for name, options in config.algorithms.items():
         yield algorithm_class(name, place), options, _join(place, f'algorithms.{name}')
-    if config.curriculum is not None:
-        where, options = _join(place, 'curriculum'), dict(config.curriculum)
-        if 'archive' in options:
-            raise UserError(f'{where}.archive: unknown key; write from')
+    for key, keyed in _KEYED.items():
+        section: dict[str, Any] | None = getattr(config, key)
+        if section is None:
+            continue
+        where, options = _join(place, key), dict(section)
+        if keyed.argument in options:
+            raise UserError(f'{where}.{keyed.argument}: unknown key; write from')
+        if options.get('from') is None and keyed.needs_one(options):
+            raise UserError(f'{where}.from: name the run of this file, or the run directory, {keyed.which}')
         if 'from' in options:
-            options['archive'] = options.pop('from')
-        elif options.get('mode') != 'infobatch':
-            raise UserError(f'{where}.from: name the run of this file, or the run directory, that recorded losses')
-        yield LossCurriculum, options, where
-    if config.start is not None:
-        where, options = _join(place, 'start'), dict(config.start)
-        if 'source' in options:
-            raise UserError(f'{where}.source: unknown key; write from')
-        if options.get('from') is None:
-            raise UserError(
-                f'{where}.from: name the run of this file, or the run directory, whose weights it begins at'
-            )
-        yield WarmStart, {'source': options.pop('from'), **options}, where
-    if config.adversarial is not None:
-        where, options = _join(place, 'adversarial'), dict(config.adversarial)
-        if 'source' in options:
-            raise UserError(f'{where}.source: unknown key; write from')
-        if 'from' in options:
-            options['source'] = options.pop('from')
-        elif options.get('mode') == 'replay':
-            raise UserError(
-                f'{where}.from: name the run of this file, or the run directory, that recorded its examples'
-            )
-        yield AdversarialRecycling, options, where
+            options[keyed.argument] = options.pop('from')
+        yield keyed.algorithm, options, where
 
 
 def make_callbacks(config: RunConfig) -> list[Callback]:

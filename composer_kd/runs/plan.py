@@ -14,7 +14,8 @@ from composer_kd.errors import UserError, nearest
 from composer_kd.runs.config import RunConfig, named_mapping
 from composer_kd.runs.ensembles_section import PlannedEnsemble, plan_ensembles
 from composer_kd.runs.objects import check_objects
-from composer_kd.runs.references import Names, check_same_model, nth, resolve
+from composer_kd.runs.references import Names, nth, resolve
+from composer_kd.runs.supplies import check_supplies
 from composer_kd.section import Section, parse_section
 
 __all__ = ['Plan', 'PlannedRun', 'make_plan']
@@ -152,10 +153,7 @@ def _make_plan(values: dict[str, Any]) -> Plan:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f'lineage: two runs would be called {name!r}; give them other names')
-    _check_losses(runs)
-    _check_logits(runs)
-    _check_starts(runs)
-    _check_examples(runs)
+    check_supplies({run.name: run for run in runs})
     ensembles = plan_ensembles(file.ensembles, repeats, {run.name: run.config for run in runs})
     return Plan(file.name, folder, _in_order(runs), file.side_by_side, ensembles)
 
@@ -222,68 +220,6 @@ def _seeds_of(
             starts=references.starts,
             examples=references.examples,
         )
-
-
-def _check_losses(runs: list[PlannedRun]) -> None:
-    """Who uses the losses of a run of this file needs one that records them."""
-    by_name = {run.name: run for run in runs}
-    for run in runs:
-        for source, where in run.losses.items():
-            archive = by_name[source].config.archive
-            if archive is None or not archive.losses:
-                raise UserError(
-                    f'{where}: {source!r} records no losses; give that run `archive: {{losses: true}}` of its own, or '
-                    f'to all at the top of the file'
-                )
-
-
-def _check_logits(runs: list[PlannedRun]) -> None:
-    """Who looks up the logits of a run of this file needs one that records them, in the views that it will ask for."""
-    by_name = {run.name: run for run in runs}
-    for run in runs:
-        for source, where in run.logits.items():
-            archive, ours, theirs = by_name[source].config.archive, run.config.data, by_name[source].config.data
-            if archive is None or archive.logits is None:
-                raise UserError(
-                    f'{where}: {source!r} records no logits; give that run `archive: {{logits: {{views: 4}}}}`, or '
-                    f'write {{recorded: {source}, fill: true}}'
-                )
-            recorded = archive.logits.views
-            asks_for_all = ours.augment.name != 'none' and not run.some_epochs_alone
-            if asks_for_all and (ours.views is None or ours.views > recorded):
-                asked = 'a fresh view every epoch' if ours.views is None else f'{ours.views} views'
-                raise UserError(
-                    f'{where}: {source!r} records {recorded} views and this run asks for {asked}; set its data.views '
-                    f'to {recorded}, raise archive.logits.views there, or add fill: true'
-                )
-            padding = () if ours.augment.name == 'resized_crop' else ('padding',)
-            for key in ('augment', 'flip', *padding, 'augment_seed', 'image_size'):
-                if getattr(ours, key) != getattr(theirs, key):
-                    raise UserError(
-                        f'{where}: {source!r} is recorded with data.{key}: {getattr(theirs, key)} and this run has '
-                        f'{getattr(ours, key)}; make them the same, or use {{live: {source}}}'
-                    )
-
-
-def _check_starts(runs: list[PlannedRun]) -> None:
-    """Who begins at the weights of a run of this file needs one of the same model."""
-    by_name = {run.name: run for run in runs}
-    for run in runs:
-        for source, where in run.starts.items():
-            check_same_model(by_name[source].config.model, run.config.model, source, where)
-
-
-def _check_examples(runs: list[PlannedRun]) -> None:
-    """Who uses the adversarial examples of a run of this file needs one that records them, of such images."""
-    by_name = {run.name: run for run in runs}
-    for run in runs:
-        for source, where in run.examples.items():
-            archive = by_name[source].config.archive
-            if archive is None or not archive.adversarial:
-                raise UserError(
-                    f'{where}: {source!r} records no adversarial examples; give that run '
-                    f'`adversarial: {{mode: recycle}}` and `archive: {{adversarial: true}}`'
-                )
 
 
 def _in_order(runs: list[PlannedRun]) -> tuple[PlannedRun, ...]:

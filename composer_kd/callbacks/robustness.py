@@ -19,11 +19,11 @@ from composer_kd.algorithms.adversarial_recycling.attack import Attack
 from composer_kd.algorithms.adversarial_recycling.student import attackable
 from composer_kd.archive.jsonl import append_line, read_lines, rewrite_lines
 from composer_kd.archive.ranks import on_rank_zero
-from composer_kd.callbacks.same_buffers import share_buffers
 from composer_kd.callbacks.under_attack import chosen_rows, under_attack
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.errors import UserError, nearest
 from composer_kd.models import multiply_adds, plain
+from composer_kd.models.buffers import share_buffers
 
 __all__ = ['ROBUSTNESS_FILE', 'Robustness', 'make_attack']
 

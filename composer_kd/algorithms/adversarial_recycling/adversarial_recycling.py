@@ -24,6 +24,7 @@ from composer_kd.archive.samples import Samples
 from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of, labels_of, logits_of
 from composer_kd.models.beside import CHANGE_IMAGES, DROP_SAMPLES, first_of
+from composer_kd.models.buffers import share_buffers
 from composer_kd.teachers.clock import Clock
 
 __all__ = ['AdversarialRecycling']
@@ -233,6 +234,10 @@ class AdversarialRecycling(Described):
         slots = self.table.slots(ids) if self._keeps else torch.full((len(ids),), -1)
         known = self.table.known(slots) if self.mode != 'fresh' else torch.zeros(len(ids), dtype=torch.bool)
         attacks = self.mode != 'replay' and step % self.every == 0
+        if attacks:
+            # An attack passes DistributedDataParallel by, which gives rank 0's statistics to all before its next forward:
+            # the ranks would attack different models, and a resumed rank another one than before.
+            share_buffers(state.model)
         self._step = Step(Plan.of(ids, slots, known, self.share, attacks, state.rank_zero_seed, step))
 
     def _show(self, state: State) -> None:

@@ -82,6 +82,8 @@ class Attack:
             raise UserError(f'steps: expected a whole number from 1 on, got {steps!r}: no step attacks nothing')
         if step_size is None:
             step_size = epsilon / 4 if steps > 1 else epsilon * one_step
+        if not isinstance(targeted, bool):
+            raise UserError(f'targeted: expected true or false, got {targeted!r}')
         if not _is_number(step_size) or step_size <= 0:
             raise UserError(f'step_size: expected a number of pixels above 0, got {step_size!r}')
         return cls(float(epsilon), steps, float(step_size), norm, targeted, strongest)

@@ -235,8 +235,8 @@ class AdversarialRecycling(Described):
         known = self.table.known(slots) if self.mode != 'fresh' else torch.zeros(len(ids), dtype=torch.bool)
         attacks = self.mode != 'replay' and step % self.every == 0
         if attacks:
-            # An attack passes DistributedDataParallel by, which gives rank 0's statistics to all before its next forward:
-            # the ranks would attack different models, and a resumed rank another one than before.
+            # DistributedDataParallel gives rank 0's statistics to all before its next forward, and an attack passes it
+            # by: the ranks would attack different models, and a resumed rank another one than before.
             share_buffers(state.model)
         self._step = Step(Plan.of(ids, slots, known, self.share, attacks, state.rank_zero_seed, step))
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         WarmStart,
     )
     from composer_kd.archive import Archive
-    from composer_kd.callbacks import RecordLogits, RecordLosses, RecordPredictions
+    from composer_kd.callbacks import DriftMeasures, RecordLogits, RecordLosses, RecordPredictions
     from composer_kd.errors import UserError
     from composer_kd.schedule import Schedule
     from composer_kd.teachers import Teacher
@@ -26,6 +26,7 @@ __all__ = [
     'Archive',
     'BornAgain',
     'Distillation',
+    'DriftMeasures',
     'LabelRefinery',
     'LossCurriculum',
     'OracleKD',
@@ -50,6 +51,7 @@ _HOMES = {
     'OracleKD': 'composer_kd.algorithms',
     'TeacherMixupKD': 'composer_kd.algorithms',
     'WarmStart': 'composer_kd.algorithms',
+    'DriftMeasures': 'composer_kd.callbacks',
     'RecordLogits': 'composer_kd.callbacks',
     'RecordLosses': 'composer_kd.callbacks',
     'RecordPredictions': 'composer_kd.callbacks',

@@ -1,5 +1,6 @@
 """What watches a run: its measures, its health, what it leaves for later runs, and that all ranks are alike."""
 
+from composer_kd.callbacks.drift_measures import DriftMeasures
 from composer_kd.callbacks.measures import Measures
 from composer_kd.callbacks.nan_guard import NanGuard
 from composer_kd.callbacks.record_logits import RecordLogits
@@ -7,4 +8,4 @@ from composer_kd.callbacks.record_losses import RecordLosses
 from composer_kd.callbacks.record_predictions import RecordPredictions
 from composer_kd.callbacks.same_buffers import SameBuffers
 
-__all__ = ['Measures', 'NanGuard', 'RecordLogits', 'RecordLosses', 'RecordPredictions', 'SameBuffers']
+__all__ = ['DriftMeasures', 'Measures', 'NanGuard', 'RecordLogits', 'RecordLosses', 'RecordPredictions', 'SameBuffers']

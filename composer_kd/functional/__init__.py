@@ -19,6 +19,7 @@ from composer_kd.functional.rand_augment import rand_augment
 from composer_kd.functional.resized_crop import resized_crop
 from composer_kd.functional.top_k import keep_top, spread_rest, to_half
 from composer_kd.functional.warm_start import shrink_perturb
+from composer_kd.functional.worst_group import worst_group
 
 __all__ = [
     'LOSSES',
@@ -57,4 +58,5 @@ __all__ = [
     'top_share',
     'uniform',
     'within_share',
+    'worst_group',
 ]

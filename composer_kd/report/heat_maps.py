@@ -13,11 +13,11 @@ from composer_kd.report.picture import WIDTH, Figure, finished, look
 from composer_kd.report.robustness import Robustness
 from composer_kd.report.summary import Summary
 
-__all__ = ['heat_maps']
+__all__ = ['PALEST', 'STRONGEST', 'heat_maps']
 
 _COLOR = ACCENTS[1].light
 # At most so much of the colour: letters keep a contrast of 4.5 on it.
-_PALEST, _STRONGEST = 0.03, 0.55
+PALEST, STRONGEST = 0.03, 0.55
 _ROW, _TITLE, _LETTER, _GAP = 0.19, 0.34, 0.068, 0.08  # inches
 _LONGEST = 22
 _ARMS = 8
@@ -52,14 +52,15 @@ def _by_severity(found: Robustness, shades: tuple[float, float]) -> list[Figure]
     severities = sorted({severity for names in found.kinds.values() for severity in names})
     if len(severities) < 2:
         return []
-    columns = [f'severity {severities[0]:g}', *(f'{severity:g}' for severity in severities[1:])]
+    columns = [f'{severity:g}' for severity in severities]
     figures = []
     for place, (name, arm) in enumerate(list(found.arms.items())[:_ARMS]):
         cells = [
             [arm.by_drift[names[severity]].mean if severity in names else None for severity in severities]
             for names in found.kinds.values()
         ]
-        title, caption = f'Corruptions of {name}', 'Test accuracy, mean over the seeds, %; more colour is higher.'
+        title = f'{_short(name, 28)}, by severity'
+        caption = f'Test accuracy of {name} under corruptions, mean over the seeds, %; more colour is higher.'
         figures.append(_map(f'drift_severity_{place}', title, caption, list(found.kinds), columns, cells, shades))
     return figures
 
@@ -102,7 +103,7 @@ def _map(
             if value is None:
                 continue
             part = (value - low) / (high - low) if high > low else 1.0
-            x, alpha = left + column * width, _PALEST + (_STRONGEST - _PALEST) * part
+            x, alpha = left + column * width, PALEST + (STRONGEST - PALEST) * part
             axes.add_patch(Rectangle((x, y), width - 0.02, _ROW - 0.02, facecolor=_COLOR, alpha=alpha, linewidth=0))
             if width >= 0.2:
                 digits = 1 if width >= 0.3 else 0

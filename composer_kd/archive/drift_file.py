@@ -40,16 +40,16 @@ class DriftFile:
         """Whether this very drift was measured under that name."""
         return name in self.drifts and self.drifts[name].get('drift') == drift
 
-    def with_what_was_measured(self, run_dir: Path) -> DriftFile:
-        """This, with what the file of the run directory holds of the same weights and test data."""
+    @classmethod
+    def read(cls, run_dir: Path, weights: str) -> DriftFile | None:
+        """What was measured of these weights; ``None`` where there is no file, or one of others, or none of ours."""
         try:
             values = json.loads((run_dir / DRIFT_FILE).read_text(encoding='utf-8'))
-            facts = (values['version'], values['weights'], values['fingerprint'], values['groups'])
-            if facts == (_VERSION, self.weights, self.fingerprint, self.groups):
-                self.clean, self.drifts = dict(values['clean']), dict(values['drifts'])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            pass  # There is none, or it is none of ours: everything is measured.
-        return self
+            if (values.pop('format'), values.pop('version'), values['weights']) != (_FORMAT, _VERSION, weights):
+                return None
+            return cls(**values)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
 
     def write(self, run_dir: Path) -> None:
         """All of it or nothing."""

@@ -53,6 +53,6 @@ def robustness_tables(summary: Summary) -> list[Table]:
         f'worst {found.groups}',
         'calibration error, %',
     )
-    many = f'{len(found.drifts)} drifts' if len(found.drifts) > 1 else found.drifts[0]
+    many = f'{len(found.drifts)} drifts' if len(found.drifts) > 1 else ''.join(found.drifts)
     title = f'Robustness to drift: test accuracy, %, over {many}; mCE against {summary.baseline.name}'
     return [Table(title, *filled(columns, rows), labels=2, section='robustness')]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,14 @@ def read_scenarios(
 
 def measure_configured(config: RunConfig, run: RunDir, say: Callable[[str], None]) -> None:
     """Measure what ``drifts:`` of a finished run asks for and its file lacks."""
-    if config.drifts:
-        measure_robustness(run, scenarios_of(config.drifts), device=config.device, say=say)
+    scenarios = scenarios_of(config.drifts)
+
+    def done() -> bool:
+        manifest = run.manifest()
+        return DRIFT_FILE in manifest.files and not _missing(_measured(run, manifest), scenarios)
+
+    if scenarios and not on_rank_zero(done):
+        measure_robustness(run, scenarios, device=config.device, say=say)
 
 
 def measure_robustness(
@@ -80,7 +87,7 @@ def measure_robustness(
 
     Args:
         path: The run directory.
-        scenarios: Names to drifts, each in the place of those of the run's own data.
+        scenarios: Names to drifts, at least one, each in the place of those of the run's own data.
         batch_size: Images in a forward pass.
         device: ``auto``, ``cpu`` or ``gpu``.
         say: Takes lines for the person who waits.
@@ -95,25 +102,41 @@ def measure_robustness(
     config = run.read_config()
     if config.get('threads'):
         torch.set_num_threads(config['threads'])
-    tests = _open_tests(run, manifest, config)
     with ExitStack() as stack:
         on_rank_zero(lambda: stack.enter_context(locked(run.path / 'archive' / '.drift.lock', str(run))))
-        found = on_rank_zero(lambda: _known(run, manifest, tests))
-        described = {name: [one.model_dump(mode='json') for one in drifts] for name, drifts in scenarios.items()}
-        missing = [name for name in scenarios if not found.knows(name, described[name])]
-        if missing or not found.clean:
+        found = on_rank_zero(lambda: _measured(run, run.manifest()))
+        before = len(scenarios) - len(_missing(found, scenarios))
+        if found is None or before < len(scenarios):
+            tests = _open_tests(run, manifest, config)
+            fresh = _nothing_yet(manifest, tests)
+            if found is None or (found.fingerprint, found.groups) != (fresh.fingerprint, fresh.groups):
+                found, before = fresh, 0
             ask = _Model(run, manifest, config, device, batch_size)
             found.clean = found.clean or ask(tests.clean)
-            for name in missing:
+            for name in _missing(found, scenarios):
                 with together():
                     dataset = tests.under(scenarios[name], f'{run}: drifts.{name}')
-                found.drifts[name] = {'drift': described[name], **ask(dataset)}
-                on_rank_zero(lambda: _write(run, found))
-            if not missing:
-                on_rank_zero(lambda: _write(run, found))
+                found.drifts[name] = {'drift': _described(scenarios[name]), **ask(dataset)}
+                on_rank_zero(partial(_write, run, found))
         elif DRIFT_FILE not in manifest.files:
-            on_rank_zero(lambda: _write(run, found))  # Killed before the manifest could name it.
-    say(f'{run}: {_line(found, scenarios, len(missing))}')
+            on_rank_zero(partial(_write, run, found))  # Killed before the manifest could name it.
+    say(f'{run}: {_line(found, scenarios, before)}')
+
+
+def _described(drifts: Sequence[Drift]) -> list[dict[str, Any]]:
+    return [drift.model_dump(mode='json') for drift in drifts]
+
+
+def _missing(found: DriftFile | None, scenarios: Mapping[str, Sequence[Drift]]) -> list[str]:
+    return [name for name, drifts in scenarios.items() if found is None or not found.knows(name, _described(drifts))]
+
+
+def _measured(run: RunDir, manifest: Manifest) -> DriftFile | None:
+    """What was measured of the weights that the run has now; a damaged file is refused."""
+    assert manifest.weights is not None
+    if DRIFT_FILE in manifest.files and (run.path / DRIFT_FILE).exists():
+        verify_file(run.path, manifest, DRIFT_FILE)
+    return DriftFile.read(run.path, manifest.weights.hash)
 
 
 def _open_tests(run: RunDir, manifest: Manifest, config: Mapping[str, Any]) -> DriftedTests:
@@ -129,13 +152,10 @@ def _open_tests(run: RunDir, manifest: Manifest, config: Mapping[str, Any]) -> D
     return tests
 
 
-def _known(run: RunDir, manifest: Manifest, tests: DriftedTests) -> DriftFile:
-    groups = 'class' if tests.clean.facts.coarse is None else 'superclass'
+def _nothing_yet(manifest: Manifest, tests: DriftedTests) -> DriftFile:
     assert manifest.weights is not None
-    if DRIFT_FILE in run.manifest().files and (run.path / DRIFT_FILE).exists():
-        verify_file(run.path, run.manifest(), DRIFT_FILE)
-    empty = DriftFile(manifest.weights.hash, manifest.finished_epoch or 0, tests.clean.fingerprint, groups)
-    return empty.with_what_was_measured(run.path)
+    groups = 'class' if tests.clean.facts.coarse is None else 'superclass'
+    return DriftFile(manifest.weights.hash, manifest.finished_epoch or 0, tests.clean.fingerprint, groups)
 
 
 class _Model:
@@ -173,13 +193,11 @@ def _listing(run: RunDir, manifest: Manifest, names: Sequence[str]) -> Manifest:
     return manifest.model_copy(update={'files': {**others, **file_records(run.path, names)}})
 
 
-def _line(found: DriftFile, scenarios: Mapping[str, Any], new: int) -> str:
+def _line(found: DriftFile, scenarios: Mapping[str, Any], before: int) -> str:
     accuracies = {name: found.drifts[name]['accuracy'] for name in scenarios}
     clean = f'test accuracy {100 * found.clean["accuracy"]:.1f} %'
-    if not accuracies:
-        return clean
     worst = min(accuracies, key=accuracies.__getitem__)
     mean = sum(accuracies.values()) / len(accuracies)
-    known = '' if new == len(scenarios) else f', {len(scenarios) - new} of them measured before'
+    known = f', {before} of them measured before' if before else ''
     count = f'{len(scenarios)} drift{"s" if len(scenarios) > 1 else ""}'
     return f'{clean}, {100 * mean:.1f} % under {count}, {100 * accuracies[worst]:.1f} % under {worst}{known}'

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from composer_kd import UserError
 from composer_kd.archive import RunDir, verify
@@ -20,7 +23,7 @@ from composer_kd.models.weights import load_weights, put_into
 from composer_kd.run import main as train
 from composer_kd.runs.plan import make_plan
 from composer_kd.section import parse_section
-from tests.runs.common import TINY, write_yaml
+from tests.runs.common import TINY, environment, write_yaml
 
 FOG = {'name': 'corruption', 'kind': 'fog', 'severity': 3}
 TAIL = {'name': 'long_tail', 'factor': 2}
@@ -115,6 +118,47 @@ def test_the_same_command_measures_what_is_missing(run: Path, capsys: pytest.Cap
     (run / 'drift.json').unlink()
     assert train([str(written(run.parents[1]))]) == 0
     assert (run / 'drift.json').read_bytes() == before
+
+
+def test_where_nothing_is_missing_the_data_need_not_be_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*arguments: object) -> None:
+        raise AssertionError('the data are opened')
+
+    monkeypatch.setattr('composer_kd.runs.robustness.DriftedTests', gone)
+    before = (run / 'drift.json').read_bytes()
+    assert train([str(written(run.parents[1]))]) == 0
+    assert (run / 'drift.json').read_bytes() == before
+
+
+def test_killed_before_the_manifest_could_name_the_file(run: Path) -> None:
+    manifest = run / 'archive' / 'manifest.json'
+    whole = manifest.read_text()
+    unlisted = json.loads(whole)
+    del unlisted['files']['drift.json'], unlisted['xxh3']
+    manifest.write_text(json.dumps(unlisted))
+    assert train([str(written(run.parents[1]))]) == 0
+    assert 'drift.json' in verify(run).files
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_samples(run: Path) -> None:
+    whole = measured(run)
+    (run / 'drift.json').unlink()
+    file = run.parent / 'drifts.yaml'
+    file.write_text(yaml.safe_dump({'drifts': DRIFTS}, sort_keys=False))
+    words = ['-n', '2', '-m', 'composer_kd.cli', 'robustness', str(run), '--drifts', str(file), '--device', 'cpu']
+    done = subprocess.run(
+        [sys.executable, '-m', 'composer.cli.launcher', *words],
+        env=environment(), capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    again = measured(run)
+    assert list(again['drifts']) == list(whole['drifts'])
+    for name, entry in whole['drifts'].items():
+        for key in ('samples', 'accuracy', 'top5', 'worst_group'):
+            assert again['drifts'][name][key] == entry[key]
+        assert again['drifts'][name]['cross_entropy'] == pytest.approx(entry['cross_entropy'], rel=1e-5)
+    assert verify(run)
 
 
 def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,7 +107,7 @@ class DriftMeasures(Callback):
             for name, drifts in self.scenarios.items():
                 with together():
                     dataset = tests.under(drifts, f'drifts.{name}')
-                described = [drift.model_dump(mode='json') for drift in drifts]
+                described = [drift.description('test') for drift in drifts]
                 found.drifts[name] = {'drift': described, **measure(dataset)}
                 logger.log_metrics({f'drift/{name}/accuracy': found.drifts[name]['accuracy']})
         on_rank_zero(lambda: found.write(self.folder))

@@ -124,7 +124,7 @@ def measure_robustness(
 
 
 def _described(drifts: Sequence[Drift]) -> list[dict[str, Any]]:
-    return [drift.model_dump(mode='json') for drift in drifts]
+    return [drift.description('test') for drift in drifts]
 
 
 def _missing(found: DriftFile | None, scenarios: Mapping[str, Sequence[Drift]]) -> list[str]:

@@ -219,3 +219,12 @@ def test_another_task_is_refused(run: Path, tmp_path: Path, capsys: pytest.Captu
     file.write_text('drifts: {coarse: {name: subpopulation, side: target}}')
     assert main(['robustness', str(run), '--drifts', str(file)]) == 1
     assert 'the test part has 20 classes then and the model 100' in capsys.readouterr().err
+
+
+def test_what_a_drift_does_elsewhere_does_not_make_it_another_one(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drifts = {**DRIFTS, 'foggy': {**FOG, 'parts': ['test']}}
+    assert train([str(written(run.parents[1], drifts=drifts))]) == 0
+    assert 'measured before' not in capsys.readouterr().out, 'there was nothing to measure'
+    assert 'parts' not in measured(run)['drifts']['foggy']['drift'][0]

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
         WarmStart,
     )
     from composer_kd.archive import Archive
-    from composer_kd.callbacks import RecordAdversarial, RecordLogits, RecordLosses, RecordPredictions, Robustness
+    from composer_kd.callbacks import (
+        DriftMeasures,
+        RecordAdversarial,
+        RecordLogits,
+        RecordLosses,
+        RecordPredictions,
+        Robustness,
+    )
     from composer_kd.errors import UserError
     from composer_kd.schedule import Schedule
     from composer_kd.teachers import Teacher
@@ -28,6 +35,7 @@ __all__ = [
     'Archive',
     'BornAgain',
     'Distillation',
+    'DriftMeasures',
     'LabelRefinery',
     'LossCurriculum',
     'OracleKD',
@@ -56,6 +64,7 @@ _HOMES = {
     'TeacherMixupKD': 'composer_kd.algorithms',
     'WarmStart': 'composer_kd.algorithms',
     'RecordAdversarial': 'composer_kd.callbacks',
+    'DriftMeasures': 'composer_kd.callbacks',
     'RecordLogits': 'composer_kd.callbacks',
     'RecordLosses': 'composer_kd.callbacks',
     'RecordPredictions': 'composer_kd.callbacks',

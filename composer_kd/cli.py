@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_harvest(commands)
     _add_ensemble(commands)
     _add_attack(commands)
+    _add_robustness(commands)
     _add_report(commands)
     _add_verify(commands)
     _add_list(commands)
@@ -271,6 +272,32 @@ def _attack(arguments: argparse.Namespace) -> int:
         file=arguments.json,
         say=say,
     )
+    return 0
+
+
+def _add_robustness(commands) -> None:
+    parser = commands.add_parser('robustness', help='measure finished runs under drifts of their test data')
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories')
+    parser.add_argument('--drifts', type=Path, metavar='FILE.yaml', help='measure those under its key drifts')
+    parser.add_argument('--corruptions', metavar='fog,snow', help='kinds of corruption (default: all)')
+    parser.add_argument('--severities', metavar='1,3,5', help='of each kind (default: 1,2,3,4,5)')
+    parser.add_argument('--batch-size', type=int, default=1000, help='images in a forward pass (default: %(default)s)')
+    parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto')
+    parser.set_defaults(work=_robustness)
+
+
+def _robustness(arguments: argparse.Namespace) -> int:
+    from composer_kd.report.command import numbers
+    from composer_kd.runs.command import quieten, say
+    from composer_kd.runs.ranks import join_ranks
+    from composer_kd.runs.robustness import measure_robustness, read_scenarios
+
+    quieten()
+    severities = numbers('--severities', arguments.severities, float)
+    scenarios = read_scenarios(arguments.drifts, arguments.corruptions, severities)
+    join_ranks(arguments.device)
+    for run in arguments.runs:
+        measure_robustness(run, scenarios, batch_size=arguments.batch_size, device=arguments.device, say=say)
     return 0
 
 

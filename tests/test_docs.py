@@ -36,6 +36,7 @@ from composer_kd.algorithms.adversarial_recycling import arguments as adversaria
 from composer_kd.algorithms.loss_curriculum.arguments import OF_MODE
 from composer_kd.data.augment_section import AugmentSection, ColourJitterSection, RandAugmentSection
 from composer_kd.data.drift import DRIFTS
+from composer_kd.data.drift.scenarios import CorruptionGrid
 from composer_kd.data.section import DataSection, SyntheticSection
 from composer_kd.functional import LOSSES
 from composer_kd.models.section import ModelSection
@@ -376,6 +377,7 @@ def section_defaults(section: type[BaseModel]) -> dict[str, Any]:
         ('data.augment.rand_augment', RandAugmentSection),
         ('data.synthetic', SyntheticSection),
         ('compile', CompileSection),
+        ('drifts', CorruptionGrid),
         ('archive', ArchiveSection),
         ('archive.logits', LogitsSection),
         ('robustness', RobustnessSection),

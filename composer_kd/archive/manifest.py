@@ -21,6 +21,7 @@ from composer_kd.errors import UserError
 from composer_kd.section import Section, parse_section
 
 __all__ = [
+    'DRIFT_FILE',
     'SCHEMA',
     'ArchiveRecord',
     'DataRecord',
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
+DRIFT_FILE = 'drift.json'
 
 
 class Record(Section):
@@ -260,6 +262,8 @@ def verify_file(run_dir: Path, manifest: Manifest, name: str) -> None:
     if name not in manifest.files:
         raise UserError(f'{path}: not listed in {manifest_file(run_dir)}, so it cannot be verified; run it again')
     again = 'record it again' if is_table(name) else 'remove the run directory and run again'
+    if name == DRIFT_FILE:
+        again = 'remove it and measure again with `composer-kd robustness`'
     if not path.is_file():
         raise UserError(f'{path}: this file of the run is missing; restore it, or {again}')
     problem = damage(path, manifest.files[name])

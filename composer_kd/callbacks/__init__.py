@@ -1,5 +1,6 @@
 """What watches a run: its measures, its health, what it leaves for later runs, and that all ranks are alike."""
 
+from composer_kd.callbacks.drift_measures import DriftMeasures
 from composer_kd.callbacks.measures import Measures
 from composer_kd.callbacks.nan_guard import NanGuard
 from composer_kd.callbacks.record_adversarial import RecordAdversarial
@@ -10,6 +11,7 @@ from composer_kd.callbacks.robustness import Robustness
 from composer_kd.callbacks.same_buffers import SameBuffers
 
 __all__ = [
+    'DriftMeasures',
     'Measures',
     'NanGuard',
     'RecordAdversarial',

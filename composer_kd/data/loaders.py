@@ -26,7 +26,7 @@ from composer_kd.data.table import mean_and_std
 from composer_kd.data.transform import Augmentation, Prepare
 from composer_kd.errors import UserError, nearest
 
-__all__ = ['Data', 'open_data', 'open_source']
+__all__ = ['Data', 'open_data', 'open_parts', 'open_source']
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +79,7 @@ def open_data(
     ranks = dist.get_world_size()
     if batch_size < 1 or batch_size % ranks:
         raise UserError(f'{where}: the batch size {batch_size} cannot be divided evenly over {ranks} ranks')
-    folder = open_source(section, where)
-    splits = _open_splits(folder, section)
-    parts = divide(splits['train'], splits['test'], _class_names(folder, splits), section, where)
-    facts = _facts(folder, splits, parts['train'], section, where)
+    parts, facts = open_parts(section, where)
     # After the division, and after mean and std are counted: a drift changes neither.
     parts, facts_of = drifted(parts, facts, section.drift or (), section.cache, f'{where}.drift')
     trained = len(parts['train'])
@@ -109,6 +106,14 @@ def open_data(
         test=spec('test'),
         facts=facts_of['train'],
     )
+
+
+def open_parts(section: DataSection, where: str) -> tuple[dict[str, Part], Facts]:
+    """The parts as they are divided before any drift, and the facts of all of them."""
+    folder = open_source(section, where)
+    splits = _open_splits(folder, section)
+    parts = divide(splits['train'], splits['test'], _class_names(folder, splits), section, where)
+    return parts, _facts(folder, splits, parts['train'], section, where)
 
 
 def open_source(section: DataSection, where: str) -> ShardFolder:

@@ -21,6 +21,7 @@ from composer_kd.functional.resized_crop import resized_crop
 from composer_kd.functional.top_k import keep_top, spread_rest, to_half
 from composer_kd.functional.uncrop import uncropped, visible
 from composer_kd.functional.warm_start import shrink_perturb
+from composer_kd.functional.worst_group import worst_group
 
 __all__ = [
     'LOSSES',
@@ -65,4 +66,5 @@ __all__ = [
     'uniform',
     'visible',
     'within_share',
+    'worst_group',
 ]

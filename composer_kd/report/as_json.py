@@ -13,6 +13,7 @@ from composer_kd.report.harvest import ArmArchive
 from composer_kd.report.headline import Headline
 from composer_kd.report.inference import Inference, Relative, relative
 from composer_kd.report.measures import COSTS, Spread, best, first_epoch_at, series
+from composer_kd.report.robustness import Robustness
 from composer_kd.report.summary import Accuracy, ArmSummary, Summary
 
 __all__ = ['VERSION', 'as_json']
@@ -35,6 +36,7 @@ def as_json(summary: Summary, answer: Headline, notes: Sequence[str]) -> str:
             {**_arm(summary, arm), 'model': _model(arm.inference, against)}
             for arm, against in zip(summary.arms, relative([arm.inference for arm in summary.arms]), strict=True)
         ],
+        'robustness': summary.robustness and _robustness(summary.robustness),
         'ensembles': [asdict(one) for one in summary.ensembles],
         'runs': [_run(summary, run) for run in summary.runs],
     }
@@ -75,6 +77,16 @@ def _model(found: Inference, against: Relative) -> dict[str, Any]:
         'images_per_second': {str(batch): _spread(spread) for batch, spread in found.images_per_second.items()},
         'times_smaller_than_the_largest': against.smaller,
         'times_faster_than_the_largest': {str(batch): ratio for batch, ratio in against.faster.items()},
+    }
+
+
+def _robustness(found: Robustness) -> dict[str, Any]:
+    kinds = {kind: {f'{severity:g}': name for severity, name in names.items()} for kind, names in found.kinds.items()}
+    return {
+        'drifts': list(found.drifts),
+        'corruptions': kinds,
+        'groups': found.groups,
+        'arms': {name: asdict(arm) for name, arm in found.arms.items()},
     }
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from composer_kd.errors import UserError
 
-__all__ = ['add_arguments', 'main']
+__all__ = ['add_arguments', 'main', 'numbers']
 
 N = TypeVar('N', int, float)
 
@@ -34,8 +34,8 @@ def main(args: argparse.Namespace) -> int:
     """Print the report, write its files, and say where."""
     from composer_kd.report.document import report
 
-    thresholds = _numbers('--thresholds', args.thresholds, float)
-    epochs = _numbers('--epochs', args.epochs, int)
+    thresholds = numbers('--thresholds', args.thresholds, float)
+    epochs = numbers('--epochs', args.epochs, int)
     made = report(args.runs, baseline=args.baseline, thresholds=thresholds, epochs=epochs)
     print({'text': made.text, 'markdown': made.markdown, 'json': made.json}[args.format](), end='')
     files = made.write(args.out or _default_folder([run.path for run in made.summary.runs]))
@@ -58,7 +58,8 @@ def _default_folder(runs: list[Path]) -> Path:
     return runs[0].parent if len(parents) == 1 else Path()
 
 
-def _numbers(option: str, text: str | None, kind: Callable[[str], N]) -> list[N] | None:
+def numbers(option: str, text: str | None, kind: Callable[[str], N]) -> list[N] | None:
+    """What an option lists, parted by commas; ``None`` where it is not given."""
     if text is None:
         return None
     try:

@@ -13,9 +13,11 @@ from composer_kd.errors import UserError
 from composer_kd.report.as_json import as_json
 from composer_kd.report.caveats import caveats
 from composer_kd.report.collect import collect
-from composer_kd.report.figures import Figure, figures
+from composer_kd.report.figures import figures
 from composer_kd.report.headline import Headline, headline
+from composer_kd.report.heat_maps import heat_maps
 from composer_kd.report.page import method, page
+from composer_kd.report.picture import Figure
 from composer_kd.report.summary import Summary, summarize
 from composer_kd.report.tables import Table, tables
 from composer_kd.report.text import markdown_escape, markdown_table, text_table, wrapped
@@ -43,7 +45,7 @@ class Report:
 
     @cached_property
     def figures(self) -> list[Figure]:
-        return figures(self.summary)
+        return figures(self.summary) + heat_maps(self.summary)
 
     def text(self) -> str:
         """For a terminal of 100 columns."""
@@ -56,7 +58,7 @@ class Report:
 
     def brief(self) -> str:
         """The answer and the tables behind it, for the end of a training; all of it is in :meth:`text`."""
-        sections = (self.summary.primary.name, 'ensembles', 'size', 'fidelity', 'cost', 'archive')
+        sections = (self.summary.primary.name, 'ensembles', 'size', 'fidelity', 'robustness', 'cost', 'archive')
         about = [table for table in self.tables if table.section in sections]
         parts = [wrapped(self.headline.sentence), *map(text_table, about)]
         return '\n\n'.join(parts) + '\n'

@@ -5,16 +5,14 @@ They are narrow, so that on a phone their letters are as large as the text besid
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from composer_kd.report.caveats import SHARED, mark_arm
 from composer_kd.report.collect import Run
 from composer_kd.report.measures import Curve, Measure, Reach, Series, costs_at, curve, label_loss, series
-from composer_kd.report.palette import GRID, INK, MUTED, PAPER, Style, style_of, with_variables
+from composer_kd.report.palette import INK, Style, style_of
+from composer_kd.report.picture import WIDTH, Figure, finished, look
 from composer_kd.report.summary import ArmSummary, Summary
 from composer_kd.report.wording import percent, unit_for, with_spread
 
@@ -23,65 +21,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from matplotlib.ticker import MaxNLocator
 
-__all__ = ['Figure', 'figures']
+__all__ = ['figures']
 
-_WIDTH, _PLOT_HEIGHT = 3.6, 2.05  # inches
+_PLOT_HEIGHT = 2.05  # inches
 _LEFT, _RIGHT, _BOTTOM, _TITLE, _ROW = 0.46, 0.14, 0.42, 0.30, 0.185
 _LONGEST = 40
 _STEPS = [1, 2, 2.5, 5, 10]
-_LOOK = {
-    'font.size': 8.6,
-    'axes.edgecolor': MUTED.light,
-    'axes.facecolor': 'none',
-    'axes.labelcolor': MUTED.light,
-    'axes.linewidth': 0.7,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'figure.facecolor': PAPER.light,
-    'savefig.facecolor': PAPER.light,
-    'grid.color': GRID.light,
-    'grid.linewidth': 0.6,
-    'lines.linewidth': 1.5,
-    'lines.markersize': 3.6,
-    'svg.fonttype': 'none',
-    'text.color': INK.light,
-    'text.parse_math': False,
-    'xtick.color': MUTED.light,
-    'xtick.major.size': 0,
-    'ytick.color': MUTED.light,
-    'ytick.major.size': 0,
-}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One picture. ``svg`` stands in a page as it is; ``png`` is the same on white paper.
-
-    Args:
-        name: Its file name, without the suffix.
-        title: What it shows (it is inside the picture too).
-        caption: How to read it.
-        alt: What one would see, in words and numbers.
-    """
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    svg: str
-    png: bytes
 
 
 def figures(summary: Summary) -> list[Figure]:
     """For each accuracy its curve and its epochs to reach; then accuracy against cost, and the loss."""
-    import matplotlib as mpl
-
     # Validation mostly repeats the picture of test: it is drawn where there is no test, and tabulated always.
     drawn = [measure for measure in summary.measures if measure.name != 'val' or measure is summary.primary]
-    # Whatever the user's own settings are, a report looks the same; the backend is not touched.
-    settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_LOOK}
-    settings.pop('backend')
-    with mpl.rc_context(settings):
+    with look():
         found = [figure for measure in drawn for figure in (_curves(summary, measure), _bars(summary, measure))]
         found += [_against(summary, 'seconds'), _against(summary, 'multiply_adds'), _losses(summary)]
     return [figure for figure in found if figure]
@@ -255,16 +207,16 @@ def _figure(
     columns = max(1, min(len(names), int(3.5 / (0.45 + 0.078 * max(map(len, names))))))
     rows = -(-len(names) // columns)
     height = _TITLE + rows * _ROW + 0.06 + plot_height + _BOTTOM
-    canvas = Canvas(figsize=(_WIDTH, height))
-    axes = canvas.add_axes((_LEFT / _WIDTH, _BOTTOM / height, (_WIDTH - _LEFT - _RIGHT) / _WIDTH, plot_height / height))
+    canvas = Canvas(figsize=(WIDTH, height))
+    axes = canvas.add_axes((_LEFT / WIDTH, _BOTTOM / height, (WIDTH - _LEFT - _RIGHT) / WIDTH, plot_height / height))
     draw(axes)
-    canvas.text(0.06 / _WIDTH, 1 - 0.04 / height, title, va='top', fontsize=9.2, fontweight='bold')
+    canvas.text(0.06 / WIDTH, 1 - 0.04 / height, title, va='top', fontsize=9.2, fontweight='bold')
     styles = [_style(summary, arm) for arm in legend]
     # matplotlib fills a legend by columns; people read it by rows.
     order = [index for column in range(columns) for index in range(column, len(names), columns)]
     names, styles = [names[index] for index in order], [styles[index] for index in order]
     _legend(canvas, names, styles, columns, 1 - _TITLE / height, bars)
-    return Figure(name, title, caption, alt, _svg(canvas, name), _png(canvas))
+    return finished(canvas, name, title, caption, alt)
 
 
 def _legend(canvas: Canvas, names: list[str], styles: list[Style], columns: int, top: float, bars: bool) -> None:
@@ -282,7 +234,7 @@ def _legend(canvas: Canvas, names: list[str], styles: list[Style], columns: int,
         handles,
         placeholders,
         loc='upper left',
-        bbox_to_anchor=(0.02 / _WIDTH, top),
+        bbox_to_anchor=(0.02 / WIDTH, top),
         ncols=columns,
         frameon=False,
         borderpad=0.2,
@@ -294,32 +246,6 @@ def _legend(canvas: Canvas, names: list[str], styles: list[Style], columns: int,
     # Set afterwards: matplotlib drops labels that begin with an underscore.
     for text, name in zip(drawn.get_texts(), names, strict=True):
         text.set_text(name)
-
-
-def _svg(canvas: Canvas, name: str) -> str:
-    import matplotlib as mpl
-
-    buffer = io.StringIO()
-    # The salt makes ids reproducible, and different between the pictures of one page.
-    with mpl.rc_context({'svg.hashsalt': name}):
-        canvas.savefig(buffer, format='svg', metadata={'Date': None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index('<svg') :]
-    svg = re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
-    svg = re.sub(r'<!--.*?-->', '', svg, flags=re.DOTALL)
-    # The page decides how large it is; the view box keeps the proportions.
-    for side in ('width', 'height'):
-        svg = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r'\1', svg, count=1)
-    # Groups are named alike in every picture, and nothing refers to them.
-    svg = re.sub(r'<g id="[^"]*"', '<g', svg)
-    svg = re.sub(r'\n\s*', '\n', svg)
-    return with_variables(svg)
-
-
-def _png(canvas: Canvas) -> bytes:
-    buffer = io.BytesIO()
-    canvas.savefig(buffer, format='png', dpi=200, metadata={'Software': None})
-    return buffer.getvalue()
 
 
 def _style(summary: Summary, arm: ArmSummary) -> Style:

@@ -8,11 +8,11 @@ from html import escape
 from typing import Any
 
 from composer_kd.report.caveats import SHARED, mark_arm
-from composer_kd.report.figures import Figure
 from composer_kd.report.headline import Headline
 from composer_kd.report.measures import COSTS
 from composer_kd.report.page_style import STYLE
 from composer_kd.report.palette import ACCENTS
+from composer_kd.report.picture import Figure
 from composer_kd.report.summary import Summary
 from composer_kd.report.tables import Table
 from composer_kd.report.wording import mean_text, percent, times, unit_for
@@ -35,6 +35,15 @@ _FIDELITY = (
     'Agreement is the share of the test samples for which an arm and its teacher prefer the same class; KL, in nats, '
     "is the divergence of the arm's probabilities from the teacher's at temperature 1."
 )
+_ROBUSTNESS = (
+    'Each drift changes the test data alone, in the place of any drift of the run. The drop is the accuracy on the '
+    'test data minus the mean over the drifts. The mean corruption error (mCE) sums the errors of a kind over its '
+    "severities, divides by the baseline's and averages over kinds: less is better, and the baseline has 1. The "
+    'relative one does so with what corruptions add to the clean error (Hendrycks and Dietterich, 2019), where they '
+    'add something to that of the baseline. Effective robustness is the accuracy under drift beyond that which a line '
+    'through these arms, fitted on the logit scale, expects of the clean accuracy (Taori et al, 2020). The worst '
+    'group and the calibration error are averaged over the drifts.'
+)
 _ENSEMBLES = (
     'An ensemble averages the logits, or the probabilities, of its members on the test samples. Its best member is the '
     'one that is best on average over the seeds. At least one right: the share of the samples for which some member '
@@ -55,7 +64,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 def method(tables: Sequence[Table]) -> tuple[str, ...]:
     """How the numbers came about, a paragraph each: of those alone that are shown."""
     sections = {table.section for table in tables}
-    of_sections = (('ensembles', _ENSEMBLES), ('size', _SPEED), ('fidelity', _FIDELITY))
+    of_sections = (('ensembles', _ENSEMBLES), ('size', _SPEED), ('fidelity', _FIDELITY), ('robustness', _ROBUSTNESS))
     return (*_METHOD, *(text for section, text in of_sections if section in sections))
 
 
@@ -73,6 +82,7 @@ def page(
     runs = by_section.pop('runs', [])
     models = [table for section in ('ensembles', 'size') for table in by_section.pop(section, [])]
     fidelity = by_section.pop('fidelity', [])
+    robustness = by_section.pop('robustness', [])
     cost = by_section.pop('cost', [])
     archive = by_section.pop('archive', [])
     colors = {
@@ -99,7 +109,7 @@ def page(
         f'<div class="plots">{"".join(map(_figure, figures))}</div>',
         '<h2>The numbers</h2>',
         f'<p>Mean ± standard deviation over seeds. The baseline is {escape(summary.baseline.name)}.</p>',
-        *(_table(table, colors) for table in primary + models + fidelity + cost),
+        *(_table(table, colors) for table in primary + models + fidelity + robustness + cost),
         *(_table(table, colors) for others in by_section.values() for table in others),
         *(('<h2>The archive</h2>', f'<p>{_ARCHIVE}</p>') if archive else ()),
         *(_table(table, colors) for table in archive),

@@ -28,6 +28,7 @@ from composer_kd.report.measures import (
     series,
     speed_up,
 )
+from composer_kd.report.robustness import Robustness, robustness
 
 __all__ = ['Accuracy', 'ArmSummary', 'Comparison', 'Summary', 'summarize']
 
@@ -93,6 +94,7 @@ class Summary:
     epochs: list[int]
     num_classes: int | None = None
     ensembles: tuple[Ensemble, ...] = ()
+    robustness: Robustness | None = None
 
     @property
     def labels(self) -> dict[Path, str]:
@@ -176,7 +178,7 @@ def summarize(
     summarized = tuple(
         _summarize_arm(arm, measures, levels, at, harvests.of_arm(arm), fidelities.of_arm(arm)) for arm in ordered
     )
-    return Summary(tuple(runs), summarized, measures, levels, at, classes, ensembles(runs))
+    return Summary(tuple(runs), summarized, measures, levels, at, classes, ensembles(runs), robustness(ordered))
 
 
 def _summarize_arm(

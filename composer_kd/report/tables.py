@@ -6,6 +6,7 @@ from composer_kd.report.archive_tables import archive_tables
 from composer_kd.report.caveats import PARTIAL, SHARED, UNFINISHED, mark_arm, progress
 from composer_kd.report.measures import COSTS, Cost, Measure, Spread, best, first_epoch_at, series
 from composer_kd.report.model_tables import model_tables
+from composer_kd.report.robustness_tables import robustness_tables
 from composer_kd.report.summary import ArmSummary, Summary
 from composer_kd.report.table import Table, filled
 from composer_kd.report.wording import MISSING, NATS, PERCENT, Unit, percent, times, unit_for, with_spread
@@ -31,6 +32,7 @@ def tables(summary: Summary) -> list[Table]:
     fidelity = _fidelity(summary)
     if fidelity.rows:
         found.append(fidelity)
+    found.extend(robustness_tables(summary))
     found.append(_whole_cost(summary))
     found.extend(archive_tables(summary))
     found.append(_runs(summary))

@@ -11,6 +11,7 @@ from composer.utils import dist
 
 from composer_kd.archive import RunDir
 from composer_kd.archive.ranks import on_rank_zero
+from composer_kd.data.drift.scenarios import check_scenario_files, scenarios_of
 from composer_kd.errors import UserError
 from composer_kd.runs.ensembles_section import ENSEMBLES, write_ensembles
 from composer_kd.runs.execute import execute
@@ -62,6 +63,7 @@ def _refuse_what_is_not_here(plan: Plan) -> None:
     for run in plan.runs:
         if not RunDir(run.folder).finished:
             run.config.data.check_source(f'{run.name}: data')
+            check_scenario_files(scenarios_of(run.config.drifts), f'{run.name}: drifts')
         if run.config.device == 'gpu' and not torch.cuda.is_available():
             raise UserError(f'{run.name}: device: there is no GPU here; use device=cpu or device=auto')
         if run.config.precision == 'fp16' and (run.config.device == 'cpu' or not torch.cuda.is_available()):

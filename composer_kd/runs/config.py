@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from composer_kd.data.drift.scenarios import Scenarios
 from composer_kd.data.section import DataSection
 from composer_kd.models.section import ModelSection
 from composer_kd.runs.archive_section import ArchiveSection
@@ -75,6 +76,7 @@ class RunConfig(Section):
         loggers: Names to options, Composer's.
         archive: What is recorded for later runs: losses of samples, adversarial examples, logits; null records nothing.
         predictions: Keep the logits of the last evaluation, of validation and test data.
+        drifts: What its test data are put under when it has ended: names to drifts, or grids of corruptions.
         curriculum: Options of LossCurriculum; ``from`` names the run whose recorded losses it uses.
         start: Options of WarmStart; ``from`` names the run whose weights this one begins at.
         adversarial: Options of AdversarialRecycling; ``from`` names the run whose recorded examples it uses.
@@ -102,6 +104,7 @@ class RunConfig(Section):
     loggers: NamedMapping = Field(default_factory=dict)
     archive: ArchiveSection | None = None
     predictions: bool = True
+    drifts: Scenarios = None
     curriculum: dict[str, Any] | None = None
     start: dict[str, Any] | None = None
     adversarial: dict[str, Any] | None = None

@@ -33,6 +33,7 @@ from composer_kd.runs.evaluation import evaluation, kept_predictions, recorded_s
 from composer_kd.runs.plan import Plan, PlannedRun
 from composer_kd.runs.progress import Progress
 from composer_kd.runs.recording import harvest_configured, make_recorders, reopen, supply_missing
+from composer_kd.runs.robustness import measure_configured
 from composer_kd.teachers.live import LiveTeacher
 from composer_kd.teachers.recorded import RecordedTeacher
 
@@ -40,8 +41,8 @@ __all__ = ['execute']
 
 # What may differ between the YAML that began a run and the one that continues it: it does not change the result.
 _FREE = (
-    'archive', 'predictions', 'robustness', 'callbacks', 'loggers', 'save_interval', 'keep_checkpoints', 'device',
-    'threads', 'data.cache_dir', 'data.mode', 'data.workers',
+    'archive', 'predictions', 'robustness', 'drifts', 'callbacks', 'loggers', 'save_interval', 'keep_checkpoints',
+    'device', 'threads', 'data.cache_dir', 'data.mode', 'data.workers',
 )  # fmt: skip
 
 
@@ -65,6 +66,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
         if finished:
             progress.finished_before(number, run)
             supply_missing(planned.config, run, progress.say, progress.bar)
+            measure_configured(planned.config, run, progress.say)
             return
         stack.enter_context(presence := Presence())
         progress.begin_run(number, planned, checkpoint)
@@ -85,6 +87,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
         finally:
             built.trainer.close()
         harvest_configured(planned.config, run, built.data.train_set, progress.say, progress.bar)
+        measure_configured(planned.config, run, progress.say)
         progress.end_run(number, run)
 
 

@@ -11,6 +11,7 @@ import torch
 import xxhash
 
 from composer_kd.archive import Archive
+from composer_kd.archive.drift_file import DriftFile
 from composer_kd.archive.kinds import KINDS
 from composer_kd.archive.manifest import (
     ArchiveRecord,
@@ -57,6 +58,7 @@ def test_the_keys_of_the_manifest() -> None:
     assert column('archive') == list(ArchiveRecord.model_fields)
     assert column('inference') == [field.alias or name for name, field in InferenceRecord.model_fields.items()]
     assert column('evaluation') == list(EvaluationRecord.model_fields)
+    assert column('Drift') == ['format', 'version', *(field.name for field in fields(DriftFile))]
     assert column('Epochs and views') == [field.name for field in fields(Augmentation)]
 
 

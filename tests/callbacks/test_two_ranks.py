@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from composer.core import Evaluator
 from composer_kd import (
     AdversarialRecycling,
     Archive,
+    DriftMeasures,
     RecordAdversarial,
     RecordLogits,
     RecordLosses,
@@ -21,8 +23,10 @@ from composer_kd import (
 )
 from composer_kd.archive.predictions import Predictions, read_predictions
 from composer_kd.callbacks.same_buffers import SameBuffers
+from composer_kd.models import weights_hash
 from tests.algorithms.common import images_and_labels, make_trainer, net, pixel_loader
 from tests.callbacks.keyed import keyed_data, small_net, tables, train
+from tests.callbacks.test_drift_measures import FOG, SECTION, accuracies_of
 
 TWO_RANKS = """
 import sys, warnings, torch
@@ -124,7 +128,11 @@ with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter('always')
     trainer.fit()
 noted['warned'] = [str(one.message) for one in said if 'bring no keys' in str(one.message)]
+
+# Under drift, with BatchNorm, whose statistics are each rank's own when the training ends.
+measured = test_two_ranks.measure_drift(folder / 'drifted')
 if dist.get_global_rank() == 0:
+    torch.save(measured.state_dict(), folder / 'drifted' / 'weights.pt')
     torch.save(noted, sys.argv[1] + '/noted.pt')
 """
 
@@ -134,6 +142,10 @@ def predict(run: Path) -> None:
     data = keyed_data(clean_subset=101, eval_batch_size=20)
     evaluator = Evaluator(label='train_clean', dataloader=data.train_clean)
     train([RecordPredictions(run)], data, net=small_net(False), epochs='1ep', eval_dataloader=evaluator)
+
+
+def measure_drift(folder: Path) -> torch.nn.Module:
+    return train([DriftMeasures(folder, SECTION, {'foggy': FOG}, batch_size=16)], epochs='1ep')
 
 
 @pytest.fixture(scope='module')
@@ -245,3 +257,13 @@ def test_without_keys_ranks_keep_nothing_and_say_so(folder: Path, noted: dict) -
     assert not (folder / 'without_keys' / 'predictions').exists()
     (line,) = noted['warned']
     assert line.startswith("RecordPredictions: no predictions of 'eval' are kept")
+
+
+def test_two_ranks_measure_the_model_of_rank_0_under_drift(folder: Path) -> None:
+    net = small_net()
+    net.load_state_dict(torch.load(folder / 'drifted' / 'weights.pt'))
+    found = json.loads((folder / 'drifted' / 'drift.json').read_text())
+    assert [found['clean']['samples'], found['drifts']['foggy']['samples']] == [100, 100]
+    stated = (found['clean']['accuracy'], found['drifts']['foggy']['accuracy'])
+    assert stated == pytest.approx(accuracies_of(net))
+    assert found['weights'] == weights_hash(net)

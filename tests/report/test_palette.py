@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from composer_kd.report.heat_maps import PALEST, STRONGEST
 from composer_kd.report.palette import ACCENTS, INK, MUTED, PAPER, style_of, with_variables
 
 
@@ -25,6 +26,15 @@ def test_contrast(scheme):
     assert contrast(getattr(INK, scheme), paper) >= 7
     assert contrast(getattr(MUTED, scheme), paper) >= 4.5
     assert all(contrast(getattr(accent, scheme), paper) >= 3 for accent in ACCENTS)
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_letters_on_a_heat_map_can_be_read(scheme):
+    def blended(share):
+        over, under = ([int(getattr(one, scheme)[i : i + 2], 16) for i in (1, 3, 5)] for one in (ACCENTS[1], PAPER))
+        return '#' + ''.join(f'{round(share * a + (1 - share) * b):02x}' for a, b in zip(over, under, strict=True))
+
+    assert all(contrast(getattr(INK, scheme), blended(share)) >= 4.5 for share in (PALEST, STRONGEST))
 
 
 def test_no_two_of_28_arms_look_alike_and_colour_is_never_the_only_sign():

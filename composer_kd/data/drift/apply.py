@@ -36,7 +36,7 @@ def drifted(
     """The parts and their facts after the drifts, one after the other in their order.
 
     Args:
-        parts: The training, validation and test part as they were divided before any drift.
+        parts: The training, validation and test part, or some of them, as they were divided before any drift.
         facts: Of all of them.
         drifts: As the file gives them.
         cache: Where painted pixels live.
@@ -48,7 +48,7 @@ def drifted(
         acting = [drift for drift in settled if name in drift.parts]
         changed[name], facts_of[name] = _one(cast(PartName, name), part, facts, acting, cache, where)
     classes = {name: of_part.classes for name, of_part in facts_of.items()}
-    other = next((name for name in classes if classes[name] != classes['train']), None)
+    other = next((name for name in classes if classes[name] != classes.get('train', classes[name])), None)
     if other is not None:
         raise UserError(
             f'{where}: the train part has {len(classes["train"])} classes then and the {other} part '

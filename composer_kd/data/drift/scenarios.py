@@ -1,0 +1,111 @@
+"""What a model is measured under: drifts of its test data by name, one by one or as a grid of corruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, field_validator
+
+from composer_kd.data.drift.drift import DRIFTS, Drift, Drifts, refused
+from composer_kd.errors import UserError, nearest
+from composer_kd.functional.corruptions import CORRUPTIONS
+from composer_kd.section import Section, keys_of
+
+__all__ = ['CorruptionGrid', 'Scenarios', 'check_scenario_files', 'scenarios_of']
+
+Severity = Annotated[float, Field(ge=1, le=5)]
+
+
+class CorruptionGrid(Section):
+    """Every one of some kinds of corruption at every one of some severities; each is called ``KIND-SEVERITY``.
+
+    Attributes:
+        kinds: ``all``, or a list of them.
+        severities: Of each kind.
+        seed: Of what the damage draws.
+        files: A folder with the published files, read instead of computing.
+    """
+
+    kinds: Literal['all'] | list[str] = 'all'
+    severities: Annotated[list[Severity], Field(min_length=1)] = Field(
+        default_factory=lambda: [1.0, 2.0, 3.0, 4.0, 5.0]
+    )
+    seed: Annotated[int, Field(ge=0)] = 0
+    files: str | None = None
+
+    @field_validator('kinds', mode='before')
+    @classmethod
+    def _known(cls, kinds: Any) -> Any:
+        for kind in kinds if isinstance(kinds, list) else ():
+            if kind not in CORRUPTIONS:
+                raise refused(None, f'{kind!r} is not a kind of corruption; {nearest(str(kind), CORRUPTIONS)}', kind)
+        if kinds != 'all' and not (isinstance(kinds, list) and kinds):
+            raise refused(None, f'expected all, or a list of kinds of corruption, got {kinds!r}', kinds)
+        return kinds
+
+    def drifts(self) -> Iterator[tuple[str, Drift]]:
+        corruption = DRIFTS.get('corruption')
+        for kind in CORRUPTIONS if self.kinds == 'all' else self.kinds:
+            for severity in self.severities:
+                options = {'kind': kind, 'severity': severity, 'seed': self.seed, 'files': self.files}
+                yield f'{kind}-{severity:g}', corruption.model_validate(options)
+
+
+def _scenario(value: Any) -> CorruptionGrid | list[Drift]:
+    """A drift, several, a grid of corruptions, or nothing: the test data as they are stored."""
+    if isinstance(value, CorruptionGrid):
+        return value
+    if isinstance(value, dict) and 'name' not in value:
+        for key in value:
+            if key not in keys_of(CorruptionGrid):
+                hint = nearest(str(key), ['name', *keys_of(CorruptionGrid)])
+                raise refused(
+                    str(key), f'unknown key of a grid of corruptions, and no drift without name; {hint}', value
+                )
+        return CorruptionGrid.model_validate(value)
+    drifts = TypeAdapter(Drifts).validate_python(value) or []
+    for drift in drifts:
+        if 'test' not in drift.parts:
+            raise refused(
+                None, f'{drift.name} leaves the test part alone, which is what is measured; add parts: [test]', value
+            )
+    return drifts
+
+
+def _expandable(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    try:
+        scenarios_of(value)
+    except UserError as error:
+        raise refused(None, str(error), value) from None
+    return value
+
+
+Scenarios = Annotated[
+    dict[str, Annotated[Any, BeforeValidator(_scenario)]] | None,
+    AfterValidator(_expandable),
+]
+"""Names to what a model is measured under, in a YAML: see :func:`scenarios_of` for what they come to."""
+
+
+def scenarios_of(value: Mapping[str, Any] | None) -> dict[str, tuple[Drift, ...]]:
+    """The drifts of each name, grids written out; one name for two things is refused."""
+    found: dict[str, tuple[Drift, ...]] = {}
+    for name, given in (value or {}).items():
+        entry = _scenario(given)
+        several = entry.drifts() if isinstance(entry, CorruptionGrid) else [(name, entry)]
+        for own_name, drifts in several:
+            if own_name in found:
+                raise UserError(f'{own_name!r} is there twice; give each drift a name of its own')
+            found[own_name] = (drifts,) if isinstance(drifts, Drift) else tuple(drifts)
+    return found
+
+
+def check_scenario_files(scenarios: Mapping[str, Sequence[Drift]], where: str) -> None:
+    """Refuse published files that are not there, before anything trains for them."""
+    for name, drifts in scenarios.items():
+        for drift in drifts:
+            try:
+                drift.check_files()
+            except UserError as error:
+                raise UserError(f'{where}.{name}: {error}') from None

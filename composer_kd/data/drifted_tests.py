@@ -1,0 +1,47 @@
+"""The test part of a data set under one drift after another: opened once, the training part left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from composer_kd.data.dataset import KeyedImages
+from composer_kd.data.drift.apply import drifted
+from composer_kd.data.drift.drift import Drift
+from composer_kd.data.loaders import open_parts
+from composer_kd.data.section import DataSection
+from composer_kd.data.transform import Augmentation
+from composer_kd.errors import UserError
+
+__all__ = ['DriftedTests']
+
+
+class DriftedTests:
+    """The test samples that a model is judged on, and the same under drifts in the place of those of the section.
+
+    Args:
+        section: Of the data that the model was trained on.
+        where: The section's place in the file, for error lines.
+
+    Attributes:
+        facts: Of the data before any drift.
+        clean: What the model is judged on: the test part under the section's own drift, if it has one.
+    """
+
+    def __init__(self, section: DataSection, where: str = 'data'):
+        parts, self.facts = open_parts(section, where)
+        self._test, self._cache = parts['test'], section.cache
+        self.clean: KeyedImages = self._opened(section.drift or (), f'{where}.drift')
+
+    def under(self, drifts: Sequence[Drift], where: str) -> KeyedImages:
+        """The test part under ``drifts`` alone; one whose classes are others than the model's is refused."""
+        dataset = self._opened(drifts, where)
+        if dataset.classes != self.clean.classes:
+            raise UserError(
+                f'{where}: the test part has {dataset.num_classes} classes then and the model {self.clean.num_classes} '
+                f'or others; leave it out, or measure a model of that task'
+            )
+        return dataset
+
+    def _opened(self, drifts: Sequence[Drift], where: str) -> KeyedImages:
+        parts, facts = drifted({'test': self._test}, self.facts, drifts, self._cache, where)
+        return parts['test'].dataset('test', facts['test'], Augmentation.none(), 1, lambda images: images)

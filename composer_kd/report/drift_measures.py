@@ -1,0 +1,108 @@
+"""What drift does to models, as pure functions of accuracies: corruption errors, effective robustness, ageing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from composer_kd.report.measures import Epochs, costs_at, first_epoch_at, series
+
+__all__ = [
+    'Recovery',
+    'effective_robustness',
+    'forgetting',
+    'mean_corruption_error',
+    'recovery',
+    'relative_mean_corruption_error',
+]
+
+Errors = Mapping[str, Sequence[float]]
+
+
+def mean_corruption_error(errors: Errors, baseline: Errors) -> float | None:
+    """mCE: a kind's errors summed over its severities, over the baseline's; averaged over kinds.
+
+    1 is the baseline itself, less is better (Hendrycks and Dietterich, 2019, https://arxiv.org/abs/1903.12261, who use
+    AlexNet). ``None`` without a kind in which the baseline errs.
+
+    Args:
+        errors: Kinds of corruption to errors, as fractions, at the same severities in the same order in both.
+        baseline: Those of the model that is compared with.
+    """
+    return _mean_ratio({kind: (sum(errors[kind]), sum(baseline[kind])) for kind in errors})
+
+
+def relative_mean_corruption_error(
+    errors: Errors, clean: float, baseline: Errors, baseline_clean: float
+) -> float | None:
+    """The same of what a corruption adds to the clean error: how much worse it gets, whatever it was before.
+
+    A kind that adds nothing to the baseline's errors has no ratio and is left out.
+    """
+    added = {
+        kind: (sum(one - clean for one in errors[kind]), sum(one - baseline_clean for one in baseline[kind]))
+        for kind in errors
+    }
+    return _mean_ratio(added)
+
+
+def _mean_ratio(sums: Mapping[str, tuple[float, float]]) -> float | None:
+    ratios = [own / base for own, base in sums.values() if base > 0]
+    return fmean(ratios) if ratios else None
+
+
+def effective_robustness(clean: Sequence[float], drifted: Sequence[float]) -> list[float] | None:
+    """Accuracy under drift beyond what the clean accuracy lets one expect (Taori et al, 2020).
+
+    Expected is what a line through the compared models says, fitted on the logit scale by least squares. ``None`` for
+    fewer than three models, for models of one clean accuracy, and where an accuracy is 0 or 1.
+
+    Args:
+        clean: Of each model, as fractions.
+        drifted: Likewise, under drift.
+    """
+    if len(clean) < 3 or not all(0 < one < 1 for one in (*clean, *drifted)):
+        return None
+    x, y = [_logit(one) for one in clean], [_logit(one) for one in drifted]
+    spread = sum((one - fmean(x)) ** 2 for one in x)
+    if spread < 1e-12:
+        return None
+    slope = sum((a - fmean(x)) * (b - fmean(y)) for a, b in zip(x, y, strict=True)) / spread
+    expected = (fmean(y) + slope * (one - fmean(x)) for one in x)
+    return [own - 1 / (1 + math.exp(-one)) for own, one in zip(drifted, expected, strict=True)]
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share))
+
+
+def forgetting(then: Sequence[float], now: Sequence[float]) -> float | None:
+    """How much of the accuracy on earlier steps' test data is gone, averaged over them; below 0 where it has grown.
+
+    Args:
+        then: For each earlier step, the accuracy on its data of the model that was current then.
+        now: The accuracies of the present model on the same data.
+    """
+    return fmean(before - after for before, after in zip(then, now, strict=True)) if then else None
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What it took to be as good as before a drift; ``seconds`` are of training, ``None`` where none were logged."""
+
+    epochs: int
+    seconds: float | None
+
+
+def recovery(epochs: Epochs, level: float, key: str = 'test_accuracy') -> Recovery | None:
+    """The first epoch on drifted data in which a retrained model reaches what the one before had before the drift.
+
+    Args:
+        epochs: The records of the retrained model's epochs.
+        level: The accuracy to reach.
+        key: Of the accuracy in the records.
+    """
+    first = first_epoch_at(series(epochs, key), level)
+    return None if first is None else Recovery(first, costs_at(epochs)['seconds'].get(first))

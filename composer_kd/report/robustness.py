@@ -1,0 +1,201 @@
+"""How arms stand up to drift, out of the ``drift.json`` of their runs: over the drifts that all were put under."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from composer_kd.errors import UserError
+from composer_kd.report.collect import Arm, Run, plain_text
+from composer_kd.report.drift_measures import (
+    effective_robustness,
+    mean_corruption_error,
+    relative_mean_corruption_error,
+)
+from composer_kd.report.measures import Spread
+
+__all__ = ['ArmRobustness', 'Robustness', 'robustness']
+
+_FILE = 'drift.json'
+
+
+@dataclass(frozen=True)
+class ArmRobustness:
+    """Means over the measured runs of an arm; accuracies are of the test data.
+
+    Attributes:
+        clean: On the data that the runs are judged on.
+        drifted: Averaged over the drifts.
+        drop: The former minus the latter.
+        corruption_error: Relative to the baseline arm; ``None`` where no corruption was measured, or not of that arm.
+        relative_corruption_error: Likewise, of what corruptions add to the clean error.
+        effective: What is beyond the accuracy under drift that the clean one lets one expect of these arms.
+        worst: The drift under which the arm is worst.
+        at_worst: Its accuracy there.
+        worst_group: Of the worst superclass or class under each drift, averaged over the drifts.
+        calibration_error: Averaged over the drifts.
+        by_drift: Accuracies by the names of the drifts.
+    """
+
+    clean: Spread
+    drifted: Spread
+    drop: Spread
+    corruption_error: Spread | None
+    relative_corruption_error: Spread | None
+    effective: float | None
+    worst: str
+    at_worst: Spread
+    worst_group: Spread
+    calibration_error: Spread | None
+    by_drift: dict[str, Spread]
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Arms by name, those that were measured; and of the drifts that are a corruption alone, which and how severe.
+
+    Attributes:
+        arms: In the order of the report.
+        kinds: Kind of corruption to severity to the name of the drift.
+        drifts: The names of all drifts that all measured runs have in common.
+        groups: What a worst group is one of: ``superclass`` or ``class``.
+    """
+
+    arms: dict[str, ArmRobustness]
+    kinds: dict[str, dict[float, str]]
+    drifts: tuple[str, ...]
+    groups: str
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The content of one run's file."""
+
+    clean: Mapping[str, Any]
+    drifts: Mapping[str, Mapping[str, Any]]
+    groups: str
+
+    def accuracy(self, name: str) -> float:
+        return float(self.drifts[name]['accuracy'])
+
+    def mean(self, names: Sequence[str], value: Callable[[Mapping[str, Any]], float | None]) -> float | None:
+        values = [value(self.drifts[name]) for name in names]
+        known = [one for one in values if one is not None]
+        return fmean(known) if len(known) == len(values) else None
+
+    def errors(self, kinds: Mapping[str, Mapping[float, str]]) -> dict[str, list[float]]:
+        return {kind: [1 - self.accuracy(name) for name in names.values()] for kind, names in kinds.items()}
+
+
+def robustness(arms: Sequence[Arm]) -> Robustness | None:
+    """Of the runs that enter means and were measured; ``None`` where there are none, or no drift is common to them.
+
+    Args:
+        arms: The baseline first.
+    """
+    by_arm = {arm.name: [found for run in arm.counted if (found := _read(run)) is not None] for arm in arms}
+    everyone = [one for measured in by_arm.values() for one in measured]
+    names = _common(everyone)
+    if not names:
+        return None
+    kinds = _kinds(everyone[0], names)
+    baseline = by_arm[arms[0].name]
+    found = {name: _arm(measured, baseline, names, kinds) for name, measured in by_arm.items() if measured}
+    effective = effective_robustness(
+        [one.clean.mean for one in found.values()], [one.drifted.mean for one in found.values()]
+    )
+    if effective is not None:
+        found = {
+            name: replace(one, effective=beyond) for (name, one), beyond in zip(found.items(), effective, strict=True)
+        }
+    return Robustness(found, kinds, names, everyone[0].groups)
+
+
+def _arm(
+    measured: Sequence[_Measured],
+    baseline: Sequence[_Measured],
+    names: Sequence[str],
+    kinds: Mapping[str, Mapping[float, str]],
+) -> ArmRobustness:
+    clean = [float(one.clean['accuracy']) for one in measured]
+    drifted = [fmean(one.accuracy(name) for name in names) for one in measured]
+    by_drift = {name: _spread(one.accuracy(name) for one in measured) for name in names}
+    worst = min(by_drift, key=lambda name: by_drift[name].mean)
+    absolute: list[float | None] = []
+    relative: list[float | None] = []
+    if baseline:
+        errors = [one.errors(kinds) for one in baseline]
+        theirs = {kind: [fmean(same) for same in zip(*(one[kind] for one in errors), strict=True)] for kind in kinds}
+        their_clean = fmean(1 - float(one.clean['accuracy']) for one in baseline)
+        for one, accuracy in zip(measured, clean, strict=True):
+            own = one.errors(kinds)
+            absolute.append(mean_corruption_error(own, theirs))
+            relative.append(relative_mean_corruption_error(own, 1 - accuracy, theirs, their_clean))
+    return ArmRobustness(
+        clean=_spread(clean),
+        drifted=_spread(drifted),
+        drop=_spread(before - after for before, after in zip(clean, drifted, strict=True)),
+        corruption_error=Spread.of(absolute),
+        relative_corruption_error=Spread.of(relative),
+        effective=None,
+        worst=worst,
+        at_worst=by_drift[worst],
+        worst_group=_spread(one.mean(names, lambda each: float(each['worst_group']['accuracy'])) for one in measured),
+        calibration_error=Spread.of(one.mean(names, lambda each: each['calibration_error']) for one in measured),
+        by_drift=by_drift,
+    )
+
+
+def _common(everyone: Sequence[_Measured]) -> tuple[str, ...]:
+    """The drifts that all runs were put under, told by all that describes them, in the order of the first run."""
+    if not everyone:
+        return ()
+    first, others = everyone[0], everyone[1:]
+    return tuple(
+        name
+        for name, entry in first.drifts.items()
+        if all(name in other.drifts and other.drifts[name]['drift'] == entry['drift'] for other in others)
+    )
+
+
+def _kinds(measured: _Measured, names: Sequence[str]) -> dict[str, dict[float, str]]:
+    kinds: dict[str, dict[float, str]] = {}
+    for name in names:
+        drift = measured.drifts[name]['drift']
+        if len(drift) == 1 and drift[0].get('name') == 'corruption':
+            kinds.setdefault(plain_text(drift[0]['kind']), {}).setdefault(float(drift[0]['severity']), name)
+    return {kind: dict(sorted(severities.items())) for kind, severities in kinds.items()}
+
+
+def _read(run: Run) -> _Measured | None:
+    """What was measured of the weights that the run has now."""
+    file = run.path / _FILE
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding='utf-8'))
+        weights = run.manifest.get('weights')
+        if not isinstance(weights, Mapping) or values['weights'] != weights.get('hash'):
+            return None
+        drifts = {plain_text(name): entry for name, entry in values['drifts'].items()}
+        for one in (values['clean'], *drifts.values()):
+            if not all(math.isfinite(x) for x in (one['accuracy'], one['worst_group']['accuracy'])):
+                raise ValueError
+            _ = one['calibration_error']
+        for entry in drifts.values():
+            _ = [dict(one) for one in entry['drift']]
+        return _Measured(values['clean'], drifts, plain_text(values['groups']))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f'{file}: not what a measurement writes there; remove it, and measure again with `composer-kd robustness`'
+        ) from None
+
+
+def _spread(values: Any) -> Spread:
+    found = Spread.of(values)
+    assert found is not None
+    return found

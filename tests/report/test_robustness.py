@@ -1,0 +1,142 @@
+"""Robustness to drift in every format: numbers worked out by hand, and nothing where there is nothing to say."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from composer_kd import UserError
+from composer_kd.report import report
+from tests.report.runs_on_disk import KD, accuracies, write_run
+
+
+def measured(accuracy, group=0.0, calibration=0.1):
+    return {
+        'samples': 100,
+        'accuracy': accuracy,
+        'calibration_error': calibration,
+        'worst_group': {'name': 'fish', 'accuracy': group},
+    }
+
+
+def corruption(kind, severity):
+    return [{'name': 'corruption', 'kind': kind, 'severity': severity, 'seed': 0, 'parts': ['test'], 'files': None}]
+
+
+def write(folder, arm, seed, clean, drifts, weights='f00d', **config):
+    """A run with ``drift.json``: fog at 1 and 3, snow at 1 and 3, then a long tail, as far as accuracies are given."""
+    run = write_run(folder / f'{arm}-s{seed}', accuracies([0.2, clean]), arm=arm, seed=seed, **config)
+    described = {
+        'fog-1': corruption('fog', 1.0),
+        'fog-3': corruption('fog', 3.0),
+        'snow-1': corruption('snow', 1.0),
+        'snow-3': corruption('snow', 3.0),
+        'tail': [{'name': 'long_tail', 'factor': 10.0}],
+    }
+    entries = zip(described.items(), drifts, strict=False)
+    content = {
+        'format': 'composer_kd.drift',
+        'version': 1,
+        'weights': weights,
+        'groups': 'superclass',
+        'clean': measured(clean),
+        'drifts': {name: {'drift': drift, **measured(value, value / 2)} for (name, drift), value in entries},
+    }
+    (run / 'drift.json').write_text(json.dumps(content))
+    return run
+
+
+def table(made):
+    found = [one for one in made.tables if one.section == 'robustness']
+    return [dict(zip(found[0].columns, row, strict=True)) for row in found[0].rows] if found else []
+
+
+@pytest.fixture
+def study(tmp_path):
+    for seed, more in ((0, 0.0), (1, 0.02)):
+        write(tmp_path, 'scratch', seed, 0.60 + more, [0.5 + more, 0.3 + more, 0.4 + more, 0.2 + more, 0.1 + more])
+        write(tmp_path, 'kd', seed, 0.70, [0.6, 0.5, 0.5, 0.4, 0.05], algorithms=KD)
+    return tmp_path
+
+
+def test_the_table(study):
+    scratch, kd = table(report(study))
+    assert scratch['n'] == '2'
+    assert scratch['clean'] == '61.00 ±1.41'
+    assert scratch['under drift'] == '31.00 ±1.41'  # 30 and 32
+    assert scratch['drop'] == '30.00 ±0.00'
+    assert scratch['mCE'] == '1.000 ±0.022'
+    assert (scratch['worst drift'], scratch['under it']) == ('tail', '11.00 ±1.41')
+    # Errors of kd: fog 0.4 + 0.5, snow 0.5 + 0.6; of scratch on average: 0.49 + 0.69, 0.59 + 0.79.
+    assert kd['mCE'] == f'{(0.9 / 1.18 + 1.1 / 1.38) / 2:.3f} ±0.000'
+    # Beyond the clean errors 0.3 and 0.39.
+    assert kd['relative mCE'] == f'{(0.3 / 0.4 + 0.5 / 0.6) / 2:.3f} ±0.000'
+    assert kd['drop'] == '29.00 ±0.00'
+    assert kd['worst superclass'] == '20.50 ±0.00'
+    assert kd['calibration error, %'] == '10.00 ±0.00'
+    assert 'effective robustness' not in kd, 'two arms have a line through them, whatever they are'
+
+
+def test_every_format_has_it(study):
+    made = report(study)
+    for text in (made.text(), made.brief(), made.markdown(), made.html()):
+        assert 'Robustness to drift' in text
+    found = json.loads(made.json())['robustness']
+    assert found['corruptions'] == {'fog': {'1': 'fog-1', '3': 'fog-3'}, 'snow': {'1': 'snow-1', '3': 'snow-3'}}
+    assert found['arms']['kd']['by_drift']['fog-3'] == {'mean': 0.5, 'sd': 0.0, 'n': 2}
+    figures = {figure.name: figure for figure in made.figures if figure.name.startswith('drift_')}
+    assert list(figures) == ['drift_arms', 'drift_severity_0', 'drift_severity_1']
+    assert 'kd from 5.0 % (tail) to 70.0 % (clean)' in figures['drift_arms'].alt
+    assert all(figure.png.startswith(b'\x89PNG') for figure in figures.values())
+    assert '#' not in figures['drift_arms'].svg.replace('url(#', ''), 'a colour that no dark page changes'
+
+
+def test_a_third_arm_gives_effective_robustness(study):
+    write(study, 'other', 0, 0.65, [0.55, 0.4, 0.5, 0.4, 0.2])
+    values = {row['arm']: float(row['effective robustness']) for row in table(report(study))}
+    assert values['other'] > 2, 'above a line through all of them'
+    assert values['scratch'] < 0
+    assert values['kd'] < 0
+
+
+def test_drifts_that_all_have_in_common_are_compared(study):
+    write(study, 'short', 0, 0.6, [0.5, 0.3])
+    made = report(study)
+    assert json.loads(made.json())['robustness']['drifts'] == ['fog-1', 'fog-3']
+    assert table(made)[0]['worst drift'] == 'fog-3'
+
+
+def test_another_drift_of_the_same_name_is_another_one(study):
+    run = write(study, 'other', 0, 0.6, [0.5, 0.3])
+    file = run / 'drift.json'
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
+    assert table(report(study)) == []
+
+
+def test_what_was_measured_of_other_weights_does_not_count(study):
+    write(study, 'old', 0, 0.6, [0.5], weights='0ld')
+    rows = table(report(study))
+    assert {row['arm'] for row in rows} == {'scratch', 'kd'}
+
+
+def test_without_a_measured_baseline_there_is_no_corruption_error(study):
+    write_run(study / 'plain', accuracies([0.2, 0.4]), arm='plain')
+    rows = table(report(study, baseline='plain'))
+    assert len(rows) == 2
+    assert not any('mCE' in row for row in rows)
+
+
+def test_nothing_is_said_where_nothing_was_measured(tmp_path):
+    write_run(tmp_path / 'scratch', accuracies([0.2, 0.4]))
+    made = report(tmp_path)
+    assert table(made) == []
+    assert json.loads(made.json())['robustness'] is None
+    assert 'Robustness' not in made.text() + made.html()
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '{"weights": "f00d", "drifts": {"a": 3}}'])
+def test_a_file_that_is_none_is_one_line(study, text):
+    (study / 'kd-s0' / 'drift.json').write_text(text)
+    with pytest.raises(UserError, match=r'drift\.json: not what a measurement writes there'):
+        report(study)

@@ -54,12 +54,12 @@ class Rates:
     def of(cls, alone: Mapping[str, Line]) -> Rates | None:
         """From runs that had the machine for themselves; ``None`` where there are not enough of them."""
         by_arm = {line['arm']: line['epochs'][-1] for line in alone.values()}
-        if not {'scratch', 'kd', 'kd_recorded'} <= by_arm.keys():
+        if not {'baseline', 'kd', 'kd_recorded'} <= by_arm.keys():
             return None
-        scratch, live, recorded = by_arm['scratch'], by_arm['kd'], by_arm['kd_recorded']
+        plain, live, recorded = by_arm['baseline'], by_arm['kd'], by_arm['kd_recorded']
         images = recorded['images_recorded_total']
         return cls(
-            scratch['seconds_train_total'] / scratch['multiply_adds_student_total'],
+            plain['seconds_train_total'] / plain['multiply_adds_student_total'],
             live['seconds_teacher_total'] / live['multiply_adds_teacher_total'],
             recorded['seconds_teacher_total'] / images if images else 0.0,
         )

@@ -152,7 +152,11 @@ def test_costs_count_teachers_harvest_and_what_training_the_teachers_took():
 def test_seconds_are_counted_work_at_the_rates_of_runs_that_were_alone():
     scale = with_accuracies('cpu', {'': 0.5})
     alone = {}
-    for arm, seconds, teacher, images in (('scratch', 0.0, 0.0, 0), ('kd', 6.0, 3 * T, 0), ('kd_recorded', 1.0, 0, 50)):
+    for arm, seconds, teacher, images in (
+        ('baseline', 0.0, 0.0, 0),
+        ('kd', 6.0, 3 * T, 0),
+        ('kd_recorded', 1.0, 0, 50),
+    ):
         cell = scale.cell('same', arm, 4, 0)
         assert cell is not None
         line = a_line(cell, [0.1], 30 * T, teacher, seconds_teacher_total=seconds, images_recorded_total=images)

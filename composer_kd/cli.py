@@ -241,7 +241,7 @@ def _ensemble(arguments: argparse.Namespace) -> int:
 def _add_attack(commands) -> None:
     parser = commands.add_parser('attack', help="what is left of finished runs' accuracy under adversarial attack")
     parser.add_argument('runs', nargs='+', metavar='RUN')
-    parser.add_argument('--epsilon', type=float, default=8.0, help='in pixels from 0 to 255 (default: %(default)s)')
+    parser.add_argument('--epsilon', type=float, help='in pixels from 0 to 255 (default: 8, in l2 128)')
     parser.add_argument('--steps', type=int, default=20, help='default: %(default)s')
     parser.add_argument('--step-size', type=float, help='in pixels (default: a quarter of epsilon)')
     parser.add_argument('--norm', choices=('linf', 'l2'), default='linf', help='default: %(default)s')

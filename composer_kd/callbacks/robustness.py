@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from composer.core import Callback, Evaluator, State
 from composer.loggers import Logger
 from composer.utils import dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from composer_kd.algorithms.adversarial_recycling.attack import Attack
@@ -24,16 +26,17 @@ from composer_kd.data.dataset import KeyedImages
 from composer_kd.errors import UserError, nearest
 from composer_kd.models import multiply_adds, plain
 from composer_kd.models.buffers import share_buffers
+from composer_kd.teachers.harvest import Inference
 
-__all__ = ['ROBUSTNESS_FILE', 'Robustness', 'make_attack']
+__all__ = ['ROBUSTNESS_FILE', 'Robustness', 'make_attack', 'what_is_left']
 
 ROBUSTNESS_FILE = 'robustness.jsonl'
 
-_DEFAULTS: dict[str, Any] = {'epsilon': 8.0, 'steps': 20, 'step_size': None, 'norm': 'linf', 'targeted': False}
+_DEFAULTS: dict[str, Any] = {'epsilon': None, 'steps': 20, 'step_size': None, 'norm': 'linf', 'targeted': False}
 
 
 def make_attack(options: Mapping[str, Any]) -> Attack:
-    """The attack of an evaluation: PGD-20 with an epsilon of 8 and steps of 2, but for what the options say."""
+    """The attack of an evaluation: PGD-20 (in ``linf`` with an epsilon of 8 and steps of 2), but for the options."""
     unknown = [name for name in options if name not in _DEFAULTS]
     if unknown:
         raise UserError(f'{unknown[0]}: unknown key; {nearest(unknown[0], _DEFAULTS)}')
@@ -46,14 +49,15 @@ class Robustness(Callback):
     The attacks are projected gradient descent from a random start, which is the same at every time; the model is in
     evaluation mode and in the precision of the training. A sample counts as robust that the model gets right both as it
     is and under the attack. ``robustness.jsonl`` in the run directory gets a line for each time, split and attack:
-    ``epoch``, ``batch``, ``split``, ``samples``, the attack's ``epsilon``, ``steps``, ``step_size``, ``norm`` and
-    ``targeted``, ``accuracy``, ``robust_accuracy``, ``seconds`` and ``multiply_adds``; also logged as
+    ``epoch``, ``batch``, ``split``, ``subset``, ``samples``, the attack's ``epsilon``, ``steps``, ``step_size``,
+    ``norm`` and ``targeted``, ``accuracy``, ``robust_accuracy``, ``seconds`` and ``multiply_adds``; also logged as
     ``metrics/SPLIT/robust_accuracy``, with a number for the second and later attacks. None of it counts as training.
 
     Args:
         folder: The run directory, which need not exist. One of a YAML's runs, or any folder for a Trainer of your own.
-        attacks: Options of each attack: ``epsilon`` (8), ``steps`` (20), ``step_size`` (a quarter of epsilon), ``norm``
-            (``'linf'``) and ``targeted``; ``None`` is PGD-20 as it stands in brackets. Default: ``None``.
+        attacks: Options of each attack: ``epsilon`` (8; 128 in ``l2``), ``steps`` (20), ``step_size`` (a quarter of
+            epsilon), ``norm`` (``'linf'``) and ``targeted``; ``None`` is PGD-20 as it stands in brackets.
+            Default: ``None``.
         splits: The labels of the evaluators whose data is attacked; ``None``: of all but ``train_clean``.
             Default: ``None``.
         interval: Also at the end of every so many epochs, as ``'5ep'``; ``None``: at the end of the training alone.
@@ -147,30 +151,44 @@ class Robustness(Callback):
         for split, dataset in self._evaluated(state):
             rows = chosen_rows(dataset, self.subset)
             for number, attack in enumerate(self.attacks):
-                line = self._line(state, split, dataset, rows, attack)
+                line = {
+                    'epoch': int(state.timestamp.epoch),
+                    'batch': int(state.timestamp.batch),
+                    'split': split,
+                    'subset': self.subset,
+                    **what_is_left(state, dataset, rows, attack, self.batch_size),
+                }
                 logger.log_metrics({f'metrics/{split}/robust_accuracy{number or ""}': line['robust_accuracy']})
                 on_rank_zero(partial(append_line, self.file, line))
 
-    def _line(self, state: State, split: str, dataset: KeyedImages, rows: Any, attack: Attack) -> dict[str, Any]:
-        begun = time.perf_counter()
-        with attackable(state) as student:
 
-            def attacker(images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
-                return attack.on(student, images, labels, ids, dataset.num_classes, dataset.normalization)
+def what_is_left(
+    state: State | Inference, dataset: KeyedImages, rows: NDArray[np.int64], attack: Attack, batch_size: int
+) -> dict[str, Any]:
+    """What a line of the file says of one split and one attack; ranks come here together.
 
-            device = next(state.model.parameters()).device
-            found = under_attack(student, dataset, rows, attacker, device, self.batch_size)
-        options = {name: value for name, value in asdict(attack).items() if name in _DEFAULTS}
-        passes = (attack.passes + 2) * found.samples  # And one to look at the image, and at what became of it.
-        return {
-            'epoch': int(state.timestamp.epoch),
-            'batch': int(state.timestamp.batch),
-            'split': split,
-            'samples': found.samples,
-            **options,
-            'accuracy': found.accuracy,
-            'robust_accuracy': found.robust_accuracy,
-            'seconds': time.perf_counter() - begun,
-            'multiply_adds': passes * multiply_adds(plain(state.model), dataset.facts.shape),
-            'world_size': dist.get_world_size(),
-        }
+    Args:
+        state: The Trainer's, or what stands for it: a model on its device, and its precision.
+        dataset: Whose samples.
+        rows: Which.
+        attack: With what.
+        batch_size: Images at a time.
+    """
+    begun = time.perf_counter()
+    with attackable(state) as student:
+
+        def attacker(images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
+            return attack.on(student, images, labels, ids, dataset.num_classes, dataset.normalization)
+
+        device = next(state.model.parameters()).device
+        found = under_attack(student, dataset, rows, attacker, device, batch_size)
+    passes = (attack.passes + 2) * found.samples  # And one to look at the image, and at what became of it.
+    return {
+        'samples': found.samples,
+        **{name: value for name, value in asdict(attack).items() if name in _DEFAULTS},
+        'accuracy': found.accuracy,
+        'robust_accuracy': found.robust_accuracy,
+        'seconds': time.perf_counter() - begun,
+        'multiply_adds': passes * multiply_adds(plain(state.model), dataset.facts.shape),
+        'world_size': dist.get_world_size(),
+    }

@@ -88,7 +88,9 @@ def under_attack(
             adversarial = attacker(images, labels, ids)
             right, robust = (_right(model, one, labels, dataset) for one in (images, adversarial))
         except torch.OutOfMemoryError as error:
-            raise UserError(f'the device has no memory to attack {batch_size} images at a time; lower that') from error
+            raise UserError(
+                f'the device has no memory to attack {batch_size} images at a time; lower batch_size'
+            ) from error
         counts += torch.stack([torch.ones_like(right), right, right & robust]).sum(dim=1)
     dist.all_reduce(counts, reduce_operation='SUM')
     return UnderAttack(*(int(count) for count in counts.tolist()))

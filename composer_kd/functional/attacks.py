@@ -177,6 +177,8 @@ def _losses_and_gradient(
 
 
 def _direction(gradient: Tensor, norm: str) -> Tensor:
+    # In float16 that of a net which is not trained yet may overflow: such an image stays where it is.
+    gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
     if norm == 'linf':
         return gradient.sign()
     return gradient / _lengths(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)

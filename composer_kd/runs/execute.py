@@ -28,6 +28,7 @@ from composer_kd.callbacks.robustness import ROBUSTNESS_FILE
 from composer_kd.data.section import DataSection
 from composer_kd.errors import UserError
 from composer_kd.models import inference_seconds, multiply_adds, parameters, save_weights, weights_hash
+from composer_kd.runs.attacks_configured import attack_configured
 from composer_kd.runs.build import Built, build_trainer
 from composer_kd.runs.evaluation import evaluation, kept_predictions, recorded_splits, teacher_runs
 from composer_kd.runs.plan import Plan, PlannedRun
@@ -66,6 +67,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
         if finished:
             progress.finished_before(number, run)
             supply_missing(planned.config, run, progress.say, progress.bar)
+            attack_configured(planned.config, run, progress.say)
             measure_configured(planned.config, run, progress.say)
             return
         stack.enter_context(presence := Presence())
@@ -87,6 +89,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
         finally:
             built.trainer.close()
         harvest_configured(planned.config, run, built.data.train_set, progress.say, progress.bar)
+        attack_configured(planned.config, run, progress.say)
         measure_configured(planned.config, run, progress.say)
         progress.end_run(number, run)
 

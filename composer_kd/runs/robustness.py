@@ -12,12 +12,13 @@ import torch
 from composer.utils import dist
 from torch import Tensor
 
-from composer_kd.archive import Archive, RunDir
+from composer_kd.archive import RunDir
 from composer_kd.archive.drift_file import DriftFile
 from composer_kd.archive.lock import locked
-from composer_kd.archive.manifest import DRIFT_FILE, Manifest, file_records, verify_file
+from composer_kd.archive.manifest import DRIFT_FILE, Manifest, verify_file
 from composer_kd.archive.ranks import on_rank_zero, together
 from composer_kd.archive.remote import RemoteRun, run_at
+from composer_kd.archive.unlisted import unlisted
 from composer_kd.callbacks.drift_measures import answers_to, quality_of
 from composer_kd.data.drift import Drift
 from composer_kd.data.drift.scenarios import Scenarios, check_scenario_files, scenarios_of
@@ -181,16 +182,8 @@ class _Model:
 
 
 def _write(run: RunDir, found: DriftFile) -> None:
-    """The file is unlisted while it changes: a kill at any moment leaves no manifest that says something else of it."""
-    archive = Archive(run)
-    archive.update(lambda manifest: _listing(run, manifest, ()))
-    found.write(run.path)
-    archive.update(lambda manifest: _listing(run, manifest, (DRIFT_FILE,)))
-
-
-def _listing(run: RunDir, manifest: Manifest, names: Sequence[str]) -> Manifest:
-    others = {name: entry for name, entry in manifest.files.items() if name != DRIFT_FILE}
-    return manifest.model_copy(update={'files': {**others, **file_records(run.path, names)}})
+    with unlisted(run, DRIFT_FILE):
+        found.write(run.path)
 
 
 def _line(found: DriftFile, scenarios: Mapping[str, Any], before: int) -> str:

@@ -18,14 +18,14 @@ class AttackSection(Section):
     """Projected gradient descent from a random start.
 
     Attributes:
-        epsilon: The radius of the ball, in pixels from 0 to 255.
+        epsilon: The radius of the ball, in pixels from 0 to 255; null is 8 for ``linf`` and 128 for ``l2``.
         steps: How many.
         step_size: In pixels; null is a quarter of epsilon, 1.25 times epsilon for a single step.
         norm: ``linf`` or ``l2``.
         targeted: Towards another class instead of away from the label.
     """
 
-    epsilon: float = 8.0
+    epsilon: float | None = None
     steps: int = 20
     step_size: float | None = None
     norm: Literal['linf', 'l2'] = 'linf'

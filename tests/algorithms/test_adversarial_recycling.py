@@ -468,6 +468,7 @@ def test_recycling_is_as_robust_as_many_steps_for_a_part_of_the_passes() -> None
         ({'every': 0}, 'every: expected a whole number from 1 on, got 0'),
         ({'budget': '64 megabytes'}, 'budget: expected a number of samples, or a size'),
         ({'budget': 0}, 'budget: expected a number of samples, or a size'),
+        ({'budget': '0MB'}, "budget: '0MB' has no room for anything; raise it"),
         ({'mode': 'replay'}, "source: mode 'replay' needs the run directory"),
         ({'mode': 'replay', 'source': 'x', 'epsilon': 4}, "epsilon: mode 'replay' does not use it"),
         ({'mode': 'fresh', 'keep': 'strongest'}, "keep: mode 'fresh' does not use it"),
@@ -478,6 +479,23 @@ def test_wrong_arguments_are_one_line(arguments: dict, line: str) -> None:
         AdversarialRecycling(**arguments)
     assert line in str(error.value)
     assert '\n' not in str(error.value)
+
+
+def test_the_ball_is_that_of_papers_if_nothing_is_said() -> None:
+    assert AdversarialRecycling().attack.epsilon == 8
+    assert AdversarialRecycling(norm='l2').attack.epsilon == 128
+    # Of 192 pixels one of 6 moves 0.43 on average: whole pixels would keep next to nothing of it.
+    with pytest.raises(UserError, match='epsilon: 6 in l2 is 0.43 in each of 192 pixels, and deltas are kept in whole'):
+        fit(AdversarialRecycling(norm='l2', epsilon=6))
+    fit(AdversarialRecycling('fresh', norm='l2', epsilon=6), epochs='1ba')
+
+
+def test_fresh_examples_are_made_in_every_nth_step_and_need_no_budget() -> None:
+    _, log = fit(AdversarialRecycling('fresh', every=2))
+    assert logged(log, 'adversarial/attacked') == [1, 0] * 6
+    assert logged(log, 'adversarial/replayed') == [0] * 12
+    with pytest.raises(UserError, match="budget: mode 'fresh' keeps nothing that nobody records; leave it out"):
+        fit(AdversarialRecycling('fresh', budget=50))
 
 
 def test_an_l2_ball_may_be_larger_than_a_pixel_can_move() -> None:

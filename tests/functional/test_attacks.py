@@ -142,6 +142,20 @@ def test_pixels_with_equal_bounds_are_held_still() -> None:
     assert ((adversarial - images)[..., 1:] != 0).float().mean() > 0.9
 
 
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_an_image_whose_gradient_overflows_stays_where_it_is(norm: str) -> None:
+    images, labels = pixels(), torch.tensor([0, 1, 2, 3, 0])
+
+    def overflowing(normalised: Tensor) -> Tensor:
+        logits = small_net()(normalised)
+        return torch.cat([logits[:1] * torch.inf, logits[1:]])
+
+    adversarial = pgd(overflowing, images, labels, 8.0, 3.0, 2, norm, normalization=(MEAN, STD))
+    assert torch.equal(adversarial[0], images[0])
+    moved = pgd(small_net(), images, labels, 8.0, 3.0, 2, norm, normalization=(MEAN, STD))
+    assert torch.equal(adversarial[1:], moved[1:])
+
+
 def test_the_strongest_is_never_weaker_than_the_start_nor_than_any_step() -> None:
     model, images, labels = small_net(), pixels(40), torch.arange(40) % 4
     start = pgd(model, images, labels, 8.0, 4.0, 10, normalization=(MEAN, STD)) - images

@@ -10,7 +10,7 @@ import torch
 
 from composer_kd import Archive
 from composer_kd.archive import RunDir, verify
-from composer_kd.archive.jsonl import read_lines
+from composer_kd.archive.jsonl import read_lines, rewrite_lines
 from composer_kd.cli import main as command
 from composer_kd.errors import UserError
 from composer_kd.run import main
@@ -64,6 +64,34 @@ def test_robustness_is_a_file_of_the_run(trained: Path) -> None:
     ]  # fmt: skip
     assert {line['samples'] for line in lines} == {40}
     assert 'robustness.jsonl' not in verify(trained / 'replayed').files
+
+
+def test_what_a_finished_run_lacks_is_measured_by_its_saved_weights(tmp_path: Path) -> None:
+    attacks = [{'steps': 3}, {'norm': 'l2', 'steps': 2}]
+
+    def measured(wanted: dict | None) -> list[dict]:
+        options = {'lineage': {'one': {} if wanted is None else {'robustness': wanted}}, 'max_duration': '1ep'}
+        assert main([str(write_yaml(tmp_path, **options)), '--no-report']) == 0
+        verify(tmp_path / 'runs' / 'one')
+        lines = read_lines(tmp_path / 'runs' / 'one' / 'robustness.jsonl')
+        return [{key: value for key, value in line.items() if key != 'seconds'} for line in lines]
+
+    at_its_end = measured({'attacks': attacks, 'subset': 40})
+    assert [line['epsilon'] for line in at_its_end] == [8.0, 128.0] * 2
+    assert measured({'attacks': attacks, 'subset': 40}) == at_its_end, 'nothing is measured twice'
+    # As a kill leaves it that comes in the middle of measuring: the lines that were not written are made up for.
+    run = RunDir(tmp_path / 'runs' / 'one')
+    rewrite_lines(run.path / 'robustness.jsonl', read_lines(run.path / 'robustness.jsonl')[:1])
+    Archive(run).update(lambda m: m.model_copy(update={'files': without(m.files, 'robustness.jsonl')}))
+    assert measured({'attacks': attacks, 'subset': 40}) == at_its_end
+    more = measured({'attacks': [*attacks, {'steps': 1}], 'subset': 40})
+    assert more[:4] == at_its_end
+    assert [(line['split'], line['steps']) for line in more[4:]] == [('val', 1), ('test', 1)]
+    assert [line['samples'] for line in measured({'attacks': attacks[:1], 'subset': 20})[6:]] == [20, 20]
+
+
+def without(files: dict, name: str) -> dict:
+    return {key: value for key, value in files.items() if key != name}
 
 
 @pytest.mark.parametrize('library', ['own', 'foolbox'])

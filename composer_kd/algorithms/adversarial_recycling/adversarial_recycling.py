@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +55,8 @@ class AdversarialRecycling(Described):
             Default: ``'recycle'``.
         source: (recycle, replay) The run directory of an earlier run that recorded its examples, or its
             :class:`composer_kd.Archive`: what is replayed, or what the first attacks begin at. Default: ``None``.
-        epsilon: (recycle, fresh) The radius of the ball, in pixels from 0 to 255. Default: ``8.0``.
+        epsilon: (recycle, fresh) The radius of the ball, in pixels from 0 to 255; ``None`` is 8 for ``linf`` and 128
+            for ``l2``. Default: ``None``.
         steps: (recycle, fresh) Gradient steps of an attack. Default: ``1``.
         step_size: (recycle, fresh) In pixels; ``None`` is a quarter of epsilon for several steps. For a single one it
             is half of epsilon when recycling, 1.25 times epsilon from a random start, and epsilon from the image
@@ -64,13 +66,14 @@ class AdversarialRecycling(Described):
             Default: ``False``.
         start: (recycle, fresh) Where an attack begins that has nothing to go on from: ``'random'``, in the ball, or
             ``'image'``. Default: ``'random'``.
-        every: (recycle, fresh) Attack in every n-th step; in the others, what is kept is shown. Default: ``1``.
+        every: (recycle, fresh) Attack in every n-th step. In the others, ``'recycle'`` shows what is kept and
+            ``'fresh'`` the images as they are. Default: ``1``.
         share: The share of a batch that is shown adversarially, sample by sample. Default: ``1.0``.
         keep: (recycle) ``'newest'``: the newer example takes the place of the older. ``'strongest'``: unless it is
             weaker than the one that the attack began at, both at the weights of this step, which costs one forward pass
             more. Default: ``'newest'``.
         budget: (recycle, fresh) A bound on what is kept: a number of samples, or a size as ``'64MB'``; ``None`` keeps
-            all. Default: ``None``.
+            all. ``'fresh'`` keeps some for :class:`.RecordAdversarial` alone. Default: ``None``.
 
     Example:
         .. testcode::
@@ -89,7 +92,7 @@ class AdversarialRecycling(Described):
         self,
         mode: Literal['recycle', 'fresh', 'replay'] = 'recycle',
         source: Archive | str | Path | None = None,
-        epsilon: float = 8.0,
+        epsilon: float | None = None,
         steps: int = 1,
         step_size: float | None = None,
         norm: Literal['linf', 'l2'] = 'linf',
@@ -195,6 +198,7 @@ class AdversarialRecycling(Described):
                 f'{owner}: the training data ({type(dataset).__name__}) has no {error.name}: an example is a delta on '
                 f'the stored pixels; use data out of shards (composer-kd convert, composer_kd.data.open_data)'
             ) from None
+        self._check_keeping(shape)
         table = self.table if self._keeps else None
         self._examples = Examples(
             self.attack, self.begin, self.mode == 'recycle', table, views, normalization, classes, owner
@@ -202,6 +206,18 @@ class AdversarialRecycling(Described):
         if self._keeps:
             self.table.start(samples, shape, self.budget, state.device)
             self._read_source(samples, shape, state, self._examples)
+
+    def _check_keeping(self, shape: tuple[int, ...]) -> None:
+        owner, attack = type(self).__name__, self.attack
+        if self.mode == 'fresh' and not self._keeps and self.budget.given is not None:
+            raise UserError(f"{owner}: budget: mode 'fresh' keeps nothing that nobody records; leave it out")
+        # Deltas are kept in whole pixels: one of half a pixel everywhere would be rounded away.
+        a_pixel = attack.epsilon / math.prod(shape) ** 0.5
+        if self._keeps and self.mode != 'replay' and attack.norm == 'l2' and a_pixel < 0.5:
+            raise UserError(
+                f'{owner}: epsilon: {attack.epsilon:g} in l2 is {a_pixel:.2g} in each of {math.prod(shape):,} pixels, '
+                f'and deltas are kept in whole ones; papers have 128 for images of 32x32'
+            )
 
     def _read_source(self, samples: Samples, shape: tuple[int, ...], state: State, examples: Examples) -> None:
         goes_on = int(state.timestamp.batch) > 0

@@ -19,6 +19,9 @@ PIXELS = 255
 
 _LARGEST = 127  # Of what int8 holds on both sides of 0.
 
+# What papers have for images of 32x32: 8/255, and half of the whole scale.
+_EPSILON = {'linf': 8.0, 'l2': 128.0}
+
 # A step back through the model for the pixels alone costs about a forward pass.
 _PASSES_OF_A_STEP = 2
 
@@ -57,7 +60,7 @@ class Attack:
         """The attack that was asked for, or one line on what cannot be.
 
         Args:
-            epsilon: See above, as the following.
+            epsilon: See above, as the following. ``None`` is 8 for ``linf`` and 128 for ``l2``.
             steps: How many.
             step_size: ``None`` is a quarter of epsilon for several steps (2 for 8), ``one_step`` times it for one.
             norm: By its name.
@@ -67,6 +70,7 @@ class Attack:
         """
         if norm not in NORMS:
             raise UserError(f'norm: {norm!r} is not one of them; {nearest(norm, NORMS)}')
+        epsilon = _EPSILON[norm] if epsilon is None else epsilon
         if not _is_number(epsilon) or epsilon <= 0:
             raise UserError(f'epsilon: expected a number of pixels above 0, as 8 for 8/255; got {epsilon!r}')
         if epsilon < 1:

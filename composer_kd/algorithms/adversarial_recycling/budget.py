@@ -30,10 +30,12 @@ class Budget:
     def __init__(self, given: int | str | None):
         self._samples: int | None = None
         self._bytes: float | None = None
-        self._given = given
+        self.given = given
         size = re.fullmatch(rf'(\d+(?:\.\d+)?) *({"|".join(_UNITS)})', given) if isinstance(given, str) else None
         if size is not None:
             self._bytes = float(size[1]) * _UNITS[size[2]]
+            if self._bytes < 1:
+                raise UserError(f'budget: {given!r} has no room for anything; raise it, or leave it out to keep all')
         elif isinstance(given, int) and not isinstance(given, bool) and given > 0:
             self._samples = given
         elif given is not None:
@@ -51,7 +53,7 @@ class Budget:
             capacity = self._samples
         if not capacity:
             raise UserError(
-                f'{owner}: budget: {self._given} has no room for one delta, which takes {size:,} bytes; raise it'
+                f'{owner}: budget: {self.given} has no room for one delta, which takes {size:,} bytes; raise it'
             )
         hashes = counter_hash(_VERSION, torch.from_numpy(ids)).numpy()
         return np.sort(np.argsort(hashes, kind='stable')[:capacity])

@@ -13,12 +13,13 @@ from torch import Tensor
 from composer_kd.models.batch import logits_of
 from composer_kd.models.classifier import Classifier, unwrapped
 from composer_kd.models.evaluating import evaluating
+from composer_kd.teachers.harvest import Inference
 
 __all__ = ['attackable']
 
 
 @contextmanager
-def attackable(state: State, *rest: Any) -> Iterator[Callable[[Tensor], Tensor]]:
+def attackable(state: State | Inference, *rest: Any) -> Iterator[Callable[[Tensor], Tensor]]:
     """The student as a function from normalised images to float32 logits, for the length of a ``with`` block.
 
     It is in evaluation mode: BatchNorm uses its running statistics and does not learn from the attack, drop-out draws
@@ -26,7 +27,7 @@ def attackable(state: State, *rest: Any) -> Iterator[Callable[[Tensor], Tensor]]
     agree. Without DistributedDataParallel, whose gradients an attack has no part in.
 
     Args:
-        state: The Trainer's.
+        state: The Trainer's, or what stands for it where a finished run's model is asked.
         rest: What else a batch holds, for models that look at it.
     """
     net = unwrapped(state.model)

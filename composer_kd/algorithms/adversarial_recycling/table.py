@@ -58,11 +58,21 @@ class DeltaTable:
         self._rows = budget.kept(samples.ids, shape, self._owner)
         self._slots = torch.full((len(samples),), -1, dtype=torch.int64)
         self._slots[torch.from_numpy(self._rows)] = torch.arange(len(self._rows))
-        self._deltas = device.tensor_to_device(torch.zeros(len(self._rows), *shape, dtype=torch.int8))
+        self._deltas = self._zeros(len(self._rows), shape, device)
         self._known = torch.zeros(len(self._rows), dtype=torch.bool)
         if saved is not None:
             self._fill(self.slots(saved['ids']), saved['deltas'])
         self._changed = torch.zeros_like(self._known)
+
+    def _zeros(self, slots: int, shape: Sequence[int], device: Device) -> Tensor:
+        try:
+            return device.tensor_to_device(torch.zeros(slots, *shape, dtype=torch.int8))
+        except torch.OutOfMemoryError as error:
+            needed = slots * int(np.prod(shape)) / 1e6
+            raise UserError(
+                f'{self._owner}: the device has no memory for {slots:,} examples ({needed:,.0f} MB); set budget to '
+                f'less, or lower microbatch_size'
+            ) from error
 
     def fill(self, deltas: Tensor, known: NDArray[np.bool_]) -> None:
         """Take over an earlier run's deltas, ``[n, C, H, W]`` for the rows of the data that are ``known``."""

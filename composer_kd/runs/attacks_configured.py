@@ -1,0 +1,100 @@
+"""``robustness:`` of a finished run: what it asks for and the run's file lacks is measured by the saved weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import product
+
+import torch
+
+from composer_kd.algorithms.adversarial_recycling.attack import Attack
+from composer_kd.archive import RunDir
+from composer_kd.archive.jsonl import append_line, read_lines
+from composer_kd.archive.lock import locked
+from composer_kd.archive.ranks import on_rank_zero, together
+from composer_kd.archive.unlisted import unlisted
+from composer_kd.callbacks.robustness import ROBUSTNESS_FILE, make_attack, what_is_left
+from composer_kd.callbacks.under_attack import chosen_rows
+from composer_kd.data.dataset import KeyedImages
+from composer_kd.models import Classifier
+from composer_kd.report.wording import PERCENT
+from composer_kd.runs.config import RunConfig
+from composer_kd.runs.harvest import open_run_data
+from composer_kd.runs.memory import keep_freed_memory
+from composer_kd.teachers.from_run import RunTeacher
+from composer_kd.teachers.harvest import Inference
+
+__all__ = ['attack_configured']
+
+
+def attack_configured(config: RunConfig, run: RunDir, say: Callable[[str], None]) -> None:
+    """Attack a finished run's model where the end of its training was not measured as ``robustness:`` asks.
+
+    A training that ran through measured itself; one that was killed while it did, or that was asked later, did not.
+    All ranks call this together.
+    """
+    wanted = config.robustness
+    if wanted is None:
+        return
+    attacks = [make_attack(one.model_dump()) for one in wanted.attacks]
+    splits = ['val', 'test'] if config.data.val_fraction else ['test']
+    pairs = list(product(splits, attacks))
+    lacking = on_rank_zero(lambda: _lacking(run, wanted.subset, pairs))
+    if not lacking:
+        return
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with ExitStack() as stack:
+        on_rank_zero(lambda: stack.enter_context(locked(run.path / 'archive' / '.robustness.lock', str(run))))
+        with together():
+            data = open_run_data(run)
+        state = _at_its_end(run, config, data.num_classes)
+        for number in lacking:
+            split, attack = pairs[number]
+            spec = data.val if split == 'val' else data.test
+            assert spec is not None
+            dataset: KeyedImages = spec.dataloader.dataset  # type: ignore[union-attr]
+            rows = chosen_rows(dataset, wanted.subset)
+            found = what_is_left(state, dataset, rows, attack, wanted.batch_size)
+            line = {**on_rank_zero(lambda: _when(run)), 'split': split, 'subset': wanted.subset, **found}
+            on_rank_zero(partial(_append, run, line))
+            say(
+                f'{run}: {split} accuracy {PERCENT.text(line["accuracy"])} %, under attack '
+                f'({attack.norm}, epsilon {attack.epsilon:g}) {PERCENT.text(line["robust_accuracy"])} %'
+            )
+
+
+def _lacking(run: RunDir, subset: int | None, pairs: list[tuple[str, Attack]]) -> list[int]:
+    """The numbers of the pairs that no line at the end of the training is of."""
+    end = _when(run)['batch']
+    lines = [line for line in read_lines(run.path / ROBUSTNESS_FILE) if line.get('batch') == end]
+
+    def is_there(split: str, attack: Attack) -> bool:
+        asked = {'split': split, 'subset': subset, **asdict(attack)}
+        del asked['strongest']
+        return any(all(line.get(name) == value for name, value in asked.items()) for line in lines)
+
+    return [number for number, pair in enumerate(pairs) if not is_there(*pair)]
+
+
+def _when(run: RunDir) -> dict[str, int]:
+    last = run.metrics()[-1]
+    return {name: int(last[name]) for name in ('epoch', 'batch')}
+
+
+def _at_its_end(run: RunDir, config: RunConfig, classes: int) -> Inference:
+    """What stands for the Trainer's state: the saved weights, in the precision and layout of the training."""
+    inference = Inference.like(run.read_config(), config.device, classes)
+    if inference.device.name == 'cpu':
+        keep_freed_memory()
+    like: Classifier = inference.model  # type: ignore[assignment]
+    student = Classifier(RunTeacher(run).module, classes, like.cpu_autocast, like.channels_last)
+    return replace(inference, model=inference.device.module_to_device(student))
+
+
+def _append(run: RunDir, line: dict[str, object]) -> None:
+    with unlisted(run, ROBUSTNESS_FILE):
+        append_line(run.path / ROBUSTNESS_FILE, line)

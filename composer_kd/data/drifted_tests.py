@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from composer_kd.data.dataset import KeyedImages
+from composer_kd.data.dataset import Facts, KeyedImages
 from composer_kd.data.drift.apply import drifted
 from composer_kd.data.drift.drift import Drift
 from composer_kd.data.loaders import open_parts
+from composer_kd.data.parts import Part
 from composer_kd.data.section import DataSection
 from composer_kd.data.transform import Augmentation
 from composer_kd.errors import UserError
 
-__all__ = ['DriftedTests']
+__all__ = ['DriftedTests', 'check_drifts']
 
 
 class DriftedTests:
@@ -35,13 +36,37 @@ class DriftedTests:
     def under(self, drifts: Sequence[Drift], where: str) -> KeyedImages:
         """The test part under ``drifts`` alone; one whose classes are others than the model's is refused."""
         dataset = self._opened(drifts, where)
-        if dataset.classes != self.clean.classes:
-            raise UserError(
-                f'{where}: the test part has {dataset.num_classes} classes then and the model {self.clean.num_classes} '
-                f'or others; leave it out, or measure a model of that task'
-            )
+        _refuse_other_task(dataset.facts, self.clean.facts, where)
         return dataset
 
     def _opened(self, drifts: Sequence[Drift], where: str) -> KeyedImages:
         parts, facts = drifted({'test': self._test}, self.facts, drifts, self._cache, where)
         return parts['test'].dataset('test', facts['test'], Augmentation.none(), 1, lambda images: images)
+
+
+def check_drifts(section: DataSection, scenarios: Mapping[str, Sequence[Drift]], where: str) -> None:
+    """Refuse drifts that the data does not fit, its own and those of its test part; nothing is painted.
+
+    Args:
+        section: Of the data.
+        scenarios: What a model of it is to be measured under.
+        where: The run's place in the file, for error lines.
+    """
+    place = f'{where}.' if where else ''
+    parts, facts = open_parts(section, f'{place}data')
+
+    def after(some: dict[str, Part], drifts: Sequence[Drift], at: str) -> Facts:
+        return drifted(some, facts, drifts, section.cache, at, paint=False)[1]['test']
+
+    clean = after(parts, section.drift or (), f'{place}data.drift')
+    for name, drifts in scenarios.items():
+        at = f'{place}drifts.{name}'
+        _refuse_other_task(after({'test': parts['test']}, drifts, at), clean, at)
+
+
+def _refuse_other_task(found: Facts, clean: Facts, where: str) -> None:
+    if found.classes != clean.classes:
+        raise UserError(
+            f'{where}: the test part has {found.num_classes} classes then and the model {clean.num_classes} or others; '
+            f'leave it out, or measure a model of that task'
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from composer_kd.archive.presence import Presence
 from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.callbacks.robustness import ROBUSTNESS_FILE
+from composer_kd.data.drift.scenarios import scenarios_of
+from composer_kd.data.drifted_tests import check_drifts
 from composer_kd.data.section import DataSection
 from composer_kd.errors import UserError
 from composer_kd.models import inference_seconds, multiply_adds, parameters, save_weights, weights_hash
@@ -50,6 +53,7 @@ _FREE = (
 def execute(plan: Plan, progress: Progress) -> None:
     """Train every run of ``plan`` that is not finished, in its order, on all ranks of this launch."""
     progress.start(plan)
+    on_rank_zero(lambda: _check_drifts(plan))
     for number, planned in enumerate(plan.runs):
         _execute_one(planned, number, progress)
 
@@ -92,6 +96,17 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
         attack_configured(planned.config, run, progress.say)
         measure_configured(planned.config, run, progress.say)
         progress.end_run(number, run)
+
+
+def _check_drifts(plan: Plan) -> None:
+    """Find drifts that do not fit their data before the first run trains, not when their own turn comes."""
+    looked_at: set[str] = set()
+    for planned in plan.runs:
+        data, scenarios = planned.config.data, scenarios_of(planned.config.drifts)
+        asked = json.dumps([planned.config.model_dump(mode='json')[key] for key in ('data', 'drifts')])
+        if (data.drift or scenarios) and asked not in looked_at and not RunDir(planned.folder).finished:
+            check_drifts(data, scenarios, '' if planned.lineage is None else f'lineage.{planned.arm}')
+        looked_at.add(asked)
 
 
 class _Begun(Callback):

@@ -12,6 +12,8 @@ from composer.loggers import LoggerDestination
 from composer.optim import ComposerScheduler
 
 from composer_kd.algorithms import AdversarialRecycling, Distillation, LossCurriculum, WarmStart
+from composer_kd.algorithms.adversarial_recycling.views import Views
+from composer_kd.data.transform import Augmentation
 from composer_kd.errors import UserError
 from composer_kd.models import build_model
 from composer_kd.registry import Registry
@@ -148,11 +150,15 @@ def check_objects(config: RunConfig, place: str) -> None:
     for key, once in (('start', WarmStart), ('adversarial', AdversarialRecycling)):
         if sum(isinstance(algorithm, once) for algorithm in tried) > 1:
             raise UserError(f'{_join(place, key)}: {once.__name__} is there twice; give it once')
+    for algorithm in tried:
+        if isinstance(algorithm, AdversarialRecycling):
+            _check_company(algorithm, tried, place)
+            Views(Augmentation.of(config.data), _join(place, 'adversarial'))
     curricula = [algorithm for algorithm in tried if isinstance(algorithm, LossCurriculum)]
     if len(curricula) > 1:
         raise UserError(f'{_join(place, "curriculum")}: LossCurriculum is there twice; give it once')
     for curriculum in curricula:
-        curriculum.check_company(tried)
+        _check_company(curriculum, tried, place)
     if config.data.val_fraction == 0:
         for algorithm in tried:
             if isinstance(algorithm, Distillation) and algorithm.schedule.until_overtaken:
@@ -162,6 +168,13 @@ def check_objects(config: RunConfig, place: str) -> None:
         for name, options in entries.items():
             where = _join(place, f'{kind}.{name}')
             check_options(registry.get(name, where), options, where)
+
+
+def _check_company(algorithm: LossCurriculum | AdversarialRecycling, tried: list[Algorithm], place: str) -> None:
+    try:
+        algorithm.check_company(tried)
+    except UserError as error:
+        raise UserError(_join(place, str(error))) from None
 
 
 class _NamedTeacher(Teacher):

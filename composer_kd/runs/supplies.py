@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from composer_kd.errors import UserError
+from composer_kd.models.beside import CHANGE_IMAGES, DROP_SAMPLES
 from composer_kd.runs.references import check_same_model
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def check_supplies(runs: Mapping[str, PlannedRun]) -> None:
         for source, where in run.starts.items():
             check_same_model(runs[source].config.model, run.config.model, source, where)
         for source, where in run.examples.items():
-            _check_examples(runs[source], where)
+            _check_examples(runs[source], run, where)
 
 
 def _check_losses(source: PlannedRun, where: str) -> None:
@@ -48,6 +49,14 @@ def _check_logits(source: PlannedRun, run: PlannedRun, where: str) -> None:
             f'{where}: {name!r} records no logits; give that run `archive: {{logits: {{views: 4}}}}`, or '
             f'write {{recorded: {name}, fill: true}}'
         )
+    # That an algorithm changes the images is known by its name; those with a key of their own say so there.
+    changing = [one for one in run.config.algorithms if one in CHANGE_IMAGES | DROP_SAMPLES]
+    changing += ['adversarial'] if run.config.adversarial is not None else []
+    if changing:
+        raise UserError(
+            f'{where}: {name!r} is looked up, which answers to the image that a key names, and {changing[0]} makes '
+            f'others of them; use {{live: {name}}}, or leave that out'
+        )
     recorded = archive.logits.views
     asks_for_all = ours.augment.name != 'none' and not run.some_epochs_alone
     if asks_for_all and (ours.views is None or ours.views > recorded):
@@ -65,10 +74,15 @@ def _check_logits(source: PlannedRun, run: PlannedRun, where: str) -> None:
             )
 
 
-def _check_examples(source: PlannedRun, where: str) -> None:
-    archive = source.config.archive
+def _check_examples(source: PlannedRun, run: PlannedRun, where: str) -> None:
+    name, archive, ours, theirs = source.name, source.config.archive, run.config.data, source.config.data
     if archive is None or not archive.adversarial:
         raise UserError(
-            f'{where}: {source.name!r} records no adversarial examples; give that run '
+            f'{where}: {name!r} records no adversarial examples; give that run '
             f'`adversarial: {{mode: recycle}}` and `archive: {{adversarial: true}}`'
+        )
+    if ours.image_size != theirs.image_size:
+        raise UserError(
+            f'{where}: the examples of {name!r} are of images with data.image_size: {theirs.image_size}, and this run '
+            f'has {ours.image_size}; make them the same'
         )

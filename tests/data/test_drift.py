@@ -11,6 +11,7 @@ import torch
 
 from composer_kd.data.cifar import CIFAR100_CLASSES, CIFAR100_COARSE, CIFAR100_SUPERCLASSES
 from composer_kd.data.drift import DRIFTS, Drift, Population
+from composer_kd.data.drift.population import PARTS
 from composer_kd.data.section import DataSection
 from composer_kd.errors import UserError
 from composer_kd.functional.corruptions import corrupt
@@ -259,6 +260,12 @@ def test_a_path_of_pixels_mixes_by_samples() -> None:
 def test_a_path_keeps_to_the_parts_of_both() -> None:
     path = made('path', steps=2, step=1, parts=['train', 'test'], to={'name': 'growing', 'share': 0.5})
     assert path.settled().parts == ['train']
+    # One that does not come to a plain drift leaves alone what both ends do.
+    noise = {'name': 'label_noise', 'rate': 0.5}
+    mixed = made('path', steps=2, step=1, to={'name': 'growing', 'share': 0.5}, **{'from': noise})
+    assert [part for part in PARTS if mixed.settled().acts_on(part)] == ['train']
+    with pytest.raises(UserError, match=r'data\.drift\.parts: its ends act on train alone; name one of those'):
+        made('path', steps=2, step=1, parts=['test'], to={'name': 'growing', 'share': 0.5})
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------

@@ -156,5 +156,21 @@ def test_what_a_plan_refuses() -> None:
     refused({'one': {'archive': {'adversarial': True}}}, 'archive.adversarial: this run makes no adversarial examples')
     refused({'one': {'robustness': {'attacks': [{'steps': 0}]}}}, 'lineage.one.robustness.attacks.0')
     refused({'one': {'robustness': {'interval': '5'}}}, 'lineage.one.robustness.interval')
+    crops = {'data': {**TINY['data'], 'augment': 'resized_crop'}}
+    refused({'one': {'adversarial': {}, **crops}}, 'lineage.one.adversarial: the views of resized_crop do not show')
+    mixed = {'adversarial': {}, 'algorithms': {'MixUp': {}}}
+    refused({'one': mixed}, 'lineage.one.AdversarialRecycling: MixUp is in the same Trainer')
+    harvested = {'archive': {'logits': {'views': 1}}, 'data': {**TINY['data'], 'views': 1}}
+    taught = {
+        'adversarial': {},
+        'data': harvested['data'],
+        'algorithms': {'Distillation': {'teachers': [{'recorded': 'one'}]}},
+    }
+    refused(
+        {'one': harvested, 'two': taught},
+        "lineage.two.algorithms.Distillation.teachers: 'one' is looked up, which answers to the image that a key names",
+    )
+    larger = {'adversarial': {'from': 'made'}, 'data': {**TINY['data'], 'image_size': 16}}
+    refused({'made': MADE, 'next': larger}, "the examples of 'made' are of images with data.image_size: None")
     twice = {'adversarial': {}, 'algorithms': {'AdversarialRecycling': {}}}
     refused({'one': twice}, 'lineage.one.adversarial: AdversarialRecycling is there twice')

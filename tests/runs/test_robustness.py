@@ -228,3 +228,21 @@ def test_what_a_drift_does_elsewhere_does_not_make_it_another_one(
     assert train([str(written(run.parents[1], drifts=drifts))]) == 0
     assert 'measured before' not in capsys.readouterr().out, 'there was nothing to measure'
     assert 'parts' not in measured(run)['drifts']['foggy']['drift'][0]
+
+
+@pytest.mark.parametrize(
+    ('second', 'line'),
+    [
+        ({'data': {**TINY['data'], 'drift': {'name': 'new_classes', 'classes': 101}}},
+         'lineage.gen1.data.drift: new_classes: 101 classes, and the data has 100; lower classes'),
+        ({'drifts': {'all': {'name': 'subpopulation', 'side': 'target'}}},
+         'lineage.gen1.drifts.all: the test part has 20 classes then and the model 100 or others'),
+    ],
+)  # fmt: skip
+def test_drifts_that_do_not_fit_their_data_are_refused_before_the_first_run_trains(
+    second: dict, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lineage = {'gen0': None, 'gen1': {'drifts': {}, **second}}
+    assert train([str(written(tmp_path, lineage=lineage))]) == 1
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / 'runs' / 'gen0' / 'metrics.jsonl').exists()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from composer.core import Event, State
+from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 from torch import Tensor
 
@@ -180,14 +181,18 @@ class AdversarialRecycling(Described):
                 'both change the images)'
             )
 
-    def _fit_start(self, state: State) -> None:
-        owner = type(self).__name__
-        others = [one for one in state.algorithms if one is not self]
+    def check_company(self, algorithms: Sequence[Algorithm]) -> None:
+        """Refuse, in one line, what a Trainer cannot have beside this."""
+        others = [one for one in algorithms if one is not self]
         if name := first_of(others, CHANGE_IMAGES | DROP_SAMPLES):
             raise UserError(
-                f'{owner}: {name} is in the same Trainer; an example is a delta on the image that its key names: leave '
-                f'one of them out'
+                f'{type(self).__name__}: {name} is in the same Trainer; an example is a delta on the image that its '
+                f'key names: leave one of them out'
             )
+
+    def _fit_start(self, state: State) -> None:
+        owner = type(self).__name__
+        self.check_company(state.algorithms)
         dataset: Any = getattr(state.train_dataloader, 'dataset', None)
         samples = Samples.of(dataset)
         try:

@@ -26,12 +26,12 @@ __all__ = ['drifted']
 
 # Part of the folder's name: painted pixels of another layout are left alone.
 _LAYOUT = 'v1'
-# So many images at once: their float32 copies stay in the processor's cache.
-_CHUNK = 250
+# So many bytes of images at once: their float32 copies stay in the processor's cache.
+_CHUNK = 250 * 3 * 32 * 32
 
 
 def drifted(
-    parts: dict[str, Part], facts: Facts, drifts: Sequence[Drift], cache: Path, where: str
+    parts: dict[str, Part], facts: Facts, drifts: Sequence[Drift], cache: Path, where: str, paint: bool = True
 ) -> tuple[dict[str, Part], dict[str, Facts]]:
     """The parts and their facts after the drifts, one after the other in their order.
 
@@ -41,12 +41,14 @@ def drifted(
         drifts: As the file gives them.
         cache: Where painted pixels live.
         where: The place of the drifts in the file, for error lines.
+        paint: ``False`` leaves the pixels alone: to see whether the drifts fit the data.
     """
     settled = [drift for drift in (given.settled() for given in drifts) if drift is not None]
     changed, facts_of = {}, {}
     for name, part in parts.items():
-        acting = [drift for drift in settled if name in drift.parts]
-        changed[name], facts_of[name] = _one(cast(PartName, name), part, facts, acting, cache, where)
+        part_name = cast(PartName, name)
+        acting = [drift for drift in settled if drift.acts_on(part_name)]
+        changed[name], facts_of[name] = _one(part_name, part, facts, acting, cache, where, paint)
     classes = {name: of_part.classes for name, of_part in facts_of.items()}
     other = next((name for name in classes if classes[name] != classes.get('train', classes[name])), None)
     if other is not None:
@@ -58,7 +60,7 @@ def drifted(
 
 
 def _one(
-    name: PartName, part: Part, facts: Facts, drifts: Sequence[Drift], cache: Path, where: str
+    name: PartName, part: Part, facts: Facts, drifts: Sequence[Drift], cache: Path, where: str, paint: bool
 ) -> tuple[Part, Facts]:
     if not drifts:
         return part, facts
@@ -83,7 +85,7 @@ def _one(
     )
     left = replace(part.take(population.rows), labels=population.labels)
     painters = [drift for drift in drifts if drift.paints]
-    if painters:
+    if painters and paint:
         with _at(where):
             painted = _painted(name, left, painters, facts, cache)
         left = replace(left, painted=painted, rows=np.arange(len(left)))
@@ -102,10 +104,11 @@ def _painted(name: PartName, part: Part, drifts: Sequence[Drift], facts: Facts, 
     positions, ids = torch.from_numpy(part.positions), torch.from_numpy(part.stored.ids)
 
     def build(target: Path) -> None:
+        size = max(1, _CHUNK // int(np.prod(stored.shape[1:])))
         hashes = np.zeros(len(part), np.uint64)
         with open(target / 'images.u8', 'wb') as file:
-            for start in range(0, len(part), _CHUNK):
-                chunk = slice(start, start + _CHUNK)
+            for start in range(0, len(part), size):
+                chunk = slice(start, start + size)
                 before = images = stored.index_select(0, positions[chunk])
                 for drift in drifts:
                     images = drift.paint(images, ids[chunk], name)

@@ -45,6 +45,10 @@ class Drift(Section):
         """Whether it changes pixels."""
         return False
 
+    def acts_on(self, part: Part) -> bool:
+        """Whether it may change something of this part."""
+        return part in self.parts
+
     def settled(self) -> Drift | None:
         """The plain drift that this one comes to; ``None`` where it changes nothing."""
         return self

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_serializer, model_validator
 from torch import Tensor
 
 from composer_kd.data.drift.drift import AnyDrift, Drift, refused
-from composer_kd.data.drift.population import Part, Population, split_seed, within
+from composer_kd.data.drift.population import PARTS, Part, Population, split_seed, within
 
 __all__ = ['Path']
 
@@ -20,6 +20,8 @@ class Path(Drift):
     Between two drifts that differ in one number alone lie other values of that number (severity, rate, share, factor,
     classes), and so do they between no drift and one. Between any others a share of the samples, ``step / steps``, has
     the second, and all others have the first; a sample that has come over stays.
+
+    It acts on those of its ``parts`` that one of its ends acts on.
 
     Attributes:
         start: In the file ``from``; null begins without any.
@@ -40,6 +42,9 @@ class Path(Drift):
     def _on_the_way(self) -> Path:
         if self.step > self.steps:
             raise refused('step', f'{self.step} of {self.steps} steps; the last one is {self.steps}', self.step)
+        if not any(map(self.acts_on, self.parts)):
+            of_ends = [part for part in PARTS if any(end.acts_on(part) for end in self._given)]
+            raise refused('parts', f'its ends act on {" and ".join(of_ends)} alone; name one of those', self.parts)
         return self
 
     @model_serializer
@@ -50,7 +55,10 @@ class Path(Drift):
 
     @property
     def paints(self) -> bool:
-        return any(end.paints for end in (self.start, self.to) if end is not None)
+        return any(end.paints for end in self._given)
+
+    def acts_on(self, part: Part) -> bool:
+        return super().acts_on(part) and any(end.acts_on(part) for end in self._given)
 
     def settled(self) -> Drift | None:
         fraction = self.step / self.steps
@@ -69,17 +77,16 @@ class Path(Drift):
         return plain.model_copy(update={'parts': parts}).settled()
 
     def description(self, part: Part) -> dict[str, Any]:
-        ends = [None if end is None or part not in end.parts else end.description(part) for end in self._ends]
+        ends = [None if end is None or not end.acts_on(part) else end.description(part) for end in self._ends]
         return {'name': self.name, 'seed': self.seed, 'share': self.step / self.steps, 'from': ends[0], 'to': ends[1]}
 
     def check_files(self) -> None:
-        for end in self._ends:
-            if end is not None:
-                end.check_files()
+        for end in self._given:
+            end.check_files()
 
     def check(self, undrifted: Population, shape: tuple[int, ...]) -> None:
         for end in self._ends:
-            if end is not None and undrifted.part in end.parts:
+            if end is not None and end.acts_on(undrifted.part):
                 end.check(undrifted, shape)
 
     def change(self, population: Population) -> Population:
@@ -87,16 +94,20 @@ class Path(Drift):
         groups = []
         for end, members in zip(self._ends, (~over, over), strict=True):
             group = population.only(members)
-            groups.append(end.change(group) if end is not None and population.part in end.parts else group)
+            groups.append(end.change(group) if end is not None and end.acts_on(population.part) else group)
         return groups[0].merged(groups[1])
 
     def paint(self, images: Tensor, ids: Tensor, part: Part) -> Tensor:
         images = images.clone()
         over = torch.from_numpy(within(ids, self.step / self.steps, split_seed(self.seed, part)))
         for end, members in zip(self._ends, (~over, over), strict=True):
-            if end is not None and part in end.parts and members.any():
+            if end is not None and end.acts_on(part) and members.any():
                 images[members] = end.paint(images[members], ids[members], part)
         return images
+
+    @property
+    def _given(self) -> list[Drift]:
+        return [end for end in (self.start, self.to) if end is not None]
 
     @property
     def _ends(self) -> tuple[Drift | None, Drift | None]:

@@ -66,7 +66,7 @@ def _scenario(value: Any) -> CorruptionGrid | list[Drift]:
         return CorruptionGrid.model_validate(value)
     drifts = TypeAdapter(Drifts).validate_python(value) or []
     for drift in drifts:
-        if 'test' not in drift.parts:
+        if not drift.acts_on('test'):
             raise refused(
                 None, f'{drift.name} leaves the test part alone, which is what is measured; add parts: [test]', value
             )

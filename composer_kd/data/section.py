@@ -105,7 +105,8 @@ class DataSection(Section):
     @field_validator('drift')
     @classmethod
     def _nothing_painted_in_a_stream(cls, drift: Drifts, info: ValidationInfo) -> Drifts:
-        painting = next((one.name for one in drift or () if one.paints), None)
+        settled = [(one.name, one.settled()) for one in drift or ()]
+        painting = next((name for name, one in settled if one is not None and one.paints), None)
         if painting and info.data.get('mode') == 'stream':
             raise refused(
                 None, f'{painting} changes pixels, which mode: stream decodes as it goes; use mode: cache', drift

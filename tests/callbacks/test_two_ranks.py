@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from composer_kd import UserError
 from composer_kd.callbacks.nan_guard import NanGuard
 from composer_kd.callbacks.same_buffers import SameBuffers
-from composer_kd.models import plain
+from composer_kd.models import plain, weights_hash
 from tests.algorithms.common import images_and_labels, make_trainer, net
 from tests.callbacks.test_nan_guard import BadLoss
 
@@ -106,19 +106,25 @@ keyed.train(recorders(), net=keyed.small_net(False), folder=folder, **options)
 keyed.train(recorders(), net=keyed.small_net(False, seed=4), load=folder / 'ep0-ba3-rank0.pt', **options)
 
 # Adversarial examples, interrupted inside the second epoch and continued: samples change their rank between epochs.
-def with_examples(**options):
+def with_examples(examples, batch_norm=False, **options):
     from composer_kd import AdversarialRecycling, RecordAdversarial
     from tests.algorithms.common import pixel_loader
     trainer, _ = make_trainer(
-        [AdversarialRecycling(epsilon=8)], student=net(1, batch_norm=False), train_dataloader=pixel_loader(),
-        callbacks=[RecordAdversarial(folder / 'examples')], save_interval='4ba', **options
+        [AdversarialRecycling(epsilon=8)], student=net(1, batch_norm=batch_norm), train_dataloader=pixel_loader(),
+        callbacks=[RecordAdversarial(folder / examples)], save_interval='4ba', **options
     )
     trainer.fit()
     trainer.close()
+    return weights_hash(trainer.state.model)
 
 
-with_examples(folder=folder)
-with_examples(load=folder / 'ep1-ba8-rank0.pt')
+with_examples('examples', folder=folder)
+with_examples('examples', load=folder / 'ep1-ba8-rank0.pt')
+
+# With BatchNorm: one that runs through, and one that is continued, whose ranks all begin at the statistics of rank 0.
+through = with_examples('through', batch_norm=True, folder=folder / 'checkpoints')
+continued = with_examples('continued', batch_norm=True, load=folder / 'checkpoints' / 'ep1-ba8-rank0.pt')
+noted['weights'] = [through, continued]
 
 # Predictions: of an odd number of samples, one of which a rank evaluates twice; and of batches without keys.
 from tests.callbacks import test_two_ranks
@@ -238,6 +244,14 @@ def test_two_ranks_keep_the_examples_that_one_keeps(folder: Path, tmp_path: Path
     same = one['delta'] == two['delta'][torch.from_numpy(rows)]
     # The sign of a gradient near 0 may differ by rounding.
     assert same.float().mean() > 0.99
+
+
+def test_two_ranks_with_batchnorm_go_on_as_if_they_had_run_through(folder: Path, noted: dict) -> None:
+    # Between the batches a rank has statistics of its own; an attack that saw them would be another after a resume.
+    through, continued = (Archive(folder / name).table('adversarial', 0) for name in ('through', 'continued'))
+    assert noted['weights'][0] == noted['weights'][1]
+    assert torch.equal(through['delta'], continued['delta'])
+    assert bool((through['delta'] != 0).any())
 
 
 def test_two_ranks_predict_what_one_predicts(folder: Path, tmp_path: Path) -> None:

@@ -86,11 +86,14 @@ class Examples:
         """The adversarial images, normalised, and their deltas for the stored images."""
         pixels, bounds = self._pixels(images, keys)
         ids, seed, step = keys[:, 0], state.rank_zero_seed, int(state.timestamp.batch)
-        start = self.attack.start(pixels, ids, seed, step) if self._begin == 'random' else torch.zeros_like(pixels)
         kept = torch.zeros_like(pixels, dtype=torch.int8) if self._table is None else self._table.take(slots)
+        known = torch.zeros(len(slots), dtype=torch.bool)
         if self._goes_on and self._table is not None:
-            known = self._table.known(slots).to(images.device, non_blocking=True).view(-1, 1, 1, 1)
-            start = torch.where(known, self._views.seen(kept, keys).float(), start)
+            known = self._table.known(slots)
+        start = self._views.seen(kept, keys).float() if known.any() else torch.zeros_like(pixels)
+        if self._begin == 'random' and not known.all():
+            drawn = self.attack.start(pixels, ids, seed, step)
+            start = torch.where(known.to(images.device, non_blocking=True).view(-1, 1, 1, 1), start, drawn)
         with attackable(state, labels, keys) as student:
             adversarial = self.attack(
                 student, pixels, labels, ids, seed=seed, classes=self._classes, start=start, bounds=bounds,

@@ -75,7 +75,7 @@ class DirichletPriors(Drift):
     """
 
     name: str = 'dirichlet'
-    alpha: Annotated[float, Field(gt=0)]
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
     def change(self, population: Population) -> Population:
         weights = dirichlet_weights(

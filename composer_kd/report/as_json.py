@@ -37,6 +37,7 @@ def as_json(summary: Summary, answer: Headline, notes: Sequence[str]) -> str:
             for arm, against in zip(summary.arms, relative([arm.inference for arm in summary.arms]), strict=True)
         ],
         'robustness': summary.robustness and _robustness(summary.robustness),
+        'under_attack': summary.under_attack and asdict(summary.under_attack),
         'ensembles': [asdict(one) for one in summary.ensembles],
         'runs': [_run(summary, run) for run in summary.runs],
     }

@@ -58,8 +58,8 @@ class Report:
 
     def brief(self) -> str:
         """The answer and the tables behind it, for the end of a training; all of it is in :meth:`text`."""
-        sections = (self.summary.primary.name, 'ensembles', 'size', 'fidelity', 'robustness', 'cost', 'archive')
-        about = [table for table in self.tables if table.section in sections]
+        others = ('ensembles', 'size', 'fidelity', 'robustness', 'attack', 'cost', 'archive')
+        about = [table for table in self.tables if table.section in (self.summary.primary.name, *others)]
         parts = [wrapped(self.headline.sentence), *map(text_table, about)]
         return '\n\n'.join(parts) + '\n'
 

@@ -159,7 +159,7 @@ def cumulative(epochs: Epochs, total: str, per_epoch: str | None = None) -> Seri
 
 
 def costs_at(epochs: Epochs) -> dict[str, Series]:
-    """What a run had spent by the end of each epoch: for every cost, and its parts that teachers caused.
+    """What a run had spent by the end of each epoch: for every cost, and its parts that teachers and attacks caused.
 
     Seconds are those of training, teachers and attacks inside and evaluation apart; multiply-adds are the student's,
     the teachers' and those of attacks on the student.
@@ -171,6 +171,7 @@ def costs_at(epochs: Epochs) -> dict[str, Series]:
         'epochs': {record['epoch']: float(record['epoch']) for record in epochs},
         'seconds': cumulative(epochs, 'seconds_train_total', 'seconds_train'),
         'seconds_teacher': cumulative(epochs, 'seconds_teacher_total', 'seconds_teacher'),
+        'seconds_attack': cumulative(epochs, 'seconds_attack_total', 'seconds_attack'),
         'seconds_eval': cumulative(epochs, 'seconds_eval_total', 'seconds_eval'),
         'multiply_adds': {
             epoch: amount + teacher.get(epoch, 0.0) + attack.get(epoch, 0.0)
@@ -178,6 +179,7 @@ def costs_at(epochs: Epochs) -> dict[str, Series]:
             if not teacher or epoch in teacher
         },
         'multiply_adds_teacher': teacher,
+        'multiply_adds_attack': attack,
     }
 
 

@@ -44,6 +44,11 @@ _ROBUSTNESS = (
     'through these arms, fitted on the logit scale, expects of the clean accuracy (Taori et al, 2020). The worst '
     'group and the calibration error are averaged over the drifts.'
 )
+_ATTACK = (
+    'PGD-N: projected gradient descent of N steps from a random start, in a ball of the given norm and radius, in '
+    'pixels from 0 to 255, made against the trained model in evaluation mode. A sample counts under attack that the '
+    'model gets right both as it is and as the attack leaves it.'
+)
 _ENSEMBLES = (
     'An ensemble averages the logits, or the probabilities, of its members on the test samples. Its best member is the '
     'one that is best on average over the seeds. At least one right: the share of the samples for which some member '
@@ -64,7 +69,10 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 def method(tables: Sequence[Table]) -> tuple[str, ...]:
     """How the numbers came about, a paragraph each: of those alone that are shown."""
     sections = {table.section for table in tables}
-    of_sections = (('ensembles', _ENSEMBLES), ('size', _SPEED), ('fidelity', _FIDELITY), ('robustness', _ROBUSTNESS))
+    of_sections = (
+        ('ensembles', _ENSEMBLES), ('size', _SPEED), ('fidelity', _FIDELITY), ('robustness', _ROBUSTNESS),
+        ('attack', _ATTACK),
+    )  # fmt: skip
     return (*_METHOD, *(text for section, text in of_sections if section in sections))
 
 
@@ -82,7 +90,7 @@ def page(
     runs = by_section.pop('runs', [])
     models = [table for section in ('ensembles', 'size') for table in by_section.pop(section, [])]
     fidelity = by_section.pop('fidelity', [])
-    robustness = by_section.pop('robustness', [])
+    robustness = [table for section in ('robustness', 'attack') for table in by_section.pop(section, [])]
     cost = by_section.pop('cost', [])
     archive = by_section.pop('archive', [])
     colors = {

@@ -29,6 +29,7 @@ from composer_kd.report.measures import (
     speed_up,
 )
 from composer_kd.report.robustness import Robustness, robustness
+from composer_kd.report.under_attack import UnderAttack, under_attack
 
 __all__ = ['Accuracy', 'ArmSummary', 'Comparison', 'Summary', 'summarize']
 
@@ -95,6 +96,7 @@ class Summary:
     num_classes: int | None = None
     ensembles: tuple[Ensemble, ...] = ()
     robustness: Robustness | None = None
+    under_attack: UnderAttack | None = None
 
     @property
     def labels(self) -> dict[Path, str]:
@@ -178,7 +180,10 @@ def summarize(
     summarized = tuple(
         _summarize_arm(arm, measures, levels, at, harvests.of_arm(arm), fidelities.of_arm(arm)) for arm in ordered
     )
-    return Summary(tuple(runs), summarized, measures, levels, at, classes, ensembles(runs), robustness(ordered))
+    return Summary(
+        tuple(runs), summarized, measures, levels, at, classes, ensembles(runs), robustness(ordered),
+        under_attack(ordered),
+    )  # fmt: skip
 
 
 def _summarize_arm(
@@ -206,13 +211,16 @@ def _summarize_arm(
     return ArmSummary(arm, accuracy, to_reach, _totals(records), archive, fidelity, inference_of_arm(arm))
 
 
+_TOTALS = (
+    'epochs', 'seconds', 'seconds_teacher', 'seconds_attack', 'seconds_eval', 'multiply_adds', 'multiply_adds_teacher',
+    'multiply_adds_attack',
+)  # fmt: skip
+
+
 def _totals(records: Sequence[Sequence]) -> dict[str, Spread | None]:
     """What the whole of a run cost, and how it stood to its teachers in the end: means over the runs."""
     spent = [costs_at(run) for run in records]
-    totals = {
-        name: Spread.of(one[name][max(one[name])] if one[name] else None for one in spent)
-        for name in ('epochs', 'seconds', 'seconds_teacher', 'seconds_eval', 'multiply_adds', 'multiply_adds_teacher')
-    }
+    totals = {name: Spread.of(one[name][max(one[name])] if one[name] else None for one in spent) for name in _TOTALS}
     for key in ('agreement', 'teacher_accuracy', 'images_per_second'):
         ends = [series(run, key) for run in records]
         totals[key] = Spread.of(one[max(one)] if one else None for one in ends)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from composer_kd.report.archive_tables import archive_tables
+from composer_kd.report.attack_tables import attack_tables
 from composer_kd.report.caveats import PARTIAL, SHARED, UNFINISHED, mark_arm, progress
 from composer_kd.report.measures import COSTS, Cost, Measure, Spread, best, first_epoch_at, series
 from composer_kd.report.model_tables import model_tables
@@ -33,6 +34,7 @@ def tables(summary: Summary) -> list[Table]:
     if fidelity.rows:
         found.append(fidelity)
     found.extend(robustness_tables(summary))
+    found.extend(attack_tables(summary))
     found.append(_whole_cost(summary))
     found.extend(archive_tables(summary))
     found.append(_runs(summary))
@@ -117,18 +119,21 @@ def _whole_cost(summary: Summary) -> Table:
         )
 
     time, adds = unit('seconds', 'seconds_eval'), unit('multiply_adds')
+    attacked = any(arm.arm.adversarial for arm in summary.arms)
     rows = []
     for arm in summary.arms:
-        total = arm.totals
+        total = arm.totals if attacked else {**arm.totals, 'seconds_attack': None, 'multiply_adds_attack': None}
         rows.append(
             (
                 mark_arm(arm.arm) + (f' {SHARED}' if arm.arm.shared else ''),
                 _lengths(arm),
                 with_spread(total['seconds'], time, arm.n),
                 with_spread(total['seconds_teacher'], time, arm.n),
+                with_spread(total['seconds_attack'], time, arm.n),
                 with_spread(total['seconds_eval'], time, arm.n),
                 with_spread(total['multiply_adds'], adds, arm.n),
                 with_spread(total['multiply_adds_teacher'], adds, arm.n),
+                with_spread(total['multiply_adds_attack'], adds, arm.n),
                 with_spread(total['images_per_second'], _THROUGHPUT, arm.n),
                 with_spread(total['agreement'], PERCENT, arm.n),
                 with_spread(total['teacher_accuracy'], PERCENT, arm.n),
@@ -139,9 +144,11 @@ def _whole_cost(summary: Summary) -> Table:
         'epochs',
         f'training, {time.name}',
         f'teachers in it, {time.name}',
+        f'attacks in it, {time.name}',
         f'evaluation, {time.name}',
         f'multiply-adds, {adds.name}',
         f'teachers in it, {adds.name}',
+        f'attacks in it, {adds.name}',
         'images/s',
         'agreement, %',
         'teacher accuracy, %',

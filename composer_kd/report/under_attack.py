@@ -1,0 +1,88 @@
+"""What is left of arms' accuracy under attack, out of the ``robustness.jsonl`` of their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from composer_kd.archive.jsonl import read_lines
+from composer_kd.errors import UserError
+from composer_kd.report.collect import Arm, Run, plain_text
+from composer_kd.report.measures import Spread
+
+__all__ = ['ArmUnderAttack', 'UnderAttack', 'under_attack']
+
+_FILE = 'robustness.jsonl'
+
+
+@dataclass(frozen=True)
+class ArmUnderAttack:
+    """Means over the runs of an arm, of the end of their training; ``robust`` goes by the attacks."""
+
+    accuracy: Spread | None = None
+    robust: dict[str, Spread | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UnderAttack:
+    """Arms by name, those that were attacked.
+
+    Attributes:
+        split: The part of the data that the samples are of.
+        samples: How many they are in each run; ``None`` where runs differ.
+        attacks: Short descriptions, in the order in which runs were measured under them.
+        arms: In the order of the report.
+    """
+
+    split: str
+    samples: int | None
+    attacks: tuple[str, ...]
+    arms: dict[str, ArmUnderAttack]
+
+
+def under_attack(arms: Sequence[Arm]) -> UnderAttack | None:
+    """Of the runs that enter means; ``None`` where none was attacked when its training had ended."""
+    ends = {arm.name: [_at_the_end(run) for run in arm.counted] for arm in arms}
+    lines = [line for runs in ends.values() for run in runs for line in run]
+    if not lines:
+        return None
+    split = 'test' if any(line['split'] == 'test' for line in lines) else plain_text(lines[0]['split'])
+    lines = [line for line in lines if line['split'] == split]
+    attacks = tuple(dict.fromkeys(map(_description, lines)))
+    sizes = {line['samples'] for line in lines}
+    found = {}
+    for name, runs in ends.items():
+        by_attack = [{_description(line): line for line in run if line['split'] == split} for run in runs]
+        if any(by_attack):
+            found[name] = ArmUnderAttack(
+                Spread.of(next((line['accuracy'] for line in one.values()), None) for one in by_attack),
+                {each: Spread.of(one[each]['robust_accuracy'] if each in one else None for one in by_attack)
+                 for each in attacks},
+            )  # fmt: skip
+    return UnderAttack(split, sizes.pop() if len(sizes) == 1 else None, attacks, found)
+
+
+def _at_the_end(run: Run) -> list[Mapping[str, Any]]:
+    """The lines about the weights that the training ended with."""
+    file = run.path / _FILE
+    lines = read_lines(file)
+    end = run.epochs[-1].get('batch') if run.epochs else None
+    try:
+        for line in lines:
+            if not all(0 <= line[key] <= 1 for key in ('accuracy', 'robust_accuracy')) or line['samples'] < 1:
+                raise ValueError
+            _ = plain_text(line['split']), _description(line)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f'{file}: not what a measurement writes there; remove it, and give the command that trained the run again'
+        ) from None
+    return [line for line in lines if end is None or line.get('batch') == end]
+
+
+def _description(line: Mapping[str, Any]) -> str:
+    """An attack in a few words: ``PGD-20, linf 8``; with its steps' size where that is not the usual quarter."""
+    epsilon, steps, size = float(line['epsilon']), int(line['steps']), float(line['step_size'])
+    usual = epsilon / 4 if steps > 1 else 1.25 * epsilon
+    sized = '' if size == usual else f' by {size:g}'
+    return f'PGD-{steps}, {plain_text(line["norm"])} {epsilon:g}{sized}{", targeted" if line.get("targeted") else ""}'

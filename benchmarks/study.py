@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.attacked import attacked_table, under_attack
 from benchmarks.paired import Paired, spread
 from benchmarks.together import ensembles_of, ensembles_table
 from composer_kd.archive import Archive, RunDir, atomic_write
@@ -103,6 +104,7 @@ def figures(run: PlannedRun) -> dict[str, Any]:
         'student': last['multiply_adds_student_total'],
         'teacher': last['multiply_adds_teacher_total'],
         **looked_up(run, lines),
+        **under_attack(run, last),
         'curve': tested,
     }
 
@@ -162,7 +164,7 @@ def table(result: dict[str, Any]) -> str:
             *(f'{100 * cost / student:.1f} %' for cost in costs),
         ]
         lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines + ensembles_table(result.get('ensembles', {})))
+    return '\n'.join(lines + attacked_table(result, student) + ensembles_table(result.get('ensembles', {})))
 
 
 if __name__ == '__main__':

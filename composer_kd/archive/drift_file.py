@@ -26,7 +26,8 @@ class DriftFile:
         fingerprint: Of the test data that the model is judged on.
         groups: What the worst group is one of: ``superclass`` or ``class``.
         clean: How good the model is on them.
-        drifts: By name: ``drift``, a list of what describes it, and how good the model is under it.
+        drifts: By name: ``drift``, a list of what describes it, the ``fingerprint`` of the test data then, and how good
+            the model is on them.
     """
 
     weights: str

@@ -108,7 +108,8 @@ class DriftMeasures(Callback):
                 with together():
                     dataset = tests.under(drifts, f'drifts.{name}')
                 described = [drift.description('test') for drift in drifts]
-                found.drifts[name] = {'drift': described, **measure(dataset)}
+                shown = {'drift': described, 'fingerprint': dataset.fingerprint}
+                found.drifts[name] = {**shown, **measure(dataset)}
                 logger.log_metrics({f'drift/{name}/accuracy': found.drifts[name]['accuracy']})
         on_rank_zero(lambda: found.write(self.folder))
 

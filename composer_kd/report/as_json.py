@@ -38,6 +38,7 @@ def as_json(summary: Summary, answer: Headline, notes: Sequence[str]) -> str:
         ],
         'robustness': summary.robustness and _robustness(summary.robustness),
         'under_attack': summary.under_attack and asdict(summary.under_attack),
+        'takeovers': {name: asdict(one) for name, one in summary.takeovers.items()},
         'ensembles': [asdict(one) for one in summary.ensembles],
         'runs': [_run(summary, run) for run in summary.runs],
     }

@@ -58,7 +58,7 @@ class Report:
 
     def brief(self) -> str:
         """The answer and the tables behind it, for the end of a training; all of it is in :meth:`text`."""
-        others = ('ensembles', 'size', 'fidelity', 'robustness', 'attack', 'cost', 'archive')
+        others = ('ensembles', 'size', 'fidelity', 'robustness', 'attack', 'takeover', 'cost', 'archive')
         about = [table for table in self.tables if table.section in (self.summary.primary.name, *others)]
         parts = [wrapped(self.headline.sentence), *map(text_table, about)]
         return '\n\n'.join(parts) + '\n'

@@ -49,6 +49,12 @@ _ATTACK = (
     'pixels from 0 to 255, made against the trained model in evaluation mode. A sample counts under attack that the '
     'model gets right both as it is and as the attack leaves it.'
 )
+_TAKEOVER = (
+    'An arm takes over from the run that `replaces` names in its settings. It has recovered in the first epoch whose '
+    'accuracy on its own test data is that of the replaced model on the data from before. Forgotten is what the '
+    'accuracies of the earlier models on their own test data have over that of the new model on the same, averaged '
+    'over the models whose data are others; below 0 the new model is the better one there too.'
+)
 _ENSEMBLES = (
     'An ensemble averages the logits, or the probabilities, of its members on the test samples. Its best member is the '
     'one that is best on average over the seeds. At least one right: the share of the samples for which some member '
@@ -71,7 +77,7 @@ def method(tables: Sequence[Table]) -> tuple[str, ...]:
     sections = {table.section for table in tables}
     of_sections = (
         ('ensembles', _ENSEMBLES), ('size', _SPEED), ('fidelity', _FIDELITY), ('robustness', _ROBUSTNESS),
-        ('attack', _ATTACK),
+        ('attack', _ATTACK), ('takeover', _TAKEOVER),
     )  # fmt: skip
     return (*_METHOD, *(text for section, text in of_sections if section in sections))
 
@@ -90,7 +96,7 @@ def page(
     runs = by_section.pop('runs', [])
     models = [table for section in ('ensembles', 'size') for table in by_section.pop(section, [])]
     fidelity = by_section.pop('fidelity', [])
-    robustness = [table for section in ('robustness', 'attack') for table in by_section.pop(section, [])]
+    robustness = [table for section in ('robustness', 'attack', 'takeover') for table in by_section.pop(section, [])]
     cost = by_section.pop('cost', [])
     archive = by_section.pop('archive', [])
     colors = {

@@ -18,7 +18,7 @@ from composer_kd.report.drift_measures import (
 )
 from composer_kd.report.measures import Spread
 
-__all__ = ['ArmRobustness', 'Robustness', 'robustness']
+__all__ = ['ArmRobustness', 'Measured', 'Robustness', 'measured_of', 'robustness']
 
 _FILE = 'drift.json'
 
@@ -72,12 +72,20 @@ class Robustness:
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """The content of one run's file."""
+class Measured:
+    """The content of one run's file; ``fingerprint`` is that of the test data that the run is judged on."""
 
+    fingerprint: str
     clean: Mapping[str, Any]
     drifts: Mapping[str, Mapping[str, Any]]
     groups: str
+
+    def on(self, fingerprint: str) -> float | None:
+        """The accuracy on these test data; ``None`` where it was not measured."""
+        if fingerprint == self.fingerprint:
+            return float(self.clean['accuracy'])
+        found = (one for one in self.drifts.values() if one.get('fingerprint') == fingerprint)
+        return next((float(one['accuracy']) for one in found), None)
 
     def accuracy(self, name: str) -> float:
         return float(self.drifts[name]['accuracy'])
@@ -97,7 +105,7 @@ def robustness(arms: Sequence[Arm]) -> Robustness | None:
     Args:
         arms: The baseline first.
     """
-    by_arm = {arm.name: [found for run in arm.counted if (found := _read(run)) is not None] for arm in arms}
+    by_arm = {arm.name: [found for run in arm.counted if (found := measured_of(run)) is not None] for arm in arms}
     everyone = [one for measured in by_arm.values() for one in measured]
     names = _common(everyone)
     if not names:
@@ -116,8 +124,8 @@ def robustness(arms: Sequence[Arm]) -> Robustness | None:
 
 
 def _arm(
-    measured: Sequence[_Measured],
-    baseline: Sequence[_Measured],
+    measured: Sequence[Measured],
+    baseline: Sequence[Measured],
     names: Sequence[str],
     kinds: Mapping[str, Mapping[float, str]],
 ) -> ArmRobustness:
@@ -150,7 +158,7 @@ def _arm(
     )
 
 
-def _common(everyone: Sequence[_Measured]) -> tuple[str, ...]:
+def _common(everyone: Sequence[Measured]) -> tuple[str, ...]:
     """The drifts that all runs were put under, told by all that describes them, in the order of the first run."""
     if not everyone:
         return ()
@@ -162,7 +170,7 @@ def _common(everyone: Sequence[_Measured]) -> tuple[str, ...]:
     )
 
 
-def _kinds(measured: _Measured, names: Sequence[str]) -> dict[str, dict[float, str]]:
+def _kinds(measured: Measured, names: Sequence[str]) -> dict[str, dict[float, str]]:
     kinds: dict[str, dict[float, str]] = {}
     for name in names:
         drift = measured.drifts[name]['drift']
@@ -171,7 +179,7 @@ def _kinds(measured: _Measured, names: Sequence[str]) -> dict[str, dict[float, s
     return {kind: dict(sorted(severities.items())) for kind, severities in kinds.items()}
 
 
-def _read(run: Run) -> _Measured | None:
+def measured_of(run: Run) -> Measured | None:
     """What was measured of the weights that the run has now."""
     file = run.path / _FILE
     if not file.is_file():
@@ -188,7 +196,7 @@ def _read(run: Run) -> _Measured | None:
             _ = one['calibration_error']
         for entry in drifts.values():
             _ = [dict(one) for one in entry['drift']]
-        return _Measured(values['clean'], drifts, plain_text(values['groups']))
+        return Measured(str(values['fingerprint']), values['clean'], drifts, plain_text(values['groups']))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f'{file}: not what a measurement writes there; remove it, and measure again with `composer-kd robustness`'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer_kd.errors import UserError, nearest
@@ -29,6 +29,7 @@ from composer_kd.report.measures import (
     speed_up,
 )
 from composer_kd.report.robustness import Robustness, robustness
+from composer_kd.report.takeover import Takeover, takeovers
 from composer_kd.report.under_attack import UnderAttack, under_attack
 
 __all__ = ['Accuracy', 'ArmSummary', 'Comparison', 'Summary', 'summarize']
@@ -97,6 +98,7 @@ class Summary:
     ensembles: tuple[Ensemble, ...] = ()
     robustness: Robustness | None = None
     under_attack: UnderAttack | None = None
+    takeovers: dict[str, Takeover] = field(default_factory=dict)
 
     @property
     def labels(self) -> dict[Path, str]:
@@ -183,6 +185,7 @@ def summarize(
     return Summary(
         tuple(runs), summarized, measures, levels, at, classes, ensembles(runs), robustness(ordered),
         under_attack(ordered),
+        takeovers(ordered),
     )  # fmt: skip
 
 

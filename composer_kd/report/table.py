@@ -19,7 +19,7 @@ class Table:
         rows: As many cells as columns each.
         labels: How many leading columns name the row.
         section: The part of the report that it belongs to: a measure's name, ``'ensembles'``, ``'size'``,
-            ``'fidelity'``, ``'robustness'``, ``'attack'``, ``'cost'``, ``'archive'`` or ``'runs'``.
+            ``'fidelity'``, ``'robustness'``, ``'attack'``, ``'takeover'``, ``'cost'``, ``'archive'`` or ``'runs'``.
     """
 
     title: str

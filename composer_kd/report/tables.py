@@ -10,6 +10,7 @@ from composer_kd.report.model_tables import model_tables
 from composer_kd.report.robustness_tables import robustness_tables
 from composer_kd.report.summary import ArmSummary, Summary
 from composer_kd.report.table import Table, filled
+from composer_kd.report.takeover_tables import takeover_tables
 from composer_kd.report.wording import MISSING, NATS, PERCENT, Unit, percent, times, unit_for, with_spread
 
 __all__ = ['Table', 'tables']
@@ -35,6 +36,7 @@ def tables(summary: Summary) -> list[Table]:
         found.append(fidelity)
     found.extend(robustness_tables(summary))
     found.extend(attack_tables(summary))
+    found.extend(takeover_tables(summary))
     found.append(_whole_cost(summary))
     found.extend(archive_tables(summary))
     found.append(_runs(summary))

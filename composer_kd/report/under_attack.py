@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from composer_kd.archive.jsonl import read_lines
@@ -11,7 +12,7 @@ from composer_kd.errors import UserError
 from composer_kd.report.collect import Arm, Run, plain_text
 from composer_kd.report.measures import Spread
 
-__all__ = ['ArmUnderAttack', 'UnderAttack', 'under_attack']
+__all__ = ['ArmUnderAttack', 'UnderAttack', 'attack_in_words', 'lines_at_the_end', 'under_attack']
 
 _FILE = 'robustness.jsonl'
 
@@ -49,11 +50,11 @@ def under_attack(arms: Sequence[Arm]) -> UnderAttack | None:
         return None
     split = 'test' if any(line['split'] == 'test' for line in lines) else plain_text(lines[0]['split'])
     lines = [line for line in lines if line['split'] == split]
-    attacks = tuple(dict.fromkeys(map(_description, lines)))
+    attacks = tuple(dict.fromkeys(map(attack_in_words, lines)))
     sizes = {line['samples'] for line in lines}
     found = {}
     for name, runs in ends.items():
-        by_attack = [{_description(line): line for line in run if line['split'] == split} for run in runs]
+        by_attack = [{attack_in_words(line): line for line in run if line['split'] == split} for run in runs]
         if any(by_attack):
             found[name] = ArmUnderAttack(
                 Spread.of(next((line['accuracy'] for line in one.values()), None) for one in by_attack),
@@ -64,15 +65,18 @@ def under_attack(arms: Sequence[Arm]) -> UnderAttack | None:
 
 
 def _at_the_end(run: Run) -> list[Mapping[str, Any]]:
-    """The lines about the weights that the training ended with."""
-    file = run.path / _FILE
+    return lines_at_the_end(run.path, run.epochs[-1].get('batch') if run.epochs else None)
+
+
+def lines_at_the_end(run: Path, end: int | None) -> list[Mapping[str, Any]]:
+    """The lines of a run directory that are about the weights after so many batches."""
+    file = run / _FILE
     lines = read_lines(file)
-    end = run.epochs[-1].get('batch') if run.epochs else None
     try:
         for line in lines:
             if not all(0 <= line[key] <= 1 for key in ('accuracy', 'robust_accuracy')) or line['samples'] < 1:
                 raise ValueError
-            _ = plain_text(line['split']), _description(line)
+            _ = plain_text(line['split']), attack_in_words(line)
     except (KeyError, TypeError, ValueError):
         raise UserError(
             f'{file}: not what a measurement writes there; remove it, and give the command that trained the run again'
@@ -80,7 +84,7 @@ def _at_the_end(run: Run) -> list[Mapping[str, Any]]:
     return [line for line in lines if end is None or line.get('batch') == end]
 
 
-def _description(line: Mapping[str, Any]) -> str:
+def attack_in_words(line: Mapping[str, Any]) -> str:
     """An attack in a few words: ``PGD-20, linf 8``; with its steps' size where that is not the usual quarter."""
     epsilon, steps, size = float(line['epsilon']), int(line['steps']), float(line['step_size'])
     usual = epsilon / 4 if steps > 1 else 1.25 * epsilon

@@ -80,6 +80,7 @@ class RunConfig(Section):
         curriculum: Options of LossCurriculum; ``from`` names the run whose recorded losses it uses.
         start: Options of WarmStart; ``from`` names the run whose weights this one begins at.
         adversarial: Options of AdversarialRecycling; ``from`` names the run whose recorded examples it uses.
+        replaces: The run whose model this one takes the place of, for the report alone: recovery, forgetting.
         robustness: The attacks that it is measured under; ``true`` is all defaults, null none.
         eval_interval: How often the evaluators run.
         save_interval: How often a checkpoint is written.
@@ -109,6 +110,7 @@ class RunConfig(Section):
     start: dict[str, Any] | None = None
     adversarial: dict[str, Any] | None = None
     robustness: RobustnessSection | None = None
+    replaces: str | None = None
     eval_interval: Duration = '1ep'
     save_interval: Duration = '1ep'
     keep_checkpoints: int = Field(default=1, ge=-1)

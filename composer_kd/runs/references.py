@@ -128,6 +128,9 @@ def resolve(config: RunConfig, names: Names, place: str) -> References:
         found.changes['start'] = _start(config.start, 'from', names, f'{where}start', config.model, found)
     if config.adversarial is not None:
         found.changes['adversarial'] = _examples(config.adversarial, 'from', names, f'{where}adversarial', found)
+    if config.replaces is not None:
+        run = names.run(config.replaces, f'{where}replaces')
+        found.changes['replaces'] = config.replaces if run is None else str(names.folder / run)
     return found
 
 

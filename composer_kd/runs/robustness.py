@@ -117,7 +117,8 @@ def measure_robustness(
             for name in _missing(found, scenarios):
                 with together():
                     dataset = tests.under(scenarios[name], f'{run}: drifts.{name}')
-                found.drifts[name] = {'drift': _described(scenarios[name]), **ask(dataset)}
+                shown = {'drift': _described(scenarios[name]), 'fingerprint': dataset.fingerprint}
+                found.drifts[name] = {**shown, **ask(dataset)}
                 on_rank_zero(partial(_write, run, found))
         elif DRIFT_FILE not in manifest.files:
             on_rank_zero(partial(_write, run, found))  # Killed before the manifest could name it.

@@ -40,6 +40,7 @@ def write(folder, arm, seed, clean, drifts, weights='f00d', **config):
         'version': 1,
         'weights': weights,
         'groups': 'superclass',
+        'fingerprint': 'data',
         'clean': measured(clean),
         'drifts': {name: {'drift': drift, **measured(value, value / 2)} for (name, drift), value in entries},
     }

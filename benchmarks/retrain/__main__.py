@@ -3,6 +3,7 @@
     python -m benchmarks.retrain smoke                      a minute on synthetic100
     python -m benchmarks.retrain cpu --workers 2            ResNet-20 on 10,000 images of CIFAR-100
     python -m benchmarks.retrain h200 --workers 8           ResNet-56 on all of CIFAR-100, on a GPU
+    python -m benchmarks.retrain cpu --overlap              what students have of teachers' answers; the tables
     python -m benchmarks.retrain cpu --table                the tables and pictures, from the results alone
 
 The command goes on where it was: cells with a line in results/SCALE.jsonl are not trained again, begun ones continue.
@@ -35,6 +36,7 @@ def main() -> int:
     parser.add_argument('--alone', action='store_true', help='time the arms, one at a time; leave the machine idle')
     parser.add_argument('--list', action='store_true', help='say which cells are done and which are open')
     parser.add_argument('--table', action='store_true', help='train nothing; make the tables and pictures')
+    parser.add_argument('--overlap', action='store_true', help='count what runs on this disk have of their teachers')
     parser.add_argument('--results', type=Path, help='the folder of the results (default: beside this program)')
     options = parser.parse_intermixed_args()
     from composer_kd.errors import UserError
@@ -60,7 +62,11 @@ def run(options: argparse.Namespace) -> int:
     scale.phases(options.phase)  # Refuses an unknown one.
     if options.list:
         return list_cells(scale, results, options.phase)
-    if not options.table:
+    if options.overlap:
+        from benchmarks.retrain.overlap import write_overlaps
+
+        write_overlaps(scale, results)
+    elif not options.table:
         if options.workers > 1:
             from benchmarks.retrain.work import spawn
 
@@ -71,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
                 return status
         else:
             train_here(scale, results, options)
-    if options.table or options.workers > 1:
+    if options.table or options.overlap or options.workers > 1:
         from benchmarks.retrain.tables import write_tables
 
         write_tables(scale, results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,7 @@ class Results:
 
     def __init__(self, scale: str, folder: Path = HERE / 'results'):
         self.file = folder / f'{scale}.jsonl'
+        self.overlap_file = folder / f'{scale}.overlap.json'
         self._read: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -44,7 +46,16 @@ class Results:
         return iter(self._read[1])
 
     def by_name(self, alone: bool = False) -> dict[str, dict[str, Any]]:
-        return {line['cell']: line for line in self if line.get('alone', False) == alone}
+        overlaps = self.overlaps()
+        return {
+            line['cell']: {**line, 'overlap': overlaps.get(line['cell'])}
+            for line in self
+            if line.get('alone', False) == alone
+        }
+
+    def overlaps(self) -> dict[str, dict[str, Any]]:
+        """What was counted of the runs' answers, by cell; see :mod:`benchmarks.retrain.overlap`."""
+        return json.loads(self.overlap_file.read_text()) if self.overlap_file.is_file() else {}
 
     def accuracy(self, name: str) -> float | None:
         """The validation accuracy that a cell ended with; 0 for one that failed."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.paired import spread
 from benchmarks.retrain.cells import Scale
 from benchmarks.retrain.measures import Entry, Line, Study, first_epoch_at, took
+from benchmarks.retrain.overlap import overlap_table
 from benchmarks.retrain.pairs import pairs
 from benchmarks.retrain.plots import write_plots
 from benchmarks.retrain.results import Results
@@ -50,6 +51,7 @@ def markdown(study: Study, pictures: dict[str, str] | None = None) -> str:
             parts.append(f'![Test accuracy by budget, and by what it cost]({pictures[scenario]})')
         parts += [_accuracies(study, scenario, arms), _gains(study, scenario, arms), _matches(study, scenario, arms)]
         parts += [_thresholds(study, scenario, arms), _trained(study, scenario, arms), _more(study, scenario, arms)]
+        parts += [overlap_table(study, scenario, arms)]
         parts += [generations(study, scenario), search(study, scenario)]
     parts += [pairs(study), _grid(study), _costs(study)]
     return '\n\n'.join(part for part in parts if part) + '\n'

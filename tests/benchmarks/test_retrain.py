@@ -13,12 +13,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.retrain.cells import Scale
 from benchmarks.retrain.measures import Study
+from benchmarks.retrain.overlap import overlap, write_overlaps
 from benchmarks.retrain.results import Results
 from benchmarks.retrain.tables import markdown
 from benchmarks.retrain.work import Worker
+from composer_kd.archive.predictions import Predictions
 from composer_kd.errors import UserError
 from composer_kd.runs.plan import make_plan, merge
 
@@ -215,11 +218,29 @@ def test_a_killed_study_goes_on_and_the_tables_come_from_the_lines_alone(tmp_pat
     stream = io.StringIO()
     assert Worker(scale, results, stream).run(PHASES)
     assert stream.getvalue() == ''
+    write_overlaps(scale, results)
+    (taught,) = [one for one in results.by_name().values() if one['arm'] == 'kd_recorded']
+    (agreement,) = taught['evaluation']['test']['agreement'].values()
+    assert taught['overlap']['agrees'] == pytest.approx(agreement, abs=1e-4)
     page = markdown(Study(scale, results.by_name()))
     assert '| `kd_recorded` | 1 |' in page
+    assert '**What is passed on of the earlier iteration**' in page
     shutil.rmtree(tmp_path / 'runs')
     again = Scale('smoke', FEW, Results('smoke', tmp_path).accuracy)
     assert markdown(Study(again, Results('smoke', tmp_path).by_name())) == page
+
+
+def test_what_is_passed_on_is_counted_by_hand():
+    def answers(*classes: int) -> Predictions:
+        return Predictions(torch.eye(4)[list(classes)], torch.tensor([0, 1, 2, 3, 0]), torch.arange(5), {})
+
+    # The earlier model has samples 0 to 2 right; this one agrees on 0, 1 and 4, has lost 2 and learned 3.
+    found = overlap(answers(0, 1, 3, 3, 2), answers(0, 1, 2, 0, 2))
+    assert found == {
+        'agrees': 0.6,
+        'right_where_it_was_wrong': 0.5,
+        'wrong_where_it_was_right': pytest.approx(1 / 3, abs=1e-5),
+    }
 
 
 @pytest.mark.slow

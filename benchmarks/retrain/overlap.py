@@ -1,0 +1,74 @@
+"""What a student has of the earlier iteration's answers: its right ones, and its mistakes.
+
+A teacher that is asked for its outputs passes on both. Counted on the test images, from the logits that runs kept of
+their last evaluation, once the runs are there; the counts are results as the lines are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paired import spread
+from benchmarks.retrain.cells import Scale
+from benchmarks.retrain.measures import Entry, Study
+from benchmarks.retrain.results import Results
+from benchmarks.retrain.table import markdown_table
+from composer_kd.archive import RunDir, atomic_write
+from composer_kd.archive.predictions import Predictions, predictions_of
+from composer_kd.errors import UserError
+
+__all__ = ['overlap', 'overlap_table', 'write_overlaps']
+
+_KEYS = ('agrees', 'right_where_it_was_wrong', 'wrong_where_it_was_right')
+
+
+def overlap(own: Predictions, earlier: Predictions) -> dict[str, float]:
+    """Shares of the samples: of all, of those that the earlier model had wrong, and of those that it had right."""
+    if not own.same_samples(earlier):
+        raise UserError('the two models were asked about different samples')
+    answer, before = own.logits.argmax(dim=1), earlier.logits.argmax(dim=1)
+    was_right = before == own.labels
+    right = answer == own.labels
+    shares = (answer == before).float().mean(), right[~was_right].float().mean(), (~right)[was_right].float().mean()
+    return {key: round(float(share), 5) for key, share in zip(_KEYS, shares, strict=True)}
+
+
+def write_overlaps(scale: Scale, results: Results) -> Path:
+    """``results/SCALE.overlap.json``: of the runs on this disk anew, of others what the file has."""
+    found: dict[str, Any] = dict(results.overlaps())
+    folder = Path(scale.yaml['save_folder'])
+    for name, line in results.by_name().items():
+        earlier = line['needs'][0] if line['needs'] else f'same.baseline.{scale.full}ep.s{line["number"]}'
+        if line['epochs'] and earlier != name and (of := _of_runs(folder / name, folder / earlier)) is not None:
+            found[name] = {'earlier': earlier, **of}
+    atomic_write(results.overlap_file, json.dumps(found, indent=1, sort_keys=True) + '\n')
+    print(f'written: {results.overlap_file}: {len(found)} runs')
+    return results.overlap_file
+
+
+def _of_runs(own: Path, earlier: Path) -> dict[str, float] | None:
+    kept = [predictions_of(RunDir(run), 'test') if RunDir(run).finished else None for run in (own, earlier)]
+    return None if kept[0] is None or kept[1] is None else overlap(kept[0], kept[1])
+
+
+def overlap_table(study: Study, scenario: str, arms: Sequence[str]) -> str:
+    rows = []
+    for arm in arms:
+        for budget in study.budgets(scenario, arm):
+            entry = study.entry(scenario, arm, budget)
+            if entry is not None and entry.scenario == scenario and (cells := _cells(entry)):
+                rows.append([f'`{arm}`', str(budget), *cells])
+    head = ['arm', 'epochs', 'agrees with it, %', 'right where it was wrong, %', 'wrong where it was right, %']
+    note = (
+        'Test images, answers of the last epoch, beside those of the earlier iteration that the arm recycles (the '
+        'first one, if several); arms that recycle nothing beside the baseline of the same number.'
+    )
+    return markdown_table('What is passed on of the earlier iteration', head, rows, note)
+
+
+def _cells(entry: Entry) -> list[str]:
+    found = [one for number in entry.numbers if (one := entry.lines[number].get('overlap'))]
+    return [spread([100 * one[key] for one in found]) for key in _KEYS] if found else []

@@ -28,6 +28,7 @@ from composer_kd.archive import atomic_write
 HERE = Path(__file__).parent
 OUT, README = HERE / 'RESULTS.md', HERE / 'README.md'
 SCALES = ('cpu', 'h200')
+STUDIES = ('views', 'curriculum', 'methods', 'oracle', 'hinton', 'adversarial', 'drift')
 LEDGER = '<!-- ledger -->'
 
 INTRODUCTION = """# Results
@@ -101,7 +102,7 @@ def _tables() -> dict[str, Callable[[dict[str, Any]], str]]:
         'h200/epoch.json': _program(HERE / 'h200' / 'epoch.py').table,
         'h200/steps.json': of_its_own['steps/steps.json'],
     }
-    studies = {f'{name}/{name}.json': study_table for name in ('views', 'curriculum', 'methods', 'oracle', 'hinton')}
+    studies = {f'{name}/{name}.json': study_table for name in STUDIES}
     return {**of_its_own, **studies, **on_a_gpu}
 
 

@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.aged import aged_table, takeovers_of
 from benchmarks.attacked import attacked_table, under_attack
 from benchmarks.paired import Paired, spread
 from benchmarks.together import ensembles_of, ensembles_table
@@ -45,6 +46,8 @@ def main() -> int:
             return int(status) if status is not True else 0
     plan = make_plan(apply_overrides(read_yaml(options.yaml), options.changes), where=str(options.yaml))
     result = collect(list(plan.runs), options.yaml)
+    if takeovers := takeovers_of(plan.runs) or _before(options.yaml).get('takeovers'):
+        result['takeovers'] = takeovers
     if plan.ensembles:
         result['ensembles'] = ensembles_of(plan.folder) or _before(options.yaml).get('ensembles', {})
     if options.baseline:
@@ -164,7 +167,12 @@ def table(result: dict[str, Any]) -> str:
             *(f'{100 * cost / student:.1f} %' for cost in costs),
         ]
         lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines + attacked_table(result, student) + ensembles_table(result.get('ensembles', {})))
+    return '\n'.join(
+        lines
+        + attacked_table(result, student)
+        + aged_table(result.get('takeovers', {}))
+        + ensembles_table(result.get('ensembles', {}))
+    )
 
 
 if __name__ == '__main__':

@@ -90,10 +90,11 @@ def forgetting(then: Sequence[float], now: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What it took to be as good as before a drift; ``seconds`` are of training, ``None`` where none were logged."""
+    """What it took to be as good as before a drift; seconds and multiply-adds are of training, teachers inside."""
 
     epochs: int
     seconds: float | None
+    multiply_adds: float | None = None
 
 
 def recovery(epochs: Epochs, level: float, key: str = 'test_accuracy') -> Recovery | None:
@@ -105,4 +106,7 @@ def recovery(epochs: Epochs, level: float, key: str = 'test_accuracy') -> Recove
         key: Of the accuracy in the records.
     """
     first = first_epoch_at(series(epochs, key), level)
-    return None if first is None else Recovery(first, costs_at(epochs)['seconds'].get(first))
+    if first is None:
+        return None
+    spent = costs_at(epochs)
+    return Recovery(first, spent['seconds'].get(first), spent['multiply_adds'].get(first))

@@ -26,6 +26,7 @@ class Takeover:
         of: How many runs replace one.
         epochs: Until then, over those that came there.
         seconds: Of training, likewise.
+        multiply_adds: Of training, teachers inside, likewise.
         forgotten: What of the earlier models' accuracies on their own data is gone, averaged over them; below 0 where
             it has grown.
     """
@@ -37,6 +38,7 @@ class Takeover:
     of: int
     epochs: Spread | None
     seconds: Spread | None
+    multiply_adds: Spread | None
     forgotten: Spread | None
 
 
@@ -76,6 +78,7 @@ def takeovers(arms: Sequence[Arm]) -> dict[str, Takeover]:
                 of=len(pairs),
                 epochs=Spread.of(one.epochs for one in recovered),
                 seconds=Spread.of(one.seconds for one in recovered),
+                multiply_adds=Spread.of(one.multiply_adds for one in recovered),
                 forgotten=Spread.of(pair.forgotten for pair in pairs),
             )
     return found

@@ -15,6 +15,7 @@ def takeover_tables(summary: Summary) -> list[Table]:
     found = summary.takeovers
     if not found:
         return []
+    adds = unit_for('multiply_adds', (one.multiply_adds.mean for one in found.values() if one.multiply_adds))
     time = unit_for('seconds', (one.seconds.mean for one in found.values() if one.seconds))
     rows = []
     for arm in summary.arms:
@@ -22,7 +23,7 @@ def takeover_tables(summary: Summary) -> list[Table]:
         if own is None:
             continue
         missed = f'not recovered (0/{own.of})' if own.of > 1 else 'not recovered'
-        seconds = '' if own.recovered else missed
+        at_all = None if own.recovered else missed
         rows.append(
             (
                 mark_arm(arm.arm) + (f' {SHARED}' if own.seconds and arm.arm.shared else ''),
@@ -31,7 +32,8 @@ def takeover_tables(summary: Summary) -> list[Table]:
                 with_spread(own.aged, PERCENT, own.of),
                 with_spread(own.after, PERCENT),
                 missed if own.epochs is None else with_spread(own.epochs, unit_for('epochs', ()), own.of),
-                seconds or with_spread(own.seconds, time, own.of),
+                at_all or with_spread(own.seconds, time, own.of),
+                at_all or with_spread(own.multiply_adds, adds, own.of),
                 with_spread(own.forgotten, PERCENT, own.of),
             )
         )
@@ -43,6 +45,7 @@ def takeover_tables(summary: Summary) -> list[Table]:
         'new model, new data',
         'epochs to recover',
         f'{time.name} to recover',
+        f'multiply-adds to recover, {adds.name}',
         'forgotten, points',
     )
     return [Table('Taking over: test accuracy, %', *filled(columns, rows), labels=2, section='takeover')]

@@ -14,7 +14,10 @@ def write(folder, arm, seed, values, data, others=None, replaces=None):
     """A run that was measured on its own test data, and on those of other fingerprints."""
     name = f'{arm}-s{seed}'
     records = accuracies(values)
-    records = [{**record, 'seconds_train_total': 10.0 * number} for number, record in enumerate(records, start=1)]
+    costs = {'multiply_adds_student_total': 3e12, 'multiply_adds_teacher_total': 1e12}
+    records = [
+        {**record, **costs, 'seconds_train_total': 10.0 * number} for number, record in enumerate(records, start=1)
+    ]
     config = {} if replaces is None else {'replaces': f'elsewhere/{replaces}-s{seed}'}
     run = write_run(folder / name, records, arm=arm, seed=seed, **config)
 
@@ -50,6 +53,7 @@ def test_each_is_compared_with_what_it_replaces_and_with_all_before(study):
     assert found['gen1']['replaced model, new data'] == '40.00'
     assert found['gen1']['new model, new data'] == '52.00'
     assert (found['gen1']['epochs to recover'], found['gen1']['s to recover']) == ('2', '20.0')
+    assert found['gen1']['multiply-adds to recover, T'] == '4.000'
     assert found['gen1']['forgotten, points'] == '2.00'
     # gen1 ended with 52.0 on its own data: gen2 passes that in its second epoch, having forgotten 10 and -3 points.
     assert found['gen2']['replaced model, new data'] == '42.00'

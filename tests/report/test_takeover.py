@@ -53,7 +53,7 @@ def test_each_is_compared_with_what_it_replaces_and_with_all_before(study):
     assert found['gen1']['replaced model, new data'] == '40.00'
     assert found['gen1']['new model, new data'] == '52.00'
     assert (found['gen1']['epochs to recover'], found['gen1']['s to recover']) == ('2', '20.0')
-    assert found['gen1']['multiply-adds to recover, T'] == '4.000'
+    assert found['gen1']['multiply-adds to recover, T'] == '4.00'
     assert found['gen1']['forgotten, points'] == '2.00'
     # gen1 ended with 52.0 on its own data: gen2 passes that in its second epoch, having forgotten 10 and -3 points.
     assert found['gen2']['replaced model, new data'] == '42.00'

@@ -35,12 +35,12 @@ ALGORITHM_FOLDERS = sorted(path.parent for path in PACKAGE.glob('algorithms/*/__
 
 # A room may import rooms of its own floor and of those above it in this list, never of those below.
 FLOORS = (
-    ('errors', 'registry', 'section'),
+    ('errors', 'outcome', 'registry', 'section'),
     ('functional', 'ramp', 'schedule', 'models', 'archive'),
     ('data', 'teachers'),
     ('algorithms', 'callbacks'),
     ('runs',),
-    ('cli', 'run'),
+    ('cli', 'commands', 'run'),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 BESIDE = 'report'  # reads run directories only: whoever stands above may ask it, and it asks nobody but errors

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import yaml
 
 from composer_kd.errors import UserError
 
-__all__ = ['Arm', 'Run', 'collect', 'group_arms', 'is_warm_start', 'labels', 'plain_text']
+__all__ = ['Arm', 'Run', 'collect', 'group_arms', 'is_warm_start', 'json_lines', 'labels', 'plain_text']
 
 _DEPTH = 2  # a folder of lineages, each a folder of runs
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]')
@@ -251,27 +251,36 @@ def _read_run(directory: Path) -> Run:
 
 
 def _read_epochs(file: Path) -> tuple[dict[str, Any], ...]:
-    if not file.is_file():
-        return ()
-    records: dict[int, dict[str, Any]] = {}
-    lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
+    def is_epoch(record: Any) -> bool:
+        epoch = record['epoch']
+        return isinstance(epoch, int) and not isinstance(epoch, bool) and epoch >= 1
+
+    # An epoch that was repeated after a resume stands in the file twice; the later one led to the weights.
+    found = {record['epoch']: record for record in json_lines(file, is_epoch, 'the record of an epoch')}
+    return tuple({key: _finite(value) for key, value in found[epoch].items()} for epoch in sorted(found))
+
+
+def json_lines(file: Path, is_one: Callable[[Any], bool], what: str) -> Iterator[dict[str, Any]]:
+    """The lines of a file that grows by them; none where it is not there, and without a last one that is cut off.
+
+    Args:
+        file: Of a run directory.
+        is_one: Whether a line is what is looked for; may raise what a wrong line brings about.
+        what: That in words, for the error line.
+    """
+    lines = file.read_text(encoding='utf-8', errors='replace').splitlines() if file.is_file() else []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-            epoch = record['epoch']
-            if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 1:
+            if not is_one(record):
                 raise ValueError
         except (ValueError, TypeError, KeyError, RecursionError):
             if number == len(lines):
-                break  # a run that was killed, or one that is writing right now
-            raise UserError(
-                f'{file}: line {number} is not the record of an epoch; remove it or leave the run out'
-            ) from None
-        # An epoch that was repeated after a resume stands in the file twice; the later one led to the weights.
-        records[epoch] = {key: _finite(value) for key, value in record.items()}
-    return tuple(records[epoch] for epoch in sorted(records))
+                return  # A run that was killed, or one that is writing right now.
+            raise UserError(f'{file}: line {number} is not {what}; remove it or leave the run out') from None
+        yield record
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from composer_kd.archive.jsonl import read_lines
-from composer_kd.errors import UserError
-from composer_kd.report.collect import Arm, Run, plain_text
+from composer_kd.report.collect import Arm, Run, json_lines, plain_text
 from composer_kd.report.measures import Spread
 
 __all__ = ['ArmUnderAttack', 'UnderAttack', 'attack_in_words', 'lines_at_the_end', 'under_attack']
@@ -70,17 +68,12 @@ def _at_the_end(run: Run) -> list[Mapping[str, Any]]:
 
 def lines_at_the_end(run: Path, end: int | None) -> list[Mapping[str, Any]]:
     """The lines of a run directory that are about the weights after so many batches."""
-    file = run / _FILE
-    lines = read_lines(file)
-    try:
-        for line in lines:
-            if not all(0 <= line[key] <= 1 for key in ('accuracy', 'robust_accuracy')) or line['samples'] < 1:
-                raise ValueError
-            _ = plain_text(line['split']), attack_in_words(line)
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f'{file}: not what a measurement writes there; remove it, and give the command that trained the run again'
-        ) from None
+
+    def is_one(line: Any) -> bool:
+        shares = all(0 <= line[key] <= 1 for key in ('accuracy', 'robust_accuracy'))
+        return shares and line['samples'] >= 1 and bool(plain_text(line['split']) and attack_in_words(line))
+
+    lines = json_lines(run / _FILE, is_one, 'what a measurement under attack writes')
     return [line for line in lines if end is None or line.get('batch') == end]
 
 

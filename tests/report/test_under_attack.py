@@ -73,8 +73,15 @@ def test_attacks_are_a_cost_of_their_own_where_there_are_some(study, tmp_path_fa
     assert json.loads(report(folder).json())['under_attack'] is None
 
 
-@pytest.mark.parametrize('content', ['{"split": "test"}\n', '{"batch": 20, "split": "test", "accuracy": 2}\n'])
-def test_a_file_that_is_none_is_one_line(study, content):
-    (study / 'plain-s0' / 'robustness.jsonl').write_text(content)
-    with pytest.raises(UserError, match=r'plain-s0/robustness\.jsonl: not what a measurement writes there'):
+@pytest.mark.parametrize('content', ['{"split": "test"}\n', '{"batch": 20, "split": "test", "accuracy": 2}\n', '3\n'])
+def test_a_line_that_is_none_is_one_line(study, content):
+    file = study / 'plain-s0' / 'robustness.jsonl'
+    file.write_text(content + file.read_text())
+    with pytest.raises(UserError, match=r'plain-s0/robustness\.jsonl: line 1 is not what a measurement under attack'):
         report(study)
+
+
+def test_a_last_line_that_is_cut_off_is_left_out(study):
+    file = study / 'plain-s0' / 'robustness.jsonl'
+    file.write_text(file.read_text() + '{"split": "te')
+    assert tables(report(study), 'attack')[0]['PGD-20, linf 8'] == '3.00 ±1.41'

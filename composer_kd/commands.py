@@ -1,0 +1,275 @@
+"""The commands of ``composer-kd``: what each takes, and who does the work, which is imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from composer_kd.errors import UserError
+from composer_kd.outcome import fail
+
+__all__ = ['add_commands']
+
+
+def add_commands(commands) -> None:
+    """Make a parser for each command; ``work`` of its arguments does what was asked, and returns the exit status."""
+    for add in (
+        _add_init, _add_convert, _add_drift, _add_harvest, _add_ensemble, _add_attack, _add_robustness, _add_report,
+        _add_verify, _add_list,
+    ):  # fmt: skip
+        add(commands)
+
+
+def _add_init(commands) -> None:
+    parser = commands.add_parser('init', help='write `run` and yamls/ into a folder, to start from')
+    parser.add_argument('folder', nargs='?', default='.', type=Path)
+    parser.set_defaults(work=_init)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from composer_kd.archive import atomic_write
+    from composer_kd.runs.yaml_file import shipped_yamls
+
+    folder: Path = arguments.folder
+    script = (
+        '#!/usr/bin/env python3\n'
+        'from composer_kd.run import main\n'
+        'raise SystemExit(main())\n'
+    )  # fmt: skip
+    files = {'run': script} | {
+        f'yamls/{name}': path.read_text(encoding='utf-8') for name, path in shipped_yamls().items()
+    }
+    kept = 0
+    for name, text in files.items():
+        target = folder / name
+        if target.exists():
+            kept += target.read_text(encoding='utf-8') != text
+            continue
+        atomic_write(target, text)
+    (folder / 'run').chmod(0o755)
+    own = f' ({kept} of them were there and are yours: left as they are)' if kept else ''
+    print(f'{len(files)} files in {folder}{own}; next: cd {folder} && composer run yamls/kd.yaml')
+    return 0
+
+
+def _add_convert(commands) -> None:
+    parser = commands.add_parser('convert', help='turn a data set into MDS shards')
+    parser.add_argument(
+        'source',
+        help='an .npz (images, labels, split: 0 train, 1 test), an ImageFolder (train/CLASS/..., test/CLASS/...), or '
+        'cifar10, cifar100, fashion_mnist, mnist (NAME:FOLDER)',
+    )
+    parser.add_argument('out', type=Path, help='the folder for the shards')
+    parser.add_argument(
+        '--encoding', choices=('png', 'ndarray'), default='png', help='how images are stored (default: png)'
+    )
+    parser.add_argument('--compression', default=None, help='compression of the shards, as zstd or zstd:7')
+    parser.set_defaults(work=_convert)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from composer_kd.data.convert import convert
+
+    made = convert(arguments.source, arguments.out, encoding=arguments.encoding, compression=arguments.compression)
+    parts = ', '.join(f'{split["samples"]:,} {name}' for name, split in made.splits.items())
+    print(f'{arguments.out}: {parts} images of {len(made.classes)} classes; use it with data.source={arguments.out}')
+    return 0
+
+
+def _add_drift(commands) -> None:
+    parser = commands.add_parser('drift', help='draw what drifts do to a data set, as a contact sheet')
+    parser.add_argument('source', help='as data.source: synthetic100, a folder of shards, a remote')
+    parser.add_argument('--out', type=Path, required=True, metavar='FILE.png', help='the picture')
+    parser.add_argument(
+        '--kinds', nargs='+', default=(), metavar='KIND', help='rows: fog, long_tail, ... (default: all)'
+    )
+    parser.add_argument('--images', type=int, default=3, help='images in a cell (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of the drifts (default: %(default)s)')
+    parser.set_defaults(work=_drift)
+
+
+def _drift(arguments: argparse.Namespace) -> int:
+    from composer_kd.data.drift.sheet import contact_sheet
+
+    rows = contact_sheet(arguments.source, arguments.out, arguments.kinds, arguments.images, arguments.seed)
+    print(f'{arguments.out}: {len(rows)} drifts of {arguments.source}, at severities or steps 1 to 5')
+    return 0
+
+
+def _add_harvest(commands) -> None:
+    from composer_kd.runs.archive_section import DEFAULT_VIEWS
+
+    parser = commands.add_parser('harvest', help='record the outputs of finished runs, for students that look them up')
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories; data.KEY=VALUE for other data')
+    parser.add_argument(
+        '--views', type=int, default=DEFAULT_VIEWS, help='augmentations of each image (default: %(default)s)'
+    )
+    parser.add_argument('--top-k', type=int, help='keep the k largest logits and one level for all others')
+    parser.add_argument('--batch-size', type=int, default=1000, help='images in a forward pass (default: %(default)s)')
+    parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto')
+    parser.add_argument('--replace', action='store_true', help='forget the logits that are there')
+    parser.set_defaults(work=_harvest)
+
+
+def _harvest(arguments: argparse.Namespace) -> int:
+    from composer_kd.runs.command import quieten, say
+    from composer_kd.runs.harvest import harvest_run
+
+    quieten()
+    changes = [word for word in arguments.runs if '=' in word]
+    for run in (word for word in arguments.runs if '=' not in word):
+        harvest_run(
+            run,
+            arguments.views,
+            changes,
+            top_k=arguments.top_k,
+            batch_size=arguments.batch_size,
+            device=arguments.device,
+            replace=arguments.replace,
+            say=say,
+            bar=sys.stdout.isatty(),
+        )
+    return 0
+
+
+def _add_ensemble(commands) -> None:
+    parser = commands.add_parser('ensemble', help='evaluate finished runs as one, and count how many of them are right')
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories of one data set')
+    parser.add_argument('--split', choices=('test', 'val', 'train'), default='test', help='default: %(default)s')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there as well')
+    parser.add_argument('--batch-size', type=int, default=1000, help='where a model is asked (default: %(default)s)')
+    parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto', help='likewise')
+    parser.set_defaults(work=_ensemble)
+
+
+def _ensemble(arguments: argparse.Namespace) -> int:
+    from composer_kd.runs.command import quieten, say
+    from composer_kd.runs.ensemble import show_ensemble
+
+    quieten()
+    show_ensemble(
+        arguments.runs,
+        arguments.split,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        file=arguments.json,
+        say=say,
+    )
+    return 0
+
+
+def _add_attack(commands) -> None:
+    parser = commands.add_parser('attack', help="what is left of finished runs' accuracy under adversarial attack")
+    parser.add_argument('runs', nargs='+', metavar='RUN')
+    parser.add_argument('--epsilon', type=float, help='in pixels from 0 to 255 (default: 8, in l2 128)')
+    parser.add_argument('--steps', type=int, default=20, help='default: %(default)s')
+    parser.add_argument('--step-size', type=float, help='in pixels (default: a quarter of epsilon)')
+    parser.add_argument('--norm', choices=('linf', 'l2'), default='linf', help='default: %(default)s')
+    parser.add_argument('--with', dest='library', choices=('own', 'foolbox', 'autoattack'), default='own', help='who')
+    parser.add_argument('--split', choices=('test', 'val'), default='test', help='default: %(default)s')
+    parser.add_argument('--subset', type=int, metavar='N', help='so many samples, always the same (default: all)')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there as well')
+    parser.add_argument('--batch-size', type=int, default=250, help='images at a time (default: %(default)s)')
+    parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto')
+    parser.set_defaults(work=_attack)
+
+
+def _attack(arguments: argparse.Namespace) -> int:
+    from composer_kd.callbacks.robustness import make_attack
+    from composer_kd.runs.attack import show_attacks
+    from composer_kd.runs.command import quieten, say
+
+    quieten()
+    options = {name: getattr(arguments, name) for name in ('epsilon', 'steps', 'step_size', 'norm')}
+    show_attacks(
+        arguments.runs,
+        make_attack(options),
+        arguments.library,
+        arguments.split,
+        subset=arguments.subset,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        file=arguments.json,
+        say=say,
+    )
+    return 0
+
+
+def _add_robustness(commands) -> None:
+    parser = commands.add_parser('robustness', help='measure finished runs under drifts of their test data')
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories')
+    parser.add_argument('--drifts', type=Path, metavar='FILE.yaml', help='measure those under its key drifts')
+    parser.add_argument('--corruptions', metavar='fog,snow', help='kinds of corruption (default: all)')
+    parser.add_argument('--severities', metavar='1,3,5', help='of each kind (default: 1,2,3,4,5)')
+    parser.add_argument('--batch-size', type=int, default=1000, help='images in a forward pass (default: %(default)s)')
+    parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto')
+    parser.set_defaults(work=_robustness)
+
+
+def _robustness(arguments: argparse.Namespace) -> int:
+    from composer_kd.report.command import numbers
+    from composer_kd.runs.command import quieten, say
+    from composer_kd.runs.ranks import join_ranks
+    from composer_kd.runs.robustness import measure_robustness, read_scenarios
+
+    quieten()
+    severities = numbers('--severities', arguments.severities, float)
+    scenarios = read_scenarios(arguments.drifts, arguments.corruptions, severities)
+    join_ranks(arguments.device)
+    for run in arguments.runs:
+        measure_robustness(run, scenarios, batch_size=arguments.batch_size, device=arguments.device, say=say)
+    return 0
+
+
+def _add_report(commands) -> None:
+    from composer_kd.report.command import add_arguments, main
+
+    parser = commands.add_parser('report', help='compare runs: accuracies, epochs, seconds, multiply-adds')
+    add_arguments(parser)
+    parser.set_defaults(work=main)
+
+
+def _add_verify(commands) -> None:
+    parser = commands.add_parser('verify', help='check the files of runs, and what they recorded against their models')
+    parser.add_argument('runs', nargs='+', metavar='RUN')
+    parser.add_argument('--no-spot-check', action='store_true', help='leave the models alone: sizes and hashes only')
+    parser.add_argument('--seed', type=int, help='of the samples that are spot-checked (default: others every time)')
+    parser.set_defaults(work=_verify)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from composer_kd.runs.command import quieten, say
+    from composer_kd.runs.verify import verify_run
+
+    quieten()
+    faults = 0
+    for run in arguments.runs:
+        try:
+            verify_run(run, not arguments.no_spot_check, arguments.seed, say)
+        except UserError as error:  # The others are looked at too.
+            if arguments.debug:
+                raise
+            faults += fail(str(error), 1)
+    return min(faults, 1)
+
+
+def _add_list(commands) -> None:
+    parser = commands.add_parser('list', help='all names that a YAML file may use')
+    parser.add_argument('kind', nargs='?', help='one kind alone: algorithms, losses, mixes, models, ...')
+    parser.set_defaults(work=_list)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from composer_kd.errors import nearest
+    from composer_kd.runs.vocabulary import vocabulary
+
+    kinds = vocabulary()
+    if arguments.kind is not None and arguments.kind not in kinds:
+        raise UserError(f'{arguments.kind!r} is not a kind of names; {nearest(arguments.kind, kinds)}')
+    for kind, names in kinds.items():
+        if arguments.kind in (None, kind):
+            print(f'{kind}:')
+            for name, summary in names:
+                print(f'  {name:<28} {summary}'.rstrip())
+    return 0

@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.aged import aged_table, takeovers_of
+from benchmarks.aged import aged_table, spent, steps_table, takeovers_of
 from benchmarks.attacked import attacked_table, under_attack
 from benchmarks.paired import Paired, spread
 from benchmarks.together import ensembles_of, ensembles_table
@@ -46,7 +46,7 @@ def main() -> int:
             return int(status) if status is not True else 0
     plan = make_plan(apply_overrides(read_yaml(options.yaml), options.changes), where=str(options.yaml))
     result = collect(list(plan.runs), options.yaml)
-    if takeovers := takeovers_of(plan.runs) or _before(options.yaml).get('takeovers'):
+    if takeovers := {**_before(options.yaml).get('takeovers', {}), **takeovers_of(plan.runs)}:
         result['takeovers'] = takeovers
     if plan.ensembles:
         result['ensembles'] = ensembles_of(plan.folder) or _before(options.yaml).get('ensembles', {})
@@ -109,6 +109,7 @@ def figures(run: PlannedRun) -> dict[str, Any]:
         **looked_up(run, lines),
         **under_attack(run, last),
         'curve': tested,
+        **({'spent': spent(lines)} if run.config.replaces is not None else {}),
     }
 
 
@@ -170,6 +171,7 @@ def table(result: dict[str, Any]) -> str:
     return '\n'.join(
         lines
         + attacked_table(result, student)
+        + steps_table(result)
         + aged_table(result.get('takeovers', {}))
         + ensembles_table(result.get('ensembles', {}))
     )

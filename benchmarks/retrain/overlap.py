@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from benchmarks.paired import spread
 from benchmarks.retrain.cells import Scale
 from benchmarks.retrain.measures import Entry, Study
@@ -32,8 +34,13 @@ def overlap(own: Predictions, earlier: Predictions) -> dict[str, float]:
     answer, before = own.logits.argmax(dim=1), earlier.logits.argmax(dim=1)
     was_right = before == own.labels
     right = answer == own.labels
-    shares = (answer == before).float().mean(), right[~was_right].float().mean(), (~right)[was_right].float().mean()
-    return {key: round(float(share), 5) for key, share in zip(_KEYS, shares, strict=True)}
+    shares = _share(answer == before), _share(right[~was_right]), _share(~right[was_right])
+    return dict(zip(_KEYS, shares, strict=True))
+
+
+def _share(those: Tensor) -> float:
+    """0 of none: a model that has nothing wrong leaves nothing to learn."""
+    return round(float(those.float().mean()), 5) if len(those) else 0.0
 
 
 def write_overlaps(scale: Scale, results: Results) -> Path:
@@ -41,7 +48,8 @@ def write_overlaps(scale: Scale, results: Results) -> Path:
     found: dict[str, Any] = dict(results.overlaps())
     folder = Path(scale.yaml['save_folder'])
     for name, line in results.by_name().items():
-        earlier = line['needs'][0] if line['needs'] else f'same.baseline.{scale.full}ep.s{line["number"]}'
+        place = scale.scenarios[line['scenario']].get('like', line['scenario'])
+        earlier = line['needs'][0] if line['needs'] else f'{place}.baseline.{scale.full}ep.s{line["number"]}'
         if line['epochs'] and earlier != name and (of := _of_runs(folder / name, folder / earlier)) is not None:
             found[name] = {'earlier': earlier, **of}
     atomic_write(results.overlap_file, json.dumps(found, indent=1, sort_keys=True) + '\n')
@@ -51,7 +59,9 @@ def write_overlaps(scale: Scale, results: Results) -> Path:
 
 def _of_runs(own: Path, earlier: Path) -> dict[str, float] | None:
     kept = [predictions_of(RunDir(run), 'test') if RunDir(run).finished else None for run in (own, earlier)]
-    return None if kept[0] is None or kept[1] is None else overlap(kept[0], kept[1])
+    if kept[0] is None or kept[1] is None or not kept[0].same_samples(kept[1]):
+        return None  # An arm of the search, say, whose first iteration is of another scenario.
+    return overlap(kept[0], kept[1])
 
 
 def overlap_table(study: Study, scenario: str, arms: Sequence[str]) -> str:

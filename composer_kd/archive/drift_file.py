@@ -39,7 +39,8 @@ class DriftFile:
 
     def knows(self, name: str, drift: list[dict[str, Any]]) -> bool:
         """Whether this very drift was measured under that name."""
-        return name in self.drifts and self.drifts[name].get('drift') == drift
+        entry = self.drifts.get(name, {})
+        return entry.get('drift') == drift and 'fingerprint' in entry
 
     @classmethod
     def read(cls, run_dir: Path, weights: str) -> DriftFile | None:

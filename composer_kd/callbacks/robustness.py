@@ -118,7 +118,9 @@ class Robustness(Callback):
             rewrite_lines(self.file, kept)
 
     def epoch_end(self, state: State, logger: Logger) -> None:
-        if self.interval is not None and int(state.timestamp.epoch) % self.interval == 0:
+        # The last epoch is left to the end of the training: averaged weights are in place by then, and are saved.
+        at_the_end = state.max_duration is not None and state.timestamp >= state.max_duration
+        if self.interval is not None and int(state.timestamp.epoch) % self.interval == 0 and not at_the_end:
             self._measure(state, logger)
 
     def fit_end(self, state: State, logger: Logger) -> None:

@@ -13,7 +13,7 @@ from composer_kd.data.section import DataSection
 from composer_kd.data.transform import Augmentation
 from composer_kd.errors import UserError
 
-__all__ = ['DriftedTests', 'check_drifts']
+__all__ = ['DriftedTests', 'DriftsFit']
 
 
 class DriftedTests:
@@ -44,24 +44,33 @@ class DriftedTests:
         return parts['test'].dataset('test', facts['test'], Augmentation.none(), 1, lambda images: images)
 
 
-def check_drifts(section: DataSection, scenarios: Mapping[str, Sequence[Drift]], where: str) -> None:
-    """Refuse drifts that the data does not fit, its own and those of its test part; nothing is painted.
+class DriftsFit:
+    """Finds drifts that their data does not fit before anything trains: nothing is painted, data is opened once."""
 
-    Args:
-        section: Of the data.
-        scenarios: What a model of it is to be measured under.
-        where: The run's place in the file, for error lines.
-    """
-    place = f'{where}.' if where else ''
-    parts, facts = open_parts(section, f'{place}data')
+    def __init__(self) -> None:
+        self._opened: dict[str, tuple[dict[str, Part], Facts]] = {}
 
-    def after(some: dict[str, Part], drifts: Sequence[Drift], at: str) -> Facts:
-        return drifted(some, facts, drifts, section.cache, at, paint=False)[1]['test']
+    def check(self, section: DataSection, scenarios: Mapping[str, Sequence[Drift]], where: str) -> None:
+        """Refuse what cannot be. All ranks come here together: a stream is opened by all of them.
 
-    clean = after(parts, section.drift or (), f'{place}data.drift')
-    for name, drifts in scenarios.items():
-        at = f'{place}drifts.{name}'
-        _refuse_other_task(after({'test': parts['test']}, drifts, at), clean, at)
+        Args:
+            section: Of the data.
+            scenarios: What a model of it is to be measured under.
+            where: The run's place in the file, for error lines.
+        """
+        place = f'{where}.' if where else ''
+        stored = section.model_copy(update={'drift': None}).model_dump_json()
+        if stored not in self._opened:
+            self._opened[stored] = open_parts(section, f'{place}data')
+        parts, facts = self._opened[stored]
+
+        def after(some: dict[str, Part], drifts: Sequence[Drift], at: str) -> Facts:
+            return drifted(some, facts, drifts, section.cache, at, paint=False)[1]['test']
+
+        clean = after(parts, section.drift or (), f'{place}data.drift')
+        for name, drifts in scenarios.items():
+            at = f'{place}drifts.{name}'
+            _refuse_other_task(after({'test': parts['test']}, drifts, at), clean, at)
 
 
 def _refuse_other_task(found: Facts, clean: Facts, where: str) -> None:

@@ -53,7 +53,8 @@ _TAKEOVER = (
     'An arm takes over from the run that `replaces` names in its settings. It has recovered in the first epoch whose '
     'accuracy on its own test data is that of the replaced model on the data from before. Forgotten is what the '
     'accuracies of the earlier models on their own test data have over that of the new model on the same, averaged '
-    'over the models whose data are others; below 0 the new model is the better one there too.'
+    'over the models whose data are others; below 0 the new model is the better one there too. '
+    'What it took to recover has the passes of live teachers inside, not the harvest of outputs that were looked up.'
 )
 _ENSEMBLES = (
     'An ensemble averages the logits, or the probabilities, of its members on the test samples. Its best member is the '

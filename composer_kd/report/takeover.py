@@ -87,8 +87,8 @@ def takeovers(arms: Sequence[Arm]) -> dict[str, Takeover]:
 def _pair(run: Run, runs: dict[Path, Run], of: Callable[[Run], Measured | None]) -> _Pair | None:
     earlier = list(_replaced(run, runs))
     after = _last(run)
-    before = _last(earlier[0]) if earlier else None
-    if before is None or after is None:
+    before = _last(earlier[0]) if earlier and earlier[0].finished else None
+    if before is None or after is None or not run.finished:
         return None
     own = of(run)
     then, now = [], []
@@ -110,8 +110,8 @@ def _replaced(run: Run, runs: dict[Path, Run]) -> Iterator[Run]:
     """The run that this one replaces, the one that that one replaced, and so on."""
     seen = {run.path.resolve()}
     while (called := run.config.get('replaces')) is not None:
-        # Beside it, wherever the folder lies now; else where it lay when this one was trained.
-        places = [run.path.resolve().parent / Path(str(called)).name, Path(str(called)).resolve()]
+        # Where it lay when this one was trained; else beside it, wherever the folder lies now.
+        places = [Path(str(called)).resolve(), run.path.resolve().parent / Path(str(called)).name]
         place = next((one for one in places if one in runs and one not in seen), None)
         if place is None:
             return

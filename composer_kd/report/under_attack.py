@@ -10,7 +10,7 @@ from typing import Any
 from composer_kd.report.collect import Arm, Run, json_lines, plain_text
 from composer_kd.report.measures import Spread
 
-__all__ = ['ArmUnderAttack', 'UnderAttack', 'attack_in_words', 'lines_at_the_end', 'under_attack']
+__all__ = ['ArmUnderAttack', 'UnderAttack', 'by_attack', 'lines_at_the_end', 'under_attack']
 
 _FILE = 'robustness.jsonl'
 
@@ -47,16 +47,16 @@ def under_attack(arms: Sequence[Arm]) -> UnderAttack | None:
     if not lines:
         return None
     split = 'test' if any(line['split'] == 'test' for line in lines) else plain_text(lines[0]['split'])
-    lines = [line for line in lines if line['split'] == split]
-    attacks = tuple(dict.fromkeys(map(attack_in_words, lines)))
-    sizes = {line['samples'] for line in lines}
+    measured = {name: [by_attack(run, split) for run in runs] for name, runs in ends.items()}
+    chosen = [line for runs in measured.values() for one in runs for line in one.values()]
+    attacks = tuple(dict.fromkeys(map(attack_in_words, chosen)))
+    sizes = {line['samples'] for line in chosen}
     found = {}
-    for name, runs in ends.items():
-        by_attack = [{attack_in_words(line): line for line in run if line['split'] == split} for run in runs]
-        if any(by_attack):
+    for name, runs in measured.items():
+        if any(runs):
             found[name] = ArmUnderAttack(
-                Spread.of(next((line['accuracy'] for line in one.values()), None) for one in by_attack),
-                {each: Spread.of(one[each]['robust_accuracy'] if each in one else None for one in by_attack)
+                Spread.of(next((line['accuracy'] for line in one.values()), None) for one in runs),
+                {each: Spread.of(one[each]['robust_accuracy'] if each in one else None for one in runs)
                  for each in attacks},
             )  # fmt: skip
     return UnderAttack(split, sizes.pop() if len(sizes) == 1 else None, attacks, found)
@@ -75,6 +75,16 @@ def lines_at_the_end(run: Path, end: int | None) -> list[Mapping[str, Any]]:
 
     lines = json_lines(run / _FILE, is_one, 'what a measurement under attack writes')
     return [line for line in lines if end is None or line.get('batch') == end]
+
+
+def by_attack(lines: Sequence[Mapping[str, Any]], split: str) -> dict[str, Mapping[str, Any]]:
+    """Of the lines about a split, one for each attack: that of the most samples, the latest of several."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for line in lines:
+        before = found.get(attack_in_words(line))
+        if line['split'] == split and (before is None or line['samples'] >= before['samples']):
+            found[attack_in_words(line)] = line
+    return found
 
 
 def attack_in_words(line: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from composer_kd.archive.unlisted import unlisted
 from composer_kd.callbacks.robustness import ROBUSTNESS_FILE, make_attack, what_is_left
 from composer_kd.callbacks.under_attack import chosen_rows
 from composer_kd.data.dataset import KeyedImages
+from composer_kd.errors import UserError
 from composer_kd.models import Classifier
 from composer_kd.report.wording import PERCENT
 from composer_kd.runs.config import RunConfig
@@ -42,15 +43,20 @@ def attack_configured(config: RunConfig, run: RunDir, say: Callable[[str], None]
     attacks = [make_attack(one.model_dump()) for one in wanted.attacks]
     splits = ['val', 'test'] if config.data.val_fraction else ['test']
     pairs = list(product(splits, attacks))
-    lacking = on_rank_zero(lambda: _lacking(run, wanted.subset, pairs))
-    if not lacking:
+    lacking, listed = on_rank_zero(lambda: (_lacking(run, wanted.subset, pairs), _is_listed(run)))
+    if not lacking and listed:
         return
     if config.threads:
         torch.set_num_threads(config.threads)
     with ExitStack() as stack:
         on_rank_zero(lambda: stack.enter_context(locked(run.path / 'archive' / '.robustness.lock', str(run))))
+        if not lacking:  # Killed before the manifest could name it.
+            on_rank_zero(lambda: _append(run, None))
+            return
         with together():
             data = open_run_data(run)
+            if data.fingerprint != run.manifest().data.fingerprint:
+                raise UserError(f'{run}: the data at hand is not what it was trained on; put that back to attack it')
         state = _at_its_end(run, config, data.num_classes)
         for number in lacking:
             split, attack = pairs[number]
@@ -75,14 +81,18 @@ def _lacking(run: RunDir, subset: int | None, pairs: list[tuple[str, Attack]]) -
     def is_there(split: str, attack: Attack) -> bool:
         asked = {'split': split, 'subset': subset, **asdict(attack)}
         del asked['strongest']
-        return any(all(line.get(name) == value for name, value in asked.items()) for line in lines)
+        # Null is an answer as well: a line without the key says nothing of it.
+        return any(all(name in line and line[name] == value for name, value in asked.items()) for line in lines)
 
     return [number for number, pair in enumerate(pairs) if not is_there(*pair)]
 
 
 def _when(run: RunDir) -> dict[str, int]:
-    last = run.metrics()[-1]
-    return {name: int(last[name]) for name in ('epoch', 'batch')}
+    return {'epoch': int(run.manifest().finished_epoch or 0), 'batch': int(run.metrics()[-1]['batch'])}
+
+
+def _is_listed(run: RunDir) -> bool:
+    return ROBUSTNESS_FILE in run.manifest().files
 
 
 def _at_its_end(run: RunDir, config: RunConfig, classes: int) -> Inference:
@@ -95,6 +105,7 @@ def _at_its_end(run: RunDir, config: RunConfig, classes: int) -> Inference:
     return replace(inference, model=inference.device.module_to_device(student))
 
 
-def _append(run: RunDir, line: dict[str, object]) -> None:
+def _append(run: RunDir, line: dict[str, object] | None) -> None:
     with unlisted(run, ROBUSTNESS_FILE):
-        append_line(run.path / ROBUSTNESS_FILE, line)
+        if line is not None:
+            append_line(run.path / ROBUSTNESS_FILE, line)

@@ -18,6 +18,7 @@ from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import Plan, make_plan
 from composer_kd.runs.progress import Progress
 from composer_kd.runs.ranks import join_ranks
+from composer_kd.runs.robustness import refuse_misfits
 from composer_kd.runs.side_by_side import devices_to_use, execute_side_by_side
 from composer_kd.runs.yaml_file import apply_overrides, find_yaml, read_yaml
 
@@ -45,9 +46,11 @@ def run_file(
     progress = Progress(bar)
     devices = devices_to_use(plan)
     if devices > 1 and only is None:
+        refuse_misfits(plan)
         execute_side_by_side(plan, devices, file, changes, progress)
     else:
         join_ranks(plan.runs[0].config.device)
+        refuse_misfits(plan)
         execute(plan, progress)
     try:
         if only is None and (plan.ensembles or (plan.folder / ENSEMBLES).is_file()):  # Those of before may be gone.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Callable
@@ -25,9 +24,8 @@ from composer_kd.archive.predictions import predictions_file
 from composer_kd.archive.presence import Presence
 from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.run_dir import RunDir
+from composer_kd.archive.unlisted import unlisted
 from composer_kd.callbacks.robustness import ROBUSTNESS_FILE
-from composer_kd.data.drift.scenarios import scenarios_of
-from composer_kd.data.drifted_tests import check_drifts
 from composer_kd.data.section import DataSection
 from composer_kd.errors import UserError
 from composer_kd.models import inference_seconds, multiply_adds, parameters, save_weights, weights_hash
@@ -53,7 +51,6 @@ _FREE = (
 def execute(plan: Plan, progress: Progress) -> None:
     """Train every run of ``plan`` that is not finished, in its order, on all ranks of this launch."""
     progress.start(plan)
-    on_rank_zero(lambda: _check_drifts(plan))
     for number, planned in enumerate(plan.runs):
         _execute_one(planned, number, progress)
 
@@ -65,6 +62,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
         def enter() -> tuple[bool, Path | None]:
             stack.enter_context(run.lock())
             _refuse_changes(run, planned)
+            _renew_what_it_replaces(run, planned)
             return (True, None) if run.finished else (False, run.checkpoint())
 
         finished, checkpoint = on_rank_zero(enter)
@@ -96,17 +94,6 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
         attack_configured(planned.config, run, progress.say)
         measure_configured(planned.config, run, progress.say)
         progress.end_run(number, run)
-
-
-def _check_drifts(plan: Plan) -> None:
-    """Find drifts that do not fit their data before the first run trains, not when their own turn comes."""
-    looked_at: set[str] = set()
-    for planned in plan.runs:
-        data, scenarios = planned.config.data, scenarios_of(planned.config.drifts)
-        asked = json.dumps([planned.config.model_dump(mode='json')[key] for key in ('data', 'drifts')])
-        if (data.drift or scenarios) and asked not in looked_at and not RunDir(planned.folder).finished:
-            check_drifts(data, scenarios, '' if planned.lineage is None else f'lineage.{planned.arm}')
-        looked_at.add(asked)
 
 
 class _Begun(Callback):
@@ -160,6 +147,18 @@ def _refuse_changes(run: RunDir, planned: PlannedRun) -> None:
             f'{run.path} was begun with other settings ({shown}); '
             f'put them back, choose another save_folder, or delete {run.path} to begin anew'
         )
+
+
+def _renew_what_it_replaces(run: RunDir, planned: PlannedRun) -> None:
+    """This may be said later: the report reads it out of ``run.yaml``."""
+    if not run.config_file.exists() or run.read_config().get('replaces') == planned.config.replaces:
+        return
+    renewed = {**run.read_config(), 'replaces': planned.config.replaces}
+    if run.finished:
+        with unlisted(run, run.config_file.name):
+            run.write_config(renewed)
+    else:
+        run.write_config(renewed)
 
 
 def _recorded_views(flat: dict[str, Any]) -> str:

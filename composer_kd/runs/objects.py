@@ -153,7 +153,7 @@ def check_objects(config: RunConfig, place: str) -> None:
     for algorithm in tried:
         if isinstance(algorithm, AdversarialRecycling):
             _check_company(algorithm, tried, place)
-            Views(Augmentation.of(config.data), _join(place, 'adversarial'))
+            Views(Augmentation.of(config.data), _join(place, type(algorithm).__name__))
     curricula = [algorithm for algorithm in tried if isinstance(algorithm, LossCurriculum)]
     if len(curricula) > 1:
         raise UserError(f'{_join(place, "curriculum")}: LossCurriculum is there twice; give it once')

@@ -22,17 +22,18 @@ from composer_kd.archive.unlisted import unlisted
 from composer_kd.callbacks.drift_measures import answers_to, quality_of
 from composer_kd.data.drift import Drift
 from composer_kd.data.drift.scenarios import Scenarios, check_scenario_files, scenarios_of
-from composer_kd.data.drifted_tests import DriftedTests
+from composer_kd.data.drifted_tests import DriftedTests, DriftsFit
 from composer_kd.data.section import DataSection
 from composer_kd.errors import UserError
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.memory import keep_freed_memory
+from composer_kd.runs.plan import Plan
 from composer_kd.runs.yaml_file import read_yaml
 from composer_kd.section import Section, parse_section
 from composer_kd.teachers.from_run import RunTeacher, finished_manifest
 from composer_kd.teachers.harvest import BATCH_SIZE, Inference
 
-__all__ = ['measure_configured', 'measure_robustness', 'read_scenarios']
+__all__ = ['measure_configured', 'measure_robustness', 'read_scenarios', 'refuse_misfits']
 
 
 class _DriftsAlone(Section):
@@ -60,6 +61,21 @@ def read_scenarios(
         asked['--corruptions'] = grid if severities is None else {**grid, 'severities': list(severities)}
     section = parse_section(_DriftsAlone, {'drifts': asked}, '' if file is None else str(file))
     return scenarios_of(section.drifts)
+
+
+def refuse_misfits(plan: Plan) -> None:
+    """Find drifts that do not fit their data before the first run trains, not when their own turn comes."""
+    fit, looked_at = DriftsFit(), set[str]()
+    for planned in plan.runs:
+        config, scenarios = planned.config, scenarios_of(planned.config.drifts)
+        asked = config.model_dump_json(include={'data', 'drifts'})
+        if not (config.data.drift or scenarios) or asked in looked_at:
+            continue
+        run = RunDir(planned.folder)
+        if not on_rank_zero(lambda run=run: run.finished):
+            looked_at.add(asked)
+            with together():
+                fit.check(config.data, scenarios, '' if planned.lineage is None else f'lineage.{planned.arm}')
 
 
 def measure_configured(config: RunConfig, run: RunDir, say: Callable[[str], None]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from composer.algorithms import EMA
 from composer.core import DataSpec, Evaluator
 from torch.utils.data import DataLoader
 
@@ -82,6 +83,26 @@ def test_it_changes_nothing_and_measures_on_the_way(tmp_path: Path) -> None:
     plain.fit()
     plain.close()
     assert weights_hash(measured.state.model) == weights_hash(plain.state.model)
+
+
+def test_beside_ema_the_end_is_of_the_averaged_weights(tmp_path: Path) -> None:
+    # They are in place when an epoch is saved; what is measured on the way is of the weights that are trained.
+    ema = EMA(half_life='3ba', update_interval='1ba')
+    attack = {'epsilon': 4, 'steps': 2}
+    trainer, _ = make_trainer(
+        [ema], epochs='2ep', train_dataloader=pixel_loader(), folder=tmp_path / 'checkpoints',
+        eval_dataloader=[held_out()], eval_interval=100, callbacks=[Robustness(tmp_path, [attack], interval='1ep')],
+    )  # fmt: skip
+    for evaluator in trainer.state.evaluators:
+        evaluator.eval_interval = lambda state, event: False
+    trainer.fit()
+    lines = read_lines(tmp_path / 'robustness.jsonl')
+    assert [line['epoch'] for line in lines] == [1, 2]
+    student = trainer.state.model.module.eval()
+    trainer.close()
+    with torch.no_grad():
+        right = student(normalised(TASK._images.float(), TASK.normalization)).argmax(1) == torch.from_numpy(TASK.labels)
+    assert lines[1]['accuracy'] == pytest.approx(right.float().mean().item())
 
 
 def test_a_resumed_training_has_the_lines_of_one_that_was_not_interrupted(tmp_path: Path) -> None:

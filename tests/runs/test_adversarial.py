@@ -84,6 +84,10 @@ def test_what_a_finished_run_lacks_is_measured_by_its_saved_weights(tmp_path: Pa
     rewrite_lines(run.path / 'robustness.jsonl', read_lines(run.path / 'robustness.jsonl')[:1])
     Archive(run).update(lambda m: m.model_copy(update={'files': without(m.files, 'robustness.jsonl')}))
     assert measured({'attacks': attacks, 'subset': 40}) == at_its_end
+    # And as one leaves them that comes before the manifest could name the file.
+    Archive(run).update(lambda m: m.model_copy(update={'files': without(m.files, 'robustness.jsonl')}))
+    assert measured({'attacks': attacks, 'subset': 40}) == at_its_end
+    assert 'robustness.jsonl' in verify(run.path).files
     more = measured({'attacks': [*attacks, {'steps': 1}], 'subset': 40})
     assert more[:4] == at_its_end
     assert [(line['split'], line['steps']) for line in more[4:]] == [('val', 1), ('test', 1)]
@@ -157,7 +161,9 @@ def test_what_a_plan_refuses() -> None:
     refused({'one': {'robustness': {'attacks': [{'steps': 0}]}}}, 'lineage.one.robustness.attacks.0')
     refused({'one': {'robustness': {'interval': '5'}}}, 'lineage.one.robustness.interval')
     crops = {'data': {**TINY['data'], 'augment': 'resized_crop'}}
-    refused({'one': {'adversarial': {}, **crops}}, 'lineage.one.adversarial: the views of resized_crop do not show')
+    refused(
+        {'one': {'adversarial': {}, **crops}}, 'lineage.one.AdversarialRecycling: the views of resized_crop do not show'
+    )
     mixed = {'adversarial': {}, 'algorithms': {'MixUp': {}}}
     refused({'one': mixed}, 'lineage.one.AdversarialRecycling: MixUp is in the same Trainer')
     harvested = {'archive': {'logits': {'views': 1}}, 'data': {**TINY['data'], 'views': 1}}

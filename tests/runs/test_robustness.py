@@ -264,3 +264,26 @@ def test_a_run_on_drifted_data_takes_over_from_the_one_before(
     assert 'Taking over' in capsys.readouterr().out
     with pytest.raises(UserError, match=r"lineage\.gen1\.replaces: 'gen' is neither a run of this file"):
         make_plan({**TINY, 'lineage': {'gen0': None, 'gen1': {'replaces': 'gen'}}})
+
+
+def test_two_ranks_refuse_misfits_of_a_stream_and_measure_what_a_finished_run_lacks(tmp_path: Path) -> None:
+    stream = {**TINY['data'], 'mode': 'stream', 'drift': {'name': 'label_noise', 'rate': 0.2}}
+    options = {'lineage': {'gen0': None}, 'max_duration': '1ep', 'data': stream}
+
+    def launched(**changes) -> subprocess.CompletedProcess[str]:
+        file = write_yaml(tmp_path, **{**options, **changes})
+        command = [sys.executable, '-m', 'composer.cli.launcher', '-n', '2', '-m', 'composer_kd.run', str(file)]
+        return subprocess.run(
+            [*command, '--no-report'], env=environment(), capture_output=True, text=True, timeout=200, check=False
+        )
+
+    refused = launched(drifts={'fog': FOG})
+    assert refused.returncode != 0
+    assert 'lineage.gen0.drifts.fog: corruption changes pixels, which mode: stream' in refused.stdout + refused.stderr
+    done = launched()
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    done = launched(robustness={'attacks': [{'steps': 2}], 'subset': 33})
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    verify(tmp_path / 'runs' / 'gen0')
+    lines = [json.loads(line) for line in (tmp_path / 'runs' / 'gen0' / 'robustness.jsonl').read_text().splitlines()]
+    assert [(line['split'], line['samples'], line['world_size']) for line in lines] == [('val', 33, 2), ('test', 33, 2)]

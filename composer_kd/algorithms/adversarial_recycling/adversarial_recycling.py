@@ -217,11 +217,11 @@ class AdversarialRecycling(Described):
         if self.mode == 'fresh' and not self._keeps and self.budget.given is not None:
             raise UserError(f"{owner}: budget: mode 'fresh' keeps nothing that nobody records; leave it out")
         # Deltas are kept in whole pixels: one of half a pixel everywhere would be rounded away.
-        a_pixel = attack.epsilon / math.prod(shape) ** 0.5
-        if self._keeps and self.mode != 'replay' and attack.norm == 'l2' and a_pixel < 0.5:
+        least = 0.5 * math.prod(shape) ** 0.5
+        if self._keeps and self.mode != 'replay' and attack.norm == 'l2' and attack.epsilon < least:
             raise UserError(
-                f'{owner}: epsilon: {attack.epsilon:g} in l2 is {a_pixel:.2g} in each of {math.prod(shape):,} pixels, '
-                f'and deltas are kept in whole ones; papers have 128 for images of 32x32'
+                f'{owner}: epsilon: {attack.epsilon:g} in l2 is less than half of each of {math.prod(shape):,} pixels, '
+                f'and deltas are kept in whole ones; raise it to {math.ceil(least)} or more, or use norm: linf'
             )
 
     def _read_source(self, samples: Samples, shape: tuple[int, ...], state: State, examples: Examples) -> None:

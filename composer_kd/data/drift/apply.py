@@ -85,6 +85,10 @@ def _one(
     )
     left = replace(part.take(population.rows), labels=population.labels)
     painters = [drift for drift in drifts if drift.paints]
+    if painters and part.split.cached is None:
+        raise UserError(
+            f'{where}: {painters[0].name} changes pixels, which mode: stream decodes as it goes; use mode: cache'
+        )
     if painters and paint:
         with _at(where):
             painted = _painted(name, left, painters, facts, cache)
@@ -95,8 +99,7 @@ def _one(
 def _painted(name: PartName, part: Part, drifts: Sequence[Drift], facts: Facts, cache: Path) -> Painted:
     """The pixels of a part after the drifts, computed when they are first asked for, and read from then on."""
     stored = part.split.cached
-    if stored is None:
-        raise UserError(f'{drifts[0].name} changes pixels, which mode: stream decodes as it goes; use mode: cache')
+    assert stored is not None
     identity = [
         _LAYOUT, facts.fingerprint, 'test' if name == 'test' else 'train',
         xxhash.xxh3_128_hexdigest(part.positions.tobytes()), [drift.description(name) for drift in drifts],

@@ -68,3 +68,11 @@ def test_the_study_of_recorded_teachers_differs_from_live_ones_in_views_and_arch
         assert (one.config.archive is None) == bool(one.teachers)
         same = {'archive': None, 'algorithms': {}, 'data': one.config.data.model_copy(update={'views': None})}
         assert one.config.model_copy(update=same) == other.config.model_copy(update={'algorithms': {}})
+
+
+def test_the_fast_one_is_the_baseline_and_five_of_a_fifth_of_its_length() -> None:
+    first, *others = make_plan(read_yaml(shipped_yamls()['cifar100/fast.yaml'])).runs
+    baseline = make_plan(read_yaml(shipped_yamls()['cifar100/baseline.yaml'])).runs[0].config
+    assert first.config.model_copy(update={'seed': baseline.seed}) == baseline
+    assert [(run.after, run.config.epochs) for run in others] == [(('gen0',), 40)] * 5
+    assert all(run.config.model == baseline.model and run.config.data == baseline.data for run in others)

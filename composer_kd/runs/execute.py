@@ -90,6 +90,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
             on_rank_zero(lambda: run.prune_checkpoints(planned.config.keep_checkpoints))
         finally:
             built.trainer.close()
+            _let_go(built.trainer.state)
         harvest_configured(planned.config, run, built.data.train_set, progress.say, progress.bar)
         attack_configured(planned.config, run, progress.say)
         measure_configured(planned.config, run, progress.say)
@@ -125,6 +126,16 @@ def _fit(built: Built, run: RunDir) -> None:
             f'{run.checkpoints}: the checkpoint cannot be written: the disk is full or out of quota; the one before is '
             f'kept: free some space and repeat the command to continue'
         ) from error
+
+
+def _let_go(state: State) -> None:
+    """Composer has the state of every Trainer closed once more when Python ends, and so never frees what it holds.
+
+    A lineage of fifty runs would keep fifty models, optimizers and data sets. What that closing looks at stays: an empty
+    list of callbacks.
+    """
+    vars(state).clear()
+    state._callbacks = []
 
 
 def _refuse_changes(run: RunDir, planned: PlannedRun) -> None:

@@ -131,8 +131,8 @@ def _fit(built: Built, run: RunDir) -> None:
 def _let_go(state: State) -> None:
     """Composer has the state of every Trainer closed once more when Python ends, and so never frees what it holds.
 
-    A lineage of fifty runs would keep fifty models, optimizers and data sets. What that closing looks at stays: an empty
-    list of callbacks.
+    A lineage of fifty runs would keep fifty models, optimizers and data sets. What that closing looks at stays: a list
+    of callbacks, empty.
     """
     vars(state).clear()
     state._callbacks = []

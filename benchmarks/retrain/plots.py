@@ -13,20 +13,38 @@ from composer_kd.report.palette import GRID, INK, MUTED, style_of
 
 __all__ = ['write_plots']
 
-MOST_ARMS = 9
+MOST_ARMS = 7  # In the order of arms.yaml; beyond that, colours and marks begin again.
 
 
 def write_plots(study: Study, results: Path) -> dict[str, str]:
-    """A PNG for each scenario with arms on two budgets or more; scenario -> file name beside the results."""
+    """A PNG for each scenario with two arms or more beside the baseline; scenario -> file name beside the results."""
     made = {}
     for scenario in study.scale.scenarios:
-        own = {arm for place, arm, _ in study.entries if place == scenario} | {'scratch'}
-        arms = [arm for arm in study.arms(scenario) if arm in own and len(study.budgets(scenario, arm)) > 1]
-        if len(arms) > 1 and any(place == scenario for place, _, _ in study.entries):
+        own = {arm for place, arm, _ in study.entries if place == scenario}
+        there = [arm for arm in study.arms(scenario) if arm != 'baseline' and arm in own | {'scratch'}]
+        if len(there) > 1 and own & set(there):
+            arms = there[:MOST_ARMS]
             file = results.with_name(f'{results.stem}-{scenario}.png')
-            atomic_write(file, _picture(study, scenario, arms[:MOST_ARMS]))
+            atomic_write(file, _picture(study, scenario, arms))
             made[scenario] = file.name
     return made
+
+
+def _on_its_way(study: Study, scenario: str) -> list[tuple[int, float, float]]:
+    """Epoch, work in 10^12 multiply-adds and mean accuracy of the baseline, wherever all of its seeds were tested."""
+    entry = study.entry(scenario, 'baseline', study.scale.full)
+    runs = [] if entry is None else [entry.lines[number]['epochs'] for number in entry.numbers]
+    tested = [{one['epoch']: one for one in epochs if 'test_accuracy' in one} for epochs in runs]
+    common = sorted(set.intersection(*map(set, tested))) if tested else []
+    return [
+        (
+            epoch,
+            statistics.fmean(one[epoch]['multiply_adds_student_total'] for one in tested) / 1e12,
+            100 * statistics.fmean(one[epoch]['test_accuracy'] for one in tested),
+        )
+        for epoch in common
+        if epoch >= min(study.scale.yaml['budgets'])
+    ]
 
 
 def _picture(study: Study, scenario: str, arms: Sequence[str]) -> bytes:
@@ -35,6 +53,11 @@ def _picture(study: Study, scenario: str, arms: Sequence[str]) -> bytes:
     figure = Figure(figsize=(11, 4.6), dpi=110, layout='constrained')
     by_budget, by_work = figure.subplots(1, 2, sharey=True)
     baseline = list(study.baseline(scenario).values())
+    way = _on_its_way(study, scenario)
+    if way:
+        epochs, work, accuracies = zip(*way, strict=True)
+        by_budget.plot(epochs, accuracies, color=MUTED.light, linewidth=1.2, linestyle=':', label='baseline on its way')
+        by_work.plot(work, accuracies, color=MUTED.light, linewidth=1.2, linestyle=':')
     for axes in (by_budget, by_work):
         axes.set_xscale('log')
         axes.grid(True, color=GRID.light, linewidth=0.8)
@@ -47,7 +70,7 @@ def _picture(study: Study, scenario: str, arms: Sequence[str]) -> bytes:
             f'baseline, {study.scale.full} epochs', (min(study.scale.yaml['budgets']), statistics.fmean(baseline)),
             xytext=(0, 4), textcoords='offset points', color=INK.light, fontsize=9,
         )  # fmt: skip
-    every = sorted({budget for arm in arms for budget in study.budgets(scenario, arm)})
+    every = sorted({budget for arm in arms for budget in study.budgets(scenario, arm)} | {study.scale.full})
     for place, arm in enumerate(arms):
         style = style_of(place)
         budgets, works, means, errors = [], [], [], []
@@ -66,6 +89,10 @@ def _picture(study: Study, scenario: str, arms: Sequence[str]) -> bytes:
         by_work.errorbar(works, means, errors, linewidth=1.6, **look)
     by_budget.set_xticks(every, [str(budget) for budget in every])
     by_budget.minorticks_off()
+    low, high = by_work.get_xlim()
+    round_ones = [n * 10.0**power for power in range(-3, 7) for n in (1, 2, 5)]
+    by_work.set_xticks(shown := [one for one in round_ones if low <= one <= high], [f'{one:g}' for one in shown])
+    by_work.minorticks_off()
     by_budget.set_xlabel('epochs', color=INK.light)
     by_work.set_xlabel('multiply-adds, teachers and harvest inside, 10¹²', color=INK.light)
     by_budget.set_ylabel('test accuracy, last epoch, %', color=INK.light)

@@ -49,6 +49,7 @@ def markdown(study: Study, pictures: dict[str, str] | None = None) -> str:
         parts.append(f'## {facts["title"]} (`{scenario}`)')
         if pictures and scenario in pictures:
             parts.append(f'![Test accuracy by budget, and by what it cost]({pictures[scenario]})')
+        parts += [_earlier(study, scenario)]
         parts += [_accuracies(study, scenario, arms), _gains(study, scenario, arms), _matches(study, scenario, arms)]
         parts += [_thresholds(study, scenario, arms), _trained(study, scenario, arms), _more(study, scenario, arms)]
         parts += [overlap_table(study, scenario, arms)]
@@ -79,6 +80,12 @@ def _header(study: Study) -> str:
 def _machine(facts: dict) -> str:
     gpu = f'{facts["gpu"]}, ' if 'gpu' in facts else ''
     return f'{gpu}{facts["cpu"]}, {facts["cores"]} cores'
+
+
+def _earlier(study: Study, scenario: str) -> str:
+    lines = [line for line in study.lines.values() if (line['scenario'], line['arm']) == (scenario, 'earlier')]
+    ends = [100 * line['epochs'][-1]['test_accuracy'] for line in lines if line['epochs']]
+    return f'The earlier iterations end with {spread(ends)} % (n = {len(ends)}).' if ends else ''
 
 
 def _accuracies(study: Study, scenario: str, arms: Sequence[str]) -> str:

@@ -152,6 +152,16 @@ def test_costs_count_teachers_harvest_and_what_training_the_teachers_took():
     assert study.cheapest('same', 'baseline', 0.42) is None
 
 
+def test_what_earlier_iterations_that_knew_less_end_with_is_said():
+    scale, lines = with_accuracies('cpu', {'': 0.5}), {}
+    for number, accuracy in enumerate((0.20, 0.24)):
+        cell = scale.cell('grown', 'kd', 8, number)
+        assert cell is not None
+        for one, reached in ((cell, 0.30), (cell.needs[0], accuracy)):
+            lines[one.name] = a_line(one, [0.1, reached], 8 * T)
+    assert 'The earlier iterations end with 22.0 ± 2.8 % (n = 2).' in markdown(Study(scale, lines))
+
+
 def test_seconds_are_counted_work_at_the_rates_of_runs_that_were_alone():
     scale = with_accuracies('cpu', {'': 0.5})
     alone = {}

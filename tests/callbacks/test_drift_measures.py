@@ -77,7 +77,7 @@ def test_the_file(tmp_path: Path) -> None:
     found = json.loads((tmp_path / 'drift.json').read_text())
     stated = (found['clean']['accuracy'], found['drifts']['foggy']['accuracy'])
     assert stated == pytest.approx(accuracies_of(net))
-    assert found['drifts']['stored'] == {'drift': [], **found['clean']}
+    assert found['drifts']['stored'] == {'drift': [], 'fingerprint': found['fingerprint'], **found['clean']}
     assert (found['epoch'], found['weights'], found['groups']) == (2, weights_hash(net), 'superclass')
     assert found['clean']['worst_group']['name'] in keyed_data().superclasses
 

@@ -37,21 +37,19 @@ class Results:
     def __init__(self, scale: str, folder: Path = HERE / 'results'):
         self.file = folder / f'{scale}.jsonl'
         self.overlap_file = folder / f'{scale}.overlap.json'
-        self._read: tuple[int, list[dict[str, Any]]] = (-1, [])
+        self._read: tuple[tuple[int, int], list[dict[str, Any]]] = ((-1, -1), [])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         size = self.file.stat().st_size if self.file.exists() else 0
-        if self._read[0] != size:  # The file only ever grows.
-            self._read = (size, read_lines(self.file))
+        counted = self.overlap_file.stat().st_mtime_ns if self.overlap_file.exists() else 0
+        if self._read[0] != (size, counted):  # The first file only ever grows, the other one is written anew.
+            overlaps = self.overlaps()
+            lines = [{**line, 'overlap': overlaps.get(line['cell'])} for line in read_lines(self.file)]
+            self._read = ((size, counted), lines)
         return iter(self._read[1])
 
     def by_name(self, alone: bool = False) -> dict[str, dict[str, Any]]:
-        overlaps = self.overlaps()
-        return {
-            line['cell']: {**line, 'overlap': overlaps.get(line['cell'])}
-            for line in self
-            if line.get('alone', False) == alone
-        }
+        return {line['cell']: line for line in self if line.get('alone', False) == alone}
 
     def overlaps(self) -> dict[str, dict[str, Any]]:
         """What was counted of the runs' answers, by cell; see :mod:`benchmarks.retrain.overlap`."""

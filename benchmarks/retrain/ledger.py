@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from benchmarks.retrain.cells import Cell, Scale
@@ -97,6 +98,7 @@ def _work(cell: Cell) -> tuple[float, float]:
     return own, teachers
 
 
+@cache
 def _share(schedule: str, budget: int, batches: int) -> float:
     """In which part of the steps the teachers are asked; 'until overtaken' may be less than this."""
     when = Schedule(schedule)

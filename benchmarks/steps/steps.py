@@ -148,8 +148,8 @@ class Bench:
     def recorded(self, runs: list[Path]) -> Callable[[], float]:
         """The warming round fills the archives; afterwards no teacher runs."""
         algorithm = TeacherMixupKD([Teacher.recorded(run, fill=True) for run in runs])
-        own = Timed(algorithm, ('_look_up', '_ask_teachers', '_add_to_loss', '_batch_end'))
-        looked = Timed(algorithm._lookup, ('batch', 'outputs'))
+        own = Timed(algorithm, ('_begin_step', '_ask_teachers', '_add_to_loss', '_batch_end'))
+        looked = Timed(algorithm.faculty, ('look_up', 'outputs'))
         run = self.trainer(algorithm)
         name = f'{len(runs)} recorded'
 

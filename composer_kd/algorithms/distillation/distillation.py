@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,21 +15,18 @@ from composer.utils import dist
 from torch import Tensor
 
 from composer_kd.algorithms.described import Described
+from composer_kd.algorithms.distillation.faculty import Faculty, Microbatch
 from composer_kd.algorithms.distillation.lesson import Lesson
-from composer_kd.algorithms.distillation.lookup import Lookup
 from composer_kd.algorithms.distillation.loss import make_loss
 from composer_kd.algorithms.distillation.overtaking import Overtaking, watch
 from composer_kd.algorithms.distillation.step_sums import StepSums
 from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of, labels_of, logits_of, total_of
-from composer_kd.models.weights import weights_hash
 from composer_kd.ramp import Ramp
 from composer_kd.schedule import Progress, Schedule
 from composer_kd.teachers.checks import OutputChecks
-from composer_kd.teachers.clock import Clock
 from composer_kd.teachers.live import LiveTeacher
 from composer_kd.teachers.mix import Mix, Step, make_mix
-from composer_kd.teachers.recorded import RecordedTeacher
 from composer_kd.teachers.teacher import Teacher
 
 __all__ = ['Distillation']
@@ -112,19 +108,10 @@ class Distillation(Described):
         if not isinstance(standardize, bool):
             raise UserError(f'{type(self).__name__}: standardize is true or false, got {standardize!r}')
         self.loss = make_loss(loss, temperature, standardize)
-        self.teachers = _with_names_of_their_own([Teacher.of(teacher) for teacher in several])
+        self.faculty = Faculty([Teacher.of(teacher) for teacher in several], type(self).__name__)
         self.arguments['teachers'] = self.teachers
-        self.checks = OutputChecks([teacher.name for teacher in self.teachers])
-        self.clock = Clock()
-        self.images_taught = [0] * len(self.teachers)
-        """Forward passes so far in this process, one number a teacher, on this rank."""
-        self.images_recorded = [0] * len(self.teachers)
-        """Outputs looked up so far in this process (forward passes saved), one number a teacher, on this rank."""
-        self._lookup = Lookup(self)
         self._overtaking = Overtaking() if self.schedule.until_overtaken else None
         self._sums = StepSums()
-        self._asked_all = False
-        self._checked = False
         self._loaded = False
         # Of the microbatch under way:
         self._labels: Tensor | None = None
@@ -150,8 +137,7 @@ class Distillation(Described):
         elif event == Event.FIT_START:
             self._fit_start(state)
         elif event == Event.BATCH_START:
-            self._sums.start_step()
-            self._look_up(state)
+            self._begin_step(state)
         elif event == Event.BEFORE_TRAIN_BATCH:
             self._sums.start_pass()
         elif event == Event.BEFORE_FORWARD:
@@ -171,15 +157,34 @@ class Distillation(Described):
             watch(self._overtaking, self, event, state, logger)
 
     @property
-    def teacher_seconds(self) -> float:
-        """Seconds spent in teachers so far in this process, on this rank."""
-        return self.clock.seconds()
+    def teachers(self) -> list[Teacher]:
+        """Live and recorded ones, each with a name of its own."""
+        return self.faculty.teachers
 
     @property
     def live_teachers(self) -> list[LiveTeacher]:
         """The teachers that compute, with the models that recorded ones keep for what is not recorded."""
-        held = [teacher.live if isinstance(teacher, RecordedTeacher) else teacher for teacher in self.teachers]
-        return [one for one in held if isinstance(one, LiveTeacher)]
+        return self.faculty.live
+
+    @property
+    def checks(self) -> OutputChecks:
+        """What was found of the teachers' outputs so far."""
+        return self.faculty.checks
+
+    @property
+    def images_taught(self) -> list[int]:
+        """Forward passes of the teachers so far in this process, one number a teacher, on this rank."""
+        return self.faculty.images_taught
+
+    @property
+    def images_recorded(self) -> list[int]:
+        """Outputs looked up so far in this process (forward passes saved), one number a teacher, on this rank."""
+        return self.faculty.images_recorded
+
+    @property
+    def teacher_seconds(self) -> float:
+        """Seconds spent in teachers so far in this process, on this rank."""
+        return self.faculty.clock.seconds()
 
     @property
     def overtaken(self) -> bool:
@@ -201,20 +206,7 @@ class Distillation(Described):
         # BEFORE_BACKWARD, and must not scale our term.
         state.algorithms.remove(self)
         state.algorithms.append(self)
-        for teacher in self.teachers:
-            teacher.place(state)
-        self._refuse_teachers_that_differ_between_ranks()
-
-    def _refuse_teachers_that_differ_between_ranks(self) -> None:
-        if dist.get_world_size() == 1:
-            return
-        hashes = [weights_hash(live.module) for live in self.live_teachers]
-        everyone = dist.all_gather_object(hashes)
-        if any(other != everyone[0] for other in everyone):
-            raise UserError(
-                f'{type(self).__name__}: the ranks hold teachers with different weights; load them from the same file '
-                f'on every rank, or seed their initialisation'
-            )
+        self.faculty.place(state)
 
     def _after_load(self, state: State) -> None:
         if int(state.timestamp.batch) > 0 and not self._loaded:
@@ -235,27 +227,18 @@ class Distillation(Described):
                 f"{owner}: schedule 'until overtaken' compares on the first evaluator, and the Trainer has none; "
                 f'give eval_dataloader (validation data)'
             )
-        trained = {id(p) for optimizer in state.optimizers for group in optimizer.param_groups for p in group['params']}
-        dataset = getattr(state.train_dataloader, 'dataset', None)
-        self._lookup.start(state)
-        for live in self.live_teachers:
-            if any(id(parameter) in trained for parameter in live.module.parameters()):
-                raise UserError(
-                    f'{owner}: the optimizer holds parameters of teacher {live.name!r}; teachers are not trained'
-                )
-            live.read_normalization(dataset, state.device)
+        self.faculty.start(state, self.strength)
 
     # -- a step ---------------------------------------------------------------------------------------------------
-
-    def _look_up(self, state: State) -> None:
-        # The batch is still whole and on the host: what is recorded of it is gathered once, for all microbatches.
-        if self._lookup.teachers and self.strength(Progress.of(state)):
-            with self.clock.running(state.device.name == 'gpu'):
-                self._lookup.batch(state)
 
     def strength(self, progress: Progress) -> float:
         """The weight of the distillation term at this point of the training."""
         return self.kd_weight.at(progress) * self.schedule.weight(progress, self.overtaken)
+
+    def _begin_step(self, state: State) -> None:
+        self._sums.start_step()
+        if self.strength(Progress.of(state)):
+            self.faculty.look_up(state)
 
     def _ask_teachers(self, state: State) -> None:
         progress = Progress.of(state)
@@ -265,62 +248,27 @@ class Distillation(Described):
         label_weight = self.label_weight.at(progress) if self._on else 1.0
         lesson = self._lesson = Lesson(self._labels, self._strength, label_weight, self._numbers)
         student = logits_of(state.outputs, 'the student')
-        if not self._asked_all:
-            self._ask_all_once(student, state)
-        if self._strength == 0.0:
-            return
-        step = self._step(state, student)
-        asked = self.mix.asked(len(self.teachers), step)
-        with self.clock.running(student.is_cuda):
-            known = None
-            if self._lookup.teachers:
-                outputs, known = self._lookup.outputs(asked, student, state)
-            else:
-                outputs = torch.stack([self.ask(number, student, state) for number in asked])
-            step = replace(step, known=known)
-            lesson.target, lesson.taught = self.mix(outputs, step), self.mix.taught(outputs, step)
         least = self.loss.least_samples
-        if least > 1 and (len(student) if lesson.taught is None else int(lesson.taught.sum())) < least:
-            lesson.taught = torch.zeros(len(student), dtype=torch.bool, device=student.device)
-
-    def _ask_all_once(self, student: Tensor, state: State) -> None:
-        # Whatever the schedule and the mix: a teacher that does not fit is found in the first batch, not in epoch 10.
-        if len(student) < self.loss.least_samples:
+        if len(student) < least and not self.faculty.met:
             raise UserError(
                 f'loss: {self.loss.name} compares the samples of a batch, and this one has a single sample; use larger '
                 f'batches and microbatches'
             )
+        if self._strength == 0.0 and self.faculty.met:
+            return
         step = self._step(state, student)
-        soon = self.mix.asked(len(self.teachers), step) if self._strength else []
-        with self.clock.running(student.is_cuda):
-            for number in range(len(self.teachers)):
-                if number not in soon and number not in self._lookup.teachers:
-                    self.ask(number, student, state)
-
-    def ask(self, number: int, student: Tensor, state: State) -> Tensor:
-        """The logits that a teacher computes for the microbatch, checked and counted."""
-        logits = self.teachers[number].logits(state.batch, state)
-        self.checks.shapes(number, logits, student)
-        self.check(number, logits)
-        self.images_taught[number] += len(logits)
-        return logits
-
-    def ask_all(self, state: State) -> Tensor:
-        """The mix's target without chance for a batch of evaluation data."""
-        with self.clock.running(state.device.name == 'gpu'):
-            target = self.mix.expected(torch.stack([teacher.logits(state.batch, state) for teacher in self.teachers]))
-        self.images_taught = [images + len(target) for images in self.images_taught]
-        return target
-
-    def check(self, number: int, logits: Tensor, of: Tensor | None = None) -> None:
-        """Look into what a teacher gave for the microbatch, or for some samples of it; judged at the step's end."""
-        labels = self._labels if of is None or self._labels is None else self._labels[of]
-        self._sums.add_check(number, self.checks.row(number, logits, labels))
-
-    @property
-    def samples_before(self) -> int:
-        """Where in the step's batch the microbatch begins."""
-        return self._sums.samples
+        asked = self.mix.asked(len(self.teachers), step) if self._strength else []
+        batch = Microbatch(state, student, self._labels, self._sums)
+        with self.faculty.clock.running(student.is_cuda):
+            if not self.faculty.met:
+                self.faculty.meet(batch, soon=asked)
+            if not asked:
+                return
+            outputs, known = self.faculty.outputs(asked, batch)
+            step = replace(step, known=known)
+            lesson.target, lesson.taught = self.mix(outputs, step), self.mix.taught(outputs, step)
+        if least > 1 and (len(student) if lesson.taught is None else int(lesson.taught.sum())) < least:
+            lesson.taught = torch.zeros(len(student), dtype=torch.bool, device=student.device)
 
     def _step(self, state: State, student: Tensor) -> Step:
         samples, keys = len(student), keys_of(state.batch)
@@ -361,11 +309,8 @@ class Distillation(Described):
 
     def _after_train_batch(self, state: State) -> None:
         self._sums.end_pass()
-        if not self._asked_all or (self._strength and not self._checked):
-            # The optimizer steps after this event: what a broken teacher has said is not learnt. Recorded ones are
-            # looked up in the first step that needs them.
-            self._asked_all = True
-            self._checked = self._checked or bool(self._strength) or not self._lookup.teachers
+        if self.faculty.heard_first(asked=bool(self._strength)):
+            # The optimizer steps after this event: what a broken teacher has said is not learnt.
             _, rows = self._sums.reduce(len(self.teachers), state.device)
             self.checks.refuse_broken(rows)
 
@@ -377,8 +322,7 @@ class Distillation(Described):
             metrics['distill/temperature'] = self._numbers['temperature']
         if self.loss.learned is not None and self._strength:
             self.loss.learned.climb(self._sums.slope, Progress.of(state))
-        metrics |= self._lookup.metrics()
-        metrics |= self.checks.judge(rows, more_to_come=self._on)
+        metrics |= self.faculty.metrics(rows, more_to_come=self._on)
         logger.log_metrics(metrics)
         self.last_step = metrics
 
@@ -386,8 +330,7 @@ class Distillation(Described):
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
-        state['checks'] = self.checks.state_dict()
-        state['lookup'] = self._lookup.state_dict()
+        state |= self.faculty.state_dict()
         if self.loss.learned is not None:
             state['temperature'] = self.loss.learned.state_dict()
         if self._overtaking is not None:
@@ -397,21 +340,8 @@ class Distillation(Described):
     def load_state_dict(self, state: dict[str, Any], strict: bool = False) -> None:
         del strict
         self._loaded = True
-        self.checks.load_state_dict(state['checks'])
-        self._lookup.load_state_dict(state.get('lookup', {}))
+        self.faculty.load_state_dict(state)
         if self.loss.learned is not None and 'temperature' in state:
             self.loss.learned.load_state_dict(state['temperature'])
         if self._overtaking is not None and 'overtaking' in state:
             self._overtaking.load_state_dict(state['overtaking'])
-
-
-def _with_names_of_their_own(teachers: list[Teacher]) -> list[Teacher]:
-    """Give teachers of one name a number each, so that metrics and lines tell them apart."""
-    names = [teacher.name for teacher in teachers]
-    taken = set(names)
-    for number, teacher in enumerate(teachers):
-        if names.count(teacher.name) > 1:
-            own = next(name for n in itertools.count(number) if (name := f'{teacher.name}-{n}') not in taken)
-            taken.add(own)
-            teacher.name = own
-    return teachers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,20 +21,20 @@ from composer_kd.teachers.recorded import RecordedTeacher
 from composer_kd.teachers.recordings import Looked, Recordings
 
 if TYPE_CHECKING:
-    from composer_kd.algorithms.distillation.distillation import Distillation
+    from composer_kd.algorithms.distillation.faculty import Faculty, Microbatch
 
 __all__ = ['Lookup']
 
 
 class Lookup:
-    """The recorded side of a distillation.
+    """The recorded side of a faculty.
 
     Args:
-        owner: The algorithm, whose teachers they are and which counts and checks what they give.
+        faculty: Whose teachers they are, and who counts and checks what they give.
     """
 
-    def __init__(self, owner: Distillation):
-        self._owner = owner
+    def __init__(self, faculty: Faculty):
+        self._faculty = faculty
         self.teachers: dict[int, int] = {}
         """Number of a teacher that looks up, to its place among those that do."""
         self._recordings: Recordings | None = None
@@ -46,16 +46,16 @@ class Lookup:
 
     # -- before training ------------------------------------------------------------------------------------------
 
-    def start(self, state: State) -> None:
+    def start(self, state: State, strength: Callable[[Progress], float]) -> None:
         """Decide, now that the data is known, who looks up; open the tables when they are first needed."""
         recorded = {
             number: teacher
-            for number, teacher in enumerate(self._owner.teachers)
+            for number, teacher in enumerate(self._faculty.teachers)
             if isinstance(teacher, RecordedTeacher)
         }
         if not recorded:
             return
-        views = self._views_wanted(state)
+        views = _views_wanted(state, strength)
         for number, teacher in recorded.items():
             begun_with = self._begun_with.get(str(number))
             # Rank 0 decides: somebody may be recording into that archive at this moment.
@@ -70,23 +70,6 @@ class Lookup:
             device = next(state.model.parameters()).device
             self._recordings = Recordings([recorded[number] for number in looking], dataset, device)
 
-    def _views_wanted(self, state: State) -> list[int] | None:
-        """The views of the epochs in which the schedule is on; ``None`` if that cannot be told beforehand."""
-        sampler, progress = _sampler(state), Progress.of(state)
-        # Beside a curriculum epochs have other lengths, and how many there are is not known.
-        if sampler is None or progress.epochs is None or sampler.selection is not None:
-            views = getattr(getattr(state.train_dataloader, 'dataset', None), 'views', None)
-            return None if views is None else list(range(views))
-        length = progress.epoch_length or 1
-        views = set()
-        for epoch in range(int(np.ceil(progress.epochs))):
-            inside = (
-                Progress(epoch, epoch * length + batch, batch, length, progress.epochs) for batch in range(length)
-            )
-            if any(self._owner.strength(one) for one in inside):
-                views.add(sampler.view(epoch))
-        return sorted(views)
-
     # -- a step ---------------------------------------------------------------------------------------------------
 
     def batch(self, state: State) -> None:
@@ -94,7 +77,7 @@ class Lookup:
         keys = keys_of(state.batch)
         if keys is None:
             raise UserError(
-                f'{type(self._owner).__name__}: recorded teachers look up by key, and this batch has none; batches are '
+                f'{self._faculty.owner}: recorded teachers look up by key, and this batch has none; batches are '
                 f'(x, y, key), or use live teachers'
             )
         assert self._recordings is not None
@@ -121,39 +104,39 @@ class Lookup:
             wanted = np.ones(len(recordings.dataset), bool) if selection is None else selection(epoch)
             for number, place in self.teachers.items():
                 if recordings.teachers[place].fill:
-                    self._owner.images_taught[number] += fill_view(recordings.teachers[place], state, view, wanted)
+                    self._faculty.images_taught[number] += fill_view(recordings.teachers[place], state, view, wanted)
             recordings.forget(view)
             self._filled.add(asked)
 
-    def outputs(self, asked: Sequence[int], student: Tensor, state: State) -> tuple[Tensor, Tensor | None]:
+    def outputs(self, asked: Sequence[int], batch: Microbatch) -> tuple[Tensor, Tensor | None]:
         """Logits ``[K, B, C]`` of the teachers that are asked, and which of them are known, ``[K, B]`` (``None``: all).
 
         A sample that an archive does not know is computed by that teacher's model, where it has one to hand.
         """
-        owner, looked = self._owner, self._looked
-        keys = keys_of(state.batch)
+        faculty, looked = self._faculty, self._looked
+        keys = keys_of(batch.state.batch)
         assert looked is not None
         assert keys is not None
-        logits, seen, moved = looked.part(owner.samples_before, keys)
+        logits, seen, moved = looked.part(batch.sums.samples, keys)
         self._moved = moved if self._moved is None else self._moved | moved
         rows, masks = [], []
         for number in asked:
             if number not in self.teachers:
-                rows.append(owner.ask(number, student, state))
+                rows.append(faculty.ask(number, batch))
                 masks.append(None)
                 continue
             place = self.teachers[number]
-            owner.checks.shapes(number, logits[place], student)
+            faculty.checks.shapes(number, logits[place], batch.student)
             own, known = logits[place], None if seen is None else seen[place]
             if known is not None and not bool(known.all()):
-                own, known = self._complete(number, own, known, state)
-            if not owner.checks.judged[number]:
+                own, known = self._complete(number, own, known, batch.state)
+            if not faculty.checks.judged[number]:
                 if known is None:
-                    owner.check(number, own)
+                    faculty.check(number, own, batch)
                 elif bool(known.any()):
-                    owner.check(number, own[known], of=known)
+                    faculty.check(number, own[known], batch, of=known)
             served = len(own) if seen is None else int(seen[place].sum())
-            owner.images_recorded[number] += served
+            faculty.images_recorded[number] += served
             self._step['asked'] += len(own)
             self._step['recorded'] += served
             rows.append(own)
@@ -162,11 +145,11 @@ class Lookup:
             return logits, None  # As they were gathered, without a copy.
         if all(known is None for known in masks):
             return torch.stack(rows), None
-        whole = torch.ones(len(student), dtype=torch.bool, device=student.device)
+        whole = torch.ones(len(batch.student), dtype=torch.bool, device=batch.student.device)
         return torch.stack(rows), torch.stack([whole if known is None else known for known in masks])
 
     def _complete(self, number: int, own: Tensor, known: Tensor, state: State) -> tuple[Tensor, Tensor | None]:
-        teacher = self._owner.teachers[number]
+        teacher = self._faculty.teachers[number]
         assert isinstance(teacher, RecordedTeacher)
         if teacher.unseen == 'label' and not teacher.fill:
             return own, known
@@ -174,7 +157,7 @@ class Lookup:
         some: Any = tuple(part[unknown] for part in state.batch)
         own = own.clone()
         own[unknown] = teacher.compute(some, state)
-        self._owner.images_taught[number] += int(unknown.sum())
+        self._faculty.images_taught[number] += int(unknown.sum())
         return own, None
 
     def metrics(self) -> dict[str, float]:
@@ -183,7 +166,7 @@ class Lookup:
             return {}
         if self._moved is not None and bool(self._moved):
             raise UserError(
-                f'{type(self._owner).__name__}: the microbatches came in another order than the batch, so recorded '
+                f'{self._faculty.owner}: the microbatches came in another order than the batch, so recorded '
                 f'outputs would be those of other samples; use live teachers with this way of splitting batches'
             )
         metrics = {'distill/recorded': self._step['recorded'] / self._step['asked']}
@@ -203,3 +186,19 @@ class Lookup:
 def _sampler(state: State) -> TrainSampler | None:
     sampler = getattr(state.train_dataloader, 'sampler', None)
     return sampler if isinstance(sampler, TrainSampler) else None
+
+
+def _views_wanted(state: State, strength: Callable[[Progress], float]) -> list[int] | None:
+    """The views of the epochs in which the schedule is on; ``None`` if that cannot be told beforehand."""
+    sampler, progress = _sampler(state), Progress.of(state)
+    # Beside a curriculum epochs have other lengths, and how many there are is not known.
+    if sampler is None or progress.epochs is None or sampler.selection is not None:
+        views = getattr(getattr(state.train_dataloader, 'dataset', None), 'views', None)
+        return None if views is None else list(range(views))
+    length = progress.epoch_length or 1
+    views = set()
+    for epoch in range(int(np.ceil(progress.epochs))):
+        inside = (Progress(epoch, epoch * length + batch, batch, length, progress.epochs) for batch in range(length))
+        if any(strength(one) for one in inside):
+            views.add(sampler.view(epoch))
+    return sorted(views)

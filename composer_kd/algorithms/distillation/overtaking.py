@@ -99,7 +99,7 @@ def watch(overtaking: Overtaking, owner: Distillation, event: Event, state: Stat
             if any(teacher.only_looks_up for teacher in owner.teachers):
                 overtaking.teacher_accuracy = _stored_accuracy(owner)
             else:
-                target = owner.ask_all(state)
+                target = owner.mix.expected(owner.faculty.ask_everybody(state))
         overtaking.count(labels, student, target)
     else:
         overtaking.end(state.device)

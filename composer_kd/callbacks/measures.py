@@ -16,6 +16,7 @@ from torch import Tensor
 from composer_kd.algorithms.distillation import Distillation
 from composer_kd.callbacks.attack_costs import AttackCosts
 from composer_kd.callbacks.step_counts import StepCounts
+from composer_kd.callbacks.tallies import Tallies
 from composer_kd.models import multiply_adds, plain
 from composer_kd.models.batch import input_of, labels_of, logits_of, total_of
 
@@ -26,10 +27,6 @@ _LOOK_EVERY = 20
 
 # A backward pass costs about two forward passes: gradients of the inputs and of the weights.
 TRAINING_PASSES = 3
-
-# The numbers of a step, as they are summed over ranks: those of the epoch's line, and those of the whole training.
-_OF_EPOCH = ('correct', 'loss', 'samples', 'labelled')
-_OF_TRAINING = ('student', 'teacher', 'recorded', 'saved', 'attack', 'attacked', 'replayed')
 
 _METRICS = {'accuracy': 'MulticlassAccuracy', 'top5': 'MulticlassTop5Accuracy', 'cross_entropy': 'CrossEntropy'}
 # Evaluator label, metric -> the key in a line. The training accuracies, running and clean, are never mixed up.
@@ -68,20 +65,7 @@ class Measures(Callback):
         self._write = write
         self._rewind = rewind
         self._count_runs = count_runs
-        self._totals = {
-            'seconds_train': 0.0,
-            'seconds_teacher': 0.0,
-            'seconds_attack': 0.0,
-            'seconds_eval': 0.0,
-            'student': 0.0,
-            'teacher': 0.0,
-            'saved': 0.0,
-            'recorded': 0.0,
-            'attack': 0.0,
-            'attacked': 0.0,
-            'replayed': 0.0,
-        }
-        self._start_epoch()
+        self._tallies = Tallies()
         self._evaluations: dict[str, float] = {}
         self._costs: dict[tuple[Any, ...], int] = {}
         self._distillation: Distillation | None = None
@@ -98,14 +82,6 @@ class Measures(Callback):
         self._student_cost = 0.0
         self._steps = StepCounts()
         self._said: list[dict[str, float]] = []  # What distillation and examples said of each of these steps.
-
-    def _start_epoch(self) -> None:
-        self._epoch: dict[str, float] = dict.fromkeys(
-            ('samples', 'labelled', 'correct', 'loss', 'seconds_train', 'seconds_teacher', 'seconds_attack',
-             'seconds_eval', 'runs', 'label', 'distill', 'agreement', 'weight', 'batches', 'taught', 'compared',
-             'temperature', 'shown', 'adversarial_loss', 'adversarial_success'),
-            0.0,
-        )  # fmt: skip
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
@@ -163,7 +139,7 @@ class Measures(Callback):
             ),
         )
         self._said.append({**(self._distillation.last_step if self._distillation else {}), **self._attacks.said()})
-        self._add_seconds(train=time.perf_counter() - self._fetched)
+        self._tallies.add_seconds(train=time.perf_counter() - self._fetched)
         if len(self._steps) == _LOOK_EVERY:
             self._look()
 
@@ -171,23 +147,15 @@ class Measures(Callback):
         """Enter what the last steps have counted; all ranks come here together."""
         if not len(self._steps):
             return
-        epoch, totals = self._epoch, self._totals
         steps, self._said = self._said, []
         begun = time.perf_counter()
         rows = self._steps.take()
         # On a GPU the host has run ahead: what it waits here is time of these steps.
-        self._add_seconds(train=time.perf_counter() - begun)
-        for row, step in zip(rows, steps, strict=True):
-            for name, value in zip(_OF_EPOCH, row, strict=False):
-                epoch[name] += value
-            for name, value in zip(_OF_TRAINING, row[len(_OF_EPOCH) :], strict=True):
-                totals[name] += value
-            samples = row[_OF_EPOCH.index('samples')]
-            self._add_distillation(step, samples)
-            self._add_examples(step, samples)
-            epoch['batches'] += 1
-        self._add_seconds(teacher=self._new_teacher_seconds(), attack=self._attacks.seconds())
-        epoch['runs'] = max(epoch['runs'], self._count_runs())
+        self._tallies.add_seconds(train=time.perf_counter() - begun)
+        for row, said in zip(rows, steps, strict=True):
+            self._tallies.add_step(row, said)
+        self._tallies.add_seconds(teacher=self._new_teacher_seconds(), attack=self._attacks.seconds())
+        self._tallies.note_runs(self._count_runs())
 
     def _new_teacher_seconds(self) -> float:
         """Since the last time. On a GPU this waits for the teachers' work."""
@@ -212,36 +180,6 @@ class Measures(Callback):
         new = [later - earlier for earlier, later in zip(before or [0] * len(now), now, strict=True)]
         return sum(count * self._cost_of_a_sample(state, number) for number, count in enumerate(new) if count)
 
-    def _add_seconds(
-        self, train: float = 0.0, teacher: float = 0.0, evaluation: float = 0.0, attack: float = 0.0
-    ) -> None:
-        for name, value in (('train', train), ('teacher', teacher), ('eval', evaluation), ('attack', attack)):
-            self._epoch[f'seconds_{name}'] += value
-            self._totals[f'seconds_{name}'] += value
-
-    def _add_examples(self, step: dict[str, float], samples: float) -> None:
-        if 'adversarial/loss' not in step:
-            return
-        shown = samples * (step['adversarial/attacked'] + step['adversarial/replayed'])
-        self._epoch['shown'] += shown
-        for name in ('loss', 'success'):
-            self._epoch[f'adversarial_{name}'] += step[f'adversarial/{name}'] * shown
-
-    def _add_distillation(self, step: dict[str, float], samples: float) -> None:
-        if 'loss/train/label' not in step:
-            return
-        epoch = self._epoch
-        epoch['label'] += step['loss/train/label'] * samples
-        epoch['weight'] += step['distill/weight']
-        if 'loss/train/distill' in step:
-            epoch['distill'] += step['loss/train/distill'] * samples
-            # Samples without a target of their own have no agreement, and are not distilled from: their label teaches.
-            compared = samples * (1 - step.get('distill/label_only', 0.0))
-            epoch['agreement'] += step.get('distill/agreement', 0.0) * compared
-            epoch['compared'] += compared
-            epoch['taught'] += samples
-            epoch['temperature'] += step.get('distill/temperature', 0.0) * samples
-
     # -- evaluation -----------------------------------------------------------------------------------------------
 
     def eval_before_all(self, state: State, logger: Logger) -> None:
@@ -258,8 +196,9 @@ class Measures(Callback):
     def eval_after_all(self, state: State, logger: Logger) -> None:
         # What 'until overtaken' asks of the teachers during an evaluation is a cost of the method, not of evaluating.
         teacher = self._new_teacher_seconds()
-        self._totals['teacher'] += self._new_teacher_cost(state) * dist.get_world_size()
-        self._add_seconds(train=teacher, teacher=teacher, evaluation=time.perf_counter() - self._evaluated - teacher)
+        self._tallies.add_teacher_cost(self._new_teacher_cost(state) * dist.get_world_size())
+        evaluation = time.perf_counter() - self._evaluated - teacher
+        self._tallies.add_seconds(train=teacher, teacher=teacher, evaluation=evaluation)
         if self._ended:
             self._complete_last_line(state)
 
@@ -268,7 +207,7 @@ class Measures(Callback):
 
     def fit_end(self, state: State, logger: Logger) -> None:
         self._look()
-        if self._epoch['samples']:  # A duration in batches may end inside an epoch.
+        if self._tallies.samples:  # A duration in batches may end inside an epoch.
             self._end_epoch(state, int(state.timestamp.epoch) + 1)
         # Composer evaluates once more after this event, unless it has after the last batch.
         self._ended = True
@@ -282,25 +221,20 @@ class Measures(Callback):
         self._look()
         if dist.get_global_rank() == 0:
             self._write(self._line(state, epoch))
-        self._written = (epoch, self._epoch, self._evaluations)
-        self._start_epoch()
+        self._written = (epoch, self._tallies.end_epoch(), self._evaluations)
         self._evaluations = {}
 
     def _complete_last_line(self, state: State) -> None:
         if self._written is None:
             return
         epoch, sums, evaluations = self._written
-        for name in ('seconds_train', 'seconds_teacher', 'seconds_attack', 'seconds_eval'):
-            sums[name] += self._epoch[name]
-        self._epoch, self._evaluations = sums, evaluations | self._evaluations
+        self._tallies.reopen(sums)
+        self._evaluations = evaluations | self._evaluations
         if dist.get_global_rank() == 0:
             self._rewind(epoch - 1)
         self._end_epoch(state, epoch)
 
     def _line(self, state: State, epoch: int) -> dict[str, Any]:
-        sums, totals = self._epoch, self._totals
-        samples, batches, taught = max(sums['samples'], 1), max(sums['batches'], 1), sums['taught']
-        compared = sums['compared']
         algorithm = self._distillation
         accuracies = [
             correct / counted
@@ -310,37 +244,12 @@ class Measures(Callback):
         return {
             'epoch': epoch,
             'batch': int(state.timestamp.batch),
-            'samples': int(sums['samples']),
-            'train_accuracy_running': sums['correct'] / sums['labelled'] if sums['labelled'] else None,
-            **{key: self._evaluations.get(key) for key in _KEYS.values()},
-            'loss_total': sums['loss'] / samples,
-            'loss_label': (sums['label'] if algorithm else sums['loss']) / samples,
-            'loss_distill': sums['distill'] / taught if taught else None,
-            'agreement': sums['agreement'] / compared if compared else None,
-            'label_only': 1 - compared / taught if taught else None,
-            'temperature': sums['temperature'] / taught if sums['temperature'] else None,
-            'teacher_accuracy': sum(accuracies) / len(accuracies) if accuracies else None,
-            'kd_weight': sums['weight'] / batches if algorithm else None,
-            'adversarial_loss': sums['adversarial_loss'] / sums['shown'] if sums['shown'] else None,
-            'adversarial_success': sums['adversarial_success'] / sums['shown'] if sums['shown'] else None,
-            'learning_rate': state.optimizers[0].param_groups[0]['lr'],
-            'seconds_train': sums['seconds_train'],
-            'seconds_teacher': sums['seconds_teacher'],
-            'seconds_attack': sums['seconds_attack'],
-            'seconds_eval': sums['seconds_eval'],
-            'seconds_train_total': totals['seconds_train'],
-            'seconds_teacher_total': totals['seconds_teacher'],
-            'seconds_attack_total': totals['seconds_attack'],
-            'seconds_eval_total': totals['seconds_eval'],
-            'multiply_adds_student_total': totals['student'],
-            'multiply_adds_teacher_total': totals['teacher'],
-            'multiply_adds_attack_total': totals['attack'],
-            'multiply_adds_teacher_saved_total': totals['saved'],
-            'images_recorded_total': int(totals['recorded']),
-            'images_attacked_total': int(totals['attacked']),
-            'images_replayed_total': int(totals['replayed']),
-            'images_per_second': sums['samples'] / sums['seconds_train'] if sums['seconds_train'] else None,
-            'runs_beside': int(max(sums['runs'], 1)),
+            **self._tallies.line(
+                {key: self._evaluations.get(key) for key in _KEYS.values()},
+                learning_rate=state.optimizers[0].param_groups[0]['lr'],
+                distilled=algorithm is not None,
+                teacher_accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
+            ),
             'world_size': dist.get_world_size(),
             'device': state.device.name,
         }
@@ -363,12 +272,10 @@ class Measures(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         self._look()
-        return {'totals': dict(self._totals), 'epoch': dict(self._epoch), 'evaluations': dict(self._evaluations)}
+        return {**self._tallies.state_dict(), 'evaluations': dict(self._evaluations)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._totals.update(state['totals'])
-        epoch = state['epoch']
-        self._epoch.update({'compared': epoch['taught'], **epoch})  # Before it was counted, every sample was compared.
+        self._tallies.load_state_dict(state)
         self._evaluations = dict(state['evaluations'])
 
 

@@ -98,7 +98,13 @@ class Scale:
 
     @property
     def grid(self) -> list[Point]:
-        return [dict(zip(self.yaml['grid'], values, strict=True)) for values in product(*self.yaml['grid'].values())]
+        """The points of the grid that all families have."""
+        return _points(self.yaml['grid'])
+
+    def grid_of(self, family: str) -> list[Point]:
+        """The family's points: where its best lay on an edge of the grid, those beyond it as well."""
+        wider = self.yaml.get('widened', {}).get(family)
+        return self.grid + (_points({**self.yaml['grid'], **wider}) if wider else [])
 
     # -- which cells ----------------------------------------------------------------------------------------------
 
@@ -147,7 +153,7 @@ class Scale:
     def _of_phase(self, phase: Mapping[str, Any]) -> Iterator[Cell | None]:
         scenario = phase['scenario']
         for family, budget in self.tuned_by(phase):
-            for point in self.grid:
+            for point in self.grid_of(family):
                 yield self.cell(scenario, family, budget, 0, point)
         if 'tune' in phase:
             return
@@ -172,18 +178,18 @@ class Scale:
         if not _asks_for_earlier(spec):
             # Nothing earlier: it is the same run wherever it stands beside others.
             scenario = self._like(scenario)
-        is_baseline = spec.get('recipe') == 'baseline'
-        entry = merge(self.yaml['run'], self.yaml['baseline'] if is_baseline else self.tuned)
+        is_baseline = arm == 'baseline'
+        recipe = self.yaml['baseline'] if spec.get('recipe') == 'baseline' else self.tuned
+        entry = merge(self.yaml['run'], recipe)
         entry = merge(entry, _patch_of(self.scenarios[scenario]))
         entry = merge(entry, self.yaml['scenarios'].get(scenario, {}).get('run', {}))
         entry = merge(entry, {key: value for key, value in spec.items() if key not in ('recipe', 'like')})
-        if is_baseline:
-            point = {}
-        elif point is None:
-            point = self.point(scenario, spec.get('like', arm), budget)
+        if point is None:
+            open_keys = [key for key in self.yaml['grid'] if _get(entry, key) == 'grid']
+            point = self.point(scenario, self.family_of(arm), budget) if open_keys else {}
             if point is None:
                 return None
-            point = {key: value for key, value in point.items() if _get(entry, key) == 'grid'}
+            point = {key: point[key] for key in open_keys}
         for key, value in point.items():
             entry = _set(entry, key, value)
         needs: dict[str, Cell] = {}
@@ -218,16 +224,26 @@ class Scale:
             scenario, 'earlier', self.full, number, f'{scenario}.earlier.{self.full}ep.s{number}', entry, earlier=True
         )
 
-    def point(self, scenario: str, family: str, budget: int) -> Point | None:
-        """The values that won the family's grid at the nearest budget that was tuned; ``None`` while it is open."""
-        scenario = self.scenarios[scenario].get('tuned_in', 'same')
+    def family_of(self, arm: str) -> str:
+        """Whose grid an arm's values come from: its own, where the scale has one, or that of the arm it is ``like``."""
+        while arm not in self.yaml['tune'] and 'like' in self.arms[arm]:
+            arm = self.arms[arm]['like']
+        return arm
+
+    def tuned_at(self, family: str, budget: int) -> int:
+        """The nearest budget that the family was tuned for."""
         budgets = self.yaml['tune'].get(family)
         if budgets is None:
             raise UserError(f'{self.name}: tune has no {family!r}; name its budgets there, or say `like: scratch`')
-        tuned = min(budgets, key=lambda one: (abs(math.log(one / budget)), -one))
+        return min(budgets, key=lambda one: (abs(math.log(one / budget)), -one))
+
+    def point(self, scenario: str, family: str, budget: int) -> Point | None:
+        """The values that won the family's grid at the nearest budget that was tuned; ``None`` while it is open."""
+        scenario = self.scenarios[scenario].get('tuned_in', 'same')
+        tuned = self.tuned_at(family, budget)
         if (scenario, family, tuned) not in self._points:
             reached = []
-            for point in self.grid:
+            for point in self.grid_of(family):
                 cell = self.cell(scenario, family, tuned, 0, point)
                 found = None if cell is None else self.accuracy(cell.name)
                 if found is None:
@@ -273,6 +289,10 @@ def _spread_out(arms: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
         for value in values:
             # Under a key whose value the tuned recipe brings, the arm's own stands in its place.
             yield f'{name}@{value:g}', merge(spec, _nested(key, value))
+
+
+def _points(grid: Mapping[str, Any]) -> list[Point]:
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.paired import spread
@@ -72,7 +72,8 @@ def _header(study: Study) -> str:
         f'Test accuracies in percent, of the last epoch if not said, mean ± standard deviation over seeds; n stands '
         f'beside it where it is not {scale.yaml["seeds"]}. The baseline is the recipe of the first study '
         f'({scale.yaml["baseline"]["scheduler"]["name"]} rate, {scale.full} epochs); every other arm has a cosine for '
-        f'its budget, with a rate and a weight decay from one grid. What each arm does stands in '
+        f'its budget, with a rate and a weight decay from one grid, '
+        f'its own or that of an arm like it ([the grid](#the-grid) says whose). What each arm does stands in '
         f'[arms.yaml](../arms.yaml). Multiply-adds of a training step count three forward passes.'
     )
 
@@ -257,19 +258,54 @@ def _optional(values: Iterable[float], factor: float, digits: int = 1) -> str:
 def _grid(study: Study) -> str:
     rows = []
     scale = study.scale
+    points = {_values(point): point for family in scale.yaml['tune'] for point in scale.grid_of(family)}
     for phase in scale.phases():
         for family, budget in scale.tuned_by(phase):
-            cells = [scale.cell(phase['scenario'], family, budget, 0, point) for point in scale.grid]
-            reached = [_validated(study.lines.get(cell.name)) if cell else None for cell in cells]
-            if not any(reached):
-                continue
-            best = max(value or 0.0 for value in reached)
-            shown = [NOTHING if value is None else f'{100 * value:.1f}' if value else 'NaN' for value in reached]
-            won = [f'**{text}**' if value == best else text for text, value in zip(shown, reached, strict=True)]
-            rows.append([f'`{family}`', phase['scenario'], str(budget), *won])
-    points = [', '.join(f'{key.rpartition(".")[2]} {value:g}' for key, value in point.items()) for point in scale.grid]
-    note = 'Validation accuracy of the last epoch, first seed; the winner’s values are those of the arm.'
+            reached = {}
+            for point in scale.grid_of(family):
+                cell = scale.cell(phase['scenario'], family, budget, 0, point)
+                reached[_values(point)] = _validated(study.lines.get(cell.name)) if cell else None
+            if any(reached.values()):
+                best = max(value or 0.0 for value in reached.values())
+                shown = [_of_grid(reached.get(name), best) for name in points]
+                rows.append([f'`{family}`', phase['scenario'], str(budget), *shown])
+    note = (
+        f'Validation accuracy of the last epoch, first seed. Where the best rate was the highest of the grid, one '
+        f'beyond it was tried. Scenarios without a grid have the values of `same`. {_borrowing(study)}'
+    )
     return markdown_table('## The grid', ['arm', 'scenario', 'epochs', *points], rows, note)
+
+
+def _values(point: Mapping[str, float]) -> str:
+    return ', '.join(f'{key.rpartition(".")[2]} {value:g}' for key, value in point.items())
+
+
+def _of_grid(value: float | None, best: float) -> str:
+    if value is None:
+        return NOTHING
+    text = f'{100 * value:.1f}' if value else 'NaN'
+    return f'**{text}**' if value == best else text
+
+
+def _borrowing(study: Study) -> str:
+    """Which arms have the values of another one's grid, and which budgets those of another budget."""
+    scale = study.scale
+    others: dict[str, list[str]] = {}
+    lengths: dict[str, list[str]] = {}
+    for (_, arm, budget), entry in study.entries.items():
+        if not entry.numbers or scale.arms[arm].get('recipe') == 'baseline':
+            continue
+        family, name = scale.family_of(arm), f'`{arm.partition("@")[0]}`'
+        if family != arm and name not in others.setdefault(family, []):
+            others[family].append(name)
+        tuned = scale.tuned_at(family, budget)
+        if tuned != budget and str(budget) not in lengths.setdefault(f'{family}, {tuned}', []):
+            lengths[f'{family}, {tuned}'].append(str(budget))
+    said = [f'The values of `{family}` are also those of {", ".join(arms)}.' for family, arms in others.items() if arms]
+    for place, budgets in lengths.items():
+        family, _, tuned = place.partition(', ')
+        said.append(f'At {" and ".join(budgets)} epochs they are those of `{family}` at {tuned}.')
+    return ' '.join(said)
 
 
 def _validated(line: Line | None) -> float | None:

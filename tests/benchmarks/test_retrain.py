@@ -58,6 +58,45 @@ def test_an_arm_takes_the_values_that_won_its_own_grid_on_the_validation_part():
     assert scale.point('same', 'kd', 40) == scale.point('same', 'kd', 8)
 
 
+def test_an_arm_like_another_has_its_own_grid_where_the_scale_gives_it_one():
+    won = {'scratch.': 0.2, '.warm.8ep.lr=0.03.weight_decay=0.002': 0.6, 'warm_kd.8ep.lr=0.3.weight_decay=0.002': 0.6}
+    scale = with_accuracies('cpu', won | {'': 0.3})
+    for arm, rate in (('warm', 0.03), ('warm_batch_64', 0.03), ('warm_kd', 0.3), ('warm_kd_first_50pct', 0.3)):
+        cell = scale.cell('same', arm, 8, 1)
+        assert cell is not None
+        assert cell.entry['optimizer']['lr'] == rate, arm
+    assert 'warm_kd' not in Scale('h200').yaml['tune']
+    assert Scale('h200').family_of('warm_kd_first_50pct') == 'warm'
+
+
+def test_where_the_best_lay_on_the_edge_of_the_grid_one_beyond_it_is_tried():
+    scale = with_accuracies('cpu', {'.kd.8ep.lr=1.weight_decay=0.0005': 0.6, '': 0.3})
+    cell = scale.cell('same', 'kd', 8, 1)
+    assert cell is not None
+    assert cell.entry['optimizer']['lr'] == 1.0
+    assert {point['optimizer.lr'] for point in scale.grid_of('scratch')} == {0.03, 0.1, 0.3}
+    assert len([one for one in scale.cells(['tune']) if one.arm == 'kd']) == 8
+
+
+def test_the_recipe_of_the_first_study_with_its_earlier_iterations_has_seeds_of_students():
+    scale = with_accuracies('cpu', {'': 0.3})
+    for scenario in ('same', 'unaugmented'):
+        alone, taught = (scale.cell(scenario, arm, 40, 0) for arm in ('baseline', 'baseline_kd'))
+        assert alone is not None
+        assert taught is not None
+        for key in ('optimizer', 'scheduler', 'data', 'max_duration'):
+            assert taught.entry[key] == alone.entry[key], key
+        assert taught.needs == (alone,)
+        assert taught.entry['seed'] != alone.entry['seed']
+        assert 'archive' not in taught.entry
+
+
+def test_what_has_no_value_from_a_grid_does_not_wait_for_one():
+    published = Scale('h200').cell('pair_56_20', 'kd_published', 240, 0)
+    assert published is not None
+    assert published.entry['optimizer']['lr'] == 0.05
+
+
 def test_nothing_that_takes_its_values_from_a_grid_begins_before_the_grid_is_finished():
     scale = with_accuracies('cpu', {'kd.8ep.lr=0.3.weight_decay=0.002': 0.4})
     assert scale.cell('same', 'kd', 8, 0) is None

@@ -101,10 +101,11 @@ class Scale:
         """The points of the grid that all families have."""
         return _points(self.yaml['grid'])
 
-    def grid_of(self, family: str) -> list[Point]:
+    def grid_of(self, family: str, budget: int) -> list[Point]:
         """The family's points: where its best lay on an edge of the grid, those beyond it as well."""
-        wider = self.yaml.get('widened', {}).get(family)
-        return self.grid + (_points({**self.yaml['grid'], **wider}) if wider else [])
+        wider = self.yaml.get('widened', {'where': {}, 'grid': {}})
+        beyond = _points({**self.yaml['grid'], **wider['grid']}) if budget in wider['where'].get(family, []) else []
+        return self.grid + beyond
 
     # -- which cells ----------------------------------------------------------------------------------------------
 
@@ -153,7 +154,7 @@ class Scale:
     def _of_phase(self, phase: Mapping[str, Any]) -> Iterator[Cell | None]:
         scenario = phase['scenario']
         for family, budget in self.tuned_by(phase):
-            for point in self.grid_of(family):
+            for point in self.grid_of(family, budget):
                 yield self.cell(scenario, family, budget, 0, point)
         if 'tune' in phase:
             return
@@ -243,7 +244,7 @@ class Scale:
         tuned = self.tuned_at(family, budget)
         if (scenario, family, tuned) not in self._points:
             reached = []
-            for point in self.grid_of(family):
+            for point in self.grid_of(family, tuned):
                 cell = self.cell(scenario, family, tuned, 0, point)
                 found = None if cell is None else self.accuracy(cell.name)
                 if found is None:

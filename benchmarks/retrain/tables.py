@@ -258,11 +258,16 @@ def _optional(values: Iterable[float], factor: float, digits: int = 1) -> str:
 def _grid(study: Study) -> str:
     rows = []
     scale = study.scale
-    points = {_values(point): point for family in scale.yaml['tune'] for point in scale.grid_of(family)}
+    points = dict.fromkeys(
+        _values(point)
+        for family, budgets in scale.yaml['tune'].items()
+        for budget in budgets
+        for point in scale.grid_of(family, budget)
+    )
     for phase in scale.phases():
         for family, budget in scale.tuned_by(phase):
             reached = {}
-            for point in scale.grid_of(family):
+            for point in scale.grid_of(family, budget):
                 cell = scale.cell(phase['scenario'], family, budget, 0, point)
                 reached[_values(point)] = _validated(study.lines.get(cell.name)) if cell else None
             if any(reached.values()):

@@ -74,8 +74,9 @@ def test_where_the_best_lay_on_the_edge_of_the_grid_one_beyond_it_is_tried():
     cell = scale.cell('same', 'kd', 8, 1)
     assert cell is not None
     assert cell.entry['optimizer']['lr'] == 1.0
-    assert {point['optimizer.lr'] for point in scale.grid_of('scratch')} == {0.03, 0.1, 0.3}
+    assert {point['optimizer.lr'] for point in scale.grid_of('scratch', 8)} == {0.03, 0.1, 0.3}
     assert len([one for one in scale.cells(['tune']) if one.arm == 'kd']) == 8
+    assert len(scale.grid_of('scratch', 16)) == 8
 
 
 def test_the_recipe_of_the_first_study_with_its_earlier_iterations_has_seeds_of_students():

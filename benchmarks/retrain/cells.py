@@ -90,6 +90,7 @@ class Scale:
             name: [arm for arm in self.arms if arm == name or arm.startswith(f'{name}@')] for name in shared['arms']
         }
         self.scenarios: dict[str, dict[str, Any]] = shared['scenarios']
+        self.pairs: list[tuple[str, str]] = [(arm, other) for arm, other in shared['pairs']]
         self._points: dict[tuple[str, str, int], Point] = {}
 
     @property
@@ -98,14 +99,13 @@ class Scale:
 
     @property
     def grid(self) -> list[Point]:
-        """The points of the grid that all families have."""
+        """The points that all families choose from, written down before the runs."""
         return _points(self.yaml['grid'])
 
-    def grid_of(self, family: str, budget: int) -> list[Point]:
-        """The family's points: where its best lay on an edge of the grid, those beyond it as well."""
-        wider = self.yaml.get('widened', {'where': {}, 'grid': {}})
-        beyond = _points({**self.yaml['grid'], **wider['grid']}) if budget in wider['where'].get(family, []) else []
-        return self.grid + beyond
+    def beyond(self, family: str, budget: int) -> list[Point]:
+        """Points outside the grid that are trained where its edge won: to see what was cut off, not to choose from."""
+        wider = self.yaml.get('beyond', {'where': {}, 'grid': {}})
+        return _points({**self.yaml['grid'], **wider['grid']}) if budget in wider['where'].get(family, []) else []
 
     # -- which cells ----------------------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class Scale:
     def _of_phase(self, phase: Mapping[str, Any]) -> Iterator[Cell | None]:
         scenario = phase['scenario']
         for family, budget in self.tuned_by(phase):
-            for point in self.grid_of(family, budget):
+            for point in self.grid + self.beyond(family, budget):
                 yield self.cell(scenario, family, budget, 0, point)
         if 'tune' in phase:
             return
@@ -244,7 +244,7 @@ class Scale:
         tuned = self.tuned_at(family, budget)
         if (scenario, family, tuned) not in self._points:
             reached = []
-            for point in self.grid_of(family, tuned):
+            for point in self.grid:
                 cell = self.cell(scenario, family, tuned, 0, point)
                 found = None if cell is None else self.accuracy(cell.name)
                 if found is None:

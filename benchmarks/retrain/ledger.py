@@ -36,7 +36,7 @@ def ledger(scale: Scale, lines: Mapping[str, Line]) -> str:
         cells = [cell for cell in known.cells([phase['name']]) if cell.name not in counted]
         counted |= {cell.name for cell in cells}
         work = [sum(_work(cell)) for cell in cells]
-        done = sum(_is_done(cell, lines) for cell in cells)
+        done = sum(_is_done(cell, lines, 'tune' in phase) for cell in cells)
         what = ', '.join(phase.get('arms') or [f'the grid of {name}' for name in phase['tune']])
         phases.append(
             [
@@ -69,15 +69,14 @@ def ledger(scale: Scale, lines: Mapping[str, Line]) -> str:
     return f'{by_phase}\n\n{by_arm}'
 
 
-def _is_done(cell: Cell, lines: Mapping[str, Line]) -> bool:
+def _is_done(cell: Cell, lines: Mapping[str, Line], of_a_grid: bool) -> bool:
     """By what it is: a cell that took its values from a grid may be called otherwise."""
     if cell.name in lines:
         return True
+    if of_a_grid:  # Its arm's other points are other runs.
+        return False
     facts = (cell.scenario, cell.arm, cell.budget, cell.number)
-    # The first seed of a tuned arm is a point of its grid, which has a line of its own.
-    return cell.number > 0 and any(
-        (line['scenario'], line['arm'], line['budget'], line['number']) == facts for line in lines.values()
-    )
+    return any((line['scenario'], line['arm'], line['budget'], line['number']) == facts for line in lines.values())
 
 
 def _work(cell: Cell) -> tuple[float, float]:

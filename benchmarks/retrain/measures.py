@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.paired import Paired
-from benchmarks.retrain.cells import Scale
+from benchmarks.paired import Paired, spread
+from benchmarks.retrain.cells import Cell, Scale
+from composer_kd.errors import UserError
 
-__all__ = ['Costs', 'Entry', 'Line', 'Rates', 'Study', 'first_epoch_at', 'took']
+__all__ = ['Costs', 'Entry', 'Line', 'Rates', 'Reached', 'Study', 'first_epoch_at', 'refuse_another', 'took']
 
 Line = Mapping[str, Any]
 
@@ -50,19 +51,25 @@ class Rates:
     teacher: float
     lookup: float
 
+    measured: str = ''
+    """How they were found out."""
+
     @classmethod
     def of(cls, alone: Mapping[str, Line]) -> Rates | None:
-        """From runs that had the machine for themselves; ``None`` where there are not enough of them."""
-        by_arm = {line['arm']: line['epochs'][-1] for line in alone.values()}
-        if not {'baseline', 'kd', 'kd_recorded'} <= by_arm.keys():
+        """Medians over runs that had the machine for themselves; ``None`` where there are not enough of them."""
+        plain, live, recorded = [], [], []
+        for line in alone.values():
+            last = line['epochs'][-1]
+            images, teachers = last.get('images_recorded_total', 0), last.get('multiply_adds_teacher_total', 0.0)
+            if images:
+                recorded.append(last['seconds_teacher_total'] / images)
+            elif teachers:
+                live.append(last['seconds_teacher_total'] / teachers)
+            else:
+                plain.append(last['seconds_train_total'] / last['multiply_adds_student_total'])
+        if not (plain and live and recorded):
             return None
-        plain, live, recorded = by_arm['baseline'], by_arm['kd'], by_arm['kd_recorded']
-        images = recorded['images_recorded_total']
-        return cls(
-            plain['seconds_train_total'] / plain['multiply_adds_student_total'],
-            live['seconds_teacher_total'] / live['multiply_adds_teacher_total'],
-            recorded['seconds_teacher_total'] / images if images else 0.0,
-        )
+        return cls(*map(statistics.median, (plain, live, recorded)), _how_measured(alone.values(), plain))
 
 
 @dataclass
@@ -117,10 +124,17 @@ class Study:
 
     def _enter(self, scenario: str, arm: str, budget: int, numbers: range) -> None:
         entry = self.entries.setdefault((scenario, arm, budget), Entry(scenario, arm, budget))
+        every = self.tested_every(scenario)
         for number in numbers:
             cell = self.scale.cell(scenario, arm, budget, number)
             if cell is not None and cell.name in self.lines:
-                entry.lines[number] = self.lines[cell.name]
+                refuse_another(cell, self.lines[cell.name])
+                entry.lines[number] = _tested_at(self.lines[cell.name], every)
+
+    def tested_every(self, scenario: str) -> int:
+        """Epochs between two tests that all arms of a scenario have; what some have between them is not compared."""
+        run = {**self.scale.yaml['run'], **self.scale.yaml['scenarios'].get(scenario, {}).get('run', {})}
+        return int(str(run['eval_interval']).removesuffix('ep'))
 
     def entry(self, scenario: str, arm: str, budget: int) -> Entry | None:
         """The arm in this scenario, or in the one that it is like, where the run is the same."""
@@ -142,6 +156,11 @@ class Study:
     def budgets(self, scenario: str, arm: str) -> list[int]:
         every = sorted({budget for _, _, budget in self.entries} | {self.scale.full})
         return [budget for budget in every if self.entry(scenario, arm, budget) is not None]
+
+    def reached(self, entry: Entry) -> str:
+        """The entry's test accuracy: mean, deviation, and n where it is not the scale's."""
+        values = list(entry.last('test_accuracy').values())
+        return spread(values) + (f' (n = {len(values)})' if len(values) != self.scale.yaml['seeds'] else '')
 
     # -- comparisons ----------------------------------------------------------------------------------------------
 
@@ -203,12 +222,10 @@ class Study:
         parts = ('student', 'teachers', 'harvest', 'sunk')
         return Costs(*(statistics.fmean(getattr(one, part) for one in known) for part in parts))
 
-    def cheapest(
-        self, scenario: str, arm: str, threshold: float, key: str = 'test_accuracy'
-    ) -> tuple[float, float, int] | None:
-        """Epochs and multiply-adds (teachers and harvest inside) to an accuracy, on the budget where they are fewest.
+    def cheapest(self, scenario: str, arm: str, threshold: float, key: str = 'test_accuracy') -> Reached | None:
+        """What it takes to an accuracy, on the budget where that is the least work.
 
-        All seeds must reach it; a run counts up to its first epoch that does.
+        All seeds must reach it; a run counts up to its first test that does.
         """
         found = []
         for budget in self.budgets(scenario, arm):
@@ -217,20 +234,89 @@ class Study:
             reached = [first_epoch_at(entry.lines[number]['epochs'], threshold, key) for number in entry.numbers]
             if not all(reached):
                 continue
-            epochs, work = [], []
+            epochs, work, seconds = [], [], []
             for number, epoch in zip(entry.numbers, reached, strict=True):
                 assert epoch is not None
+                so_far = {**entry.lines[number], 'epochs': [epoch]}
+                costs, timed = self.costs(so_far), self.costs(so_far, seconds=True)
+                assert costs is not None
                 epochs.append(epoch['epoch'])
-                harvest = self._costs(entry.lines[number], _multiply_adds).harvest
-                work.append(epoch['multiply_adds_student_total'] + epoch['multiply_adds_teacher_total'] + harvest)
-            found.append((statistics.fmean(epochs), statistics.fmean(work), budget))
-        return min(found, key=lambda one: one[1], default=None)
+                work.append(costs.total())
+                seconds.append(timed.total() if timed else math.nan)
+            found.append(Reached(*map(statistics.fmean, (epochs, work, seconds)), budget))
+        return min(found, key=lambda one: one.work, default=None)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What it took to an accuracy: epochs, multiply-adds and seconds, teachers and harvest inside.
+
+    Seconds are not a number where the rates are not known.
+    """
+
+    epochs: float
+    work: float
+    seconds: float
+    budget: int
 
 
 def first_epoch_at(epochs: Iterable[Line], threshold: float, key: str) -> Line | None:
     """The first epoch at or above an accuracy; nothing is interpolated."""
     # Accuracies come out of float32 counters: equal ones must count.
     return next((epoch for epoch in epochs if epoch.get(key, -math.inf) >= threshold - 5e-7), None)
+
+
+def refuse_another(cell: Cell, line: Line) -> None:
+    """Refuse a finished run that was another one than the scale's cell of that name."""
+    found = next(_differences(cell.entry, line.get('config') or {}), None) if line.get('config') else None
+    if found is not None:
+        key, here, there = found
+        raise UserError(
+            f'{cell.name}: the results have it with {key}={there!r}, and the scale says {here!r}; give the changes '
+            f'that it was trained with, or another folder (--results)'
+        )
+
+
+# What may be otherwise on another machine, and teaches a run nothing else.
+_OF_THE_MACHINE = ('device', 'compile', 'save_interval')
+
+
+def _differences(entry: Any, config: Any, at: str = '') -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(entry, Mapping) and isinstance(config, Mapping):
+        for key, value in entry.items():
+            if key not in _OF_THE_MACHINE:
+                yield from _differences(value, config.get(key), f'{at}.{key}' if at else key)
+    elif isinstance(entry, list) and isinstance(config, list) and len(entry) == len(config):
+        for place, pair in enumerate(zip(entry, config, strict=True)):
+            yield from _differences(*pair, f'{at}[{place}]')
+    elif entry != config and not (isinstance(config, str) and config.endswith(f'/{entry}')):  # A run, by its folder.
+        yield at, entry, config
+
+
+def _tested_at(line: Line, every: int) -> Line:
+    """The line with its evaluations at multiples of so many epochs, and the last one."""
+    last = len(line['epochs'])
+    kept = [
+        epoch
+        if place == last or epoch['epoch'] % every == 0
+        else {key: value for key, value in epoch.items() if not key.startswith(_EVALUATED)}
+        for place, epoch in enumerate(line['epochs'], 1)
+    ]
+    return {**line, 'epochs': kept}
+
+
+_EVALUATED = ('test_', 'val_', 'train_accuracy_clean')
+
+
+def _how_measured(alone: Iterable[Line], plain: Sequence[float]) -> str:
+    lines = list(alone)
+    dates = sorted(line['finished_at'][:10] for line in lines)
+    threads = sorted({str(line['hardware'].get('threads', '?')) for line in lines})
+    between = f', the fastest and the slowest {100 * (max(plain) / min(plain) - 1):.0f} % apart' if plain[1:] else ''
+    return (
+        f'medians of {len(lines)} short runs with nothing beside them (`--alone`, {dates[0]}, '
+        f'{" or ".join(threads)} threads{between})'
+    )
 
 
 def took(line: Line) -> float:

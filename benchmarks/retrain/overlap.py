@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.paired import spread
 from benchmarks.retrain.cells import Scale
-from benchmarks.retrain.measures import Entry, Study
+from benchmarks.retrain.measures import Entry, Line, Study
 from benchmarks.retrain.results import Results
 from benchmarks.retrain.table import markdown_table
 from composer_kd.archive import RunDir, atomic_write
@@ -24,17 +24,18 @@ from composer_kd.errors import UserError
 
 __all__ = ['overlap', 'overlap_table', 'write_overlaps']
 
-_KEYS = ('agrees', 'right_where_it_was_wrong', 'wrong_where_it_was_right')
+_KEYS = ('agrees', 'right_where_it_was_wrong', 'same_wrong_answer', 'wrong_where_it_was_right')
 
 
 def overlap(own: Predictions, earlier: Predictions) -> dict[str, float]:
-    """Shares of the samples: of all, of those that the earlier model had wrong, and of those that it had right."""
+    """Shares of the samples: of all, of those that the earlier model had wrong (twice), and of those it had right."""
     if not own.same_samples(earlier):
         raise UserError('the two models were asked about different samples')
     answer, before = own.logits.argmax(dim=1), earlier.logits.argmax(dim=1)
     was_right = before == own.labels
     right = answer == own.labels
-    shares = _share(answer == before), _share(right[~was_right]), _share(~right[was_right])
+    agrees = answer == before
+    shares = _share(agrees), _share(right[~was_right]), _share(agrees[~was_right]), _share(~right[was_right])
     return dict(zip(_KEYS, shares, strict=True))
 
 
@@ -48,13 +49,30 @@ def write_overlaps(scale: Scale, results: Results) -> Path:
     found: dict[str, Any] = dict(results.overlaps())
     folder = Path(scale.yaml['save_folder'])
     for name, line in results.by_name().items():
-        place = scale.scenarios[line['scenario']].get('like', line['scenario'])
-        earlier = line['needs'][0] if line['needs'] else f'{place}.baseline.{scale.full}ep.s{line["number"]}'
-        if line['epochs'] and earlier != name and (of := _of_runs(folder / name, folder / earlier)) is not None:
-            found[name] = {'earlier': earlier, **of}
+        for scenario, earlier in _earlier(scale, line).items():
+            if earlier != name and (of := _of_runs(folder / name, folder / earlier)) is not None:
+                found.setdefault(name, {})[scenario] = {'earlier': earlier, **of}
     atomic_write(results.overlap_file, json.dumps(found, indent=1, sort_keys=True) + '\n')
     print(f'written: {results.overlap_file}: {len(found)} runs')
     return results.overlap_file
+
+
+def _earlier(scale: Scale, line: Line) -> dict[str, str]:
+    """The earlier iteration that a run is compared with, by scenario; nothing of a run that came to nothing.
+
+    A run that recycles nothing is one of several scenarios, and stands beside the earlier iteration of each.
+    """
+    if not line['epochs']:
+        return {}
+    if line['needs']:
+        return {line['scenario']: line['needs'][0]}
+    places = [
+        name
+        for name in scale.yaml['scenarios']
+        if scale.scenarios[name].get('like', name) == line['scenario'] and line['arm'] != 'earlier'
+    ]
+    cells = {place: scale.earlier(place, line['number']) for place in places}
+    return {place: cell.name for place, cell in cells.items() if cell is not None}
 
 
 def _of_runs(own: Path, earlier: Path) -> dict[str, float] | None:
@@ -69,16 +87,18 @@ def overlap_table(study: Study, scenario: str, arms: Sequence[str]) -> str:
     for arm in arms:
         for budget in study.budgets(scenario, arm):
             entry = study.entry(scenario, arm, budget)
-            if entry is not None and entry.scenario == scenario and (cells := _cells(entry)):
+            if entry is not None and (cells := _cells(entry, scenario)):
                 rows.append([f'`{arm}`', str(budget), *cells])
-    head = ['arm', 'epochs', 'agrees with it, %', 'right where it was wrong, %', 'wrong where it was right, %']
+    head = ['arm', 'epochs', 'agrees with it, %', 'right where it was wrong, %', 'the same wrong answer there, %']
+    head += ['wrong where it was right, %']
     note = (
         'Test images, answers of the last epoch, beside those of the earlier iteration that the arm recycles (the '
-        'first one, if several); arms that recycle nothing beside the baseline of the same number.'
+        'first one, if several). Arms that recycle nothing stand beside it for comparison: what any model shares with '
+        'it.'
     )
     return markdown_table('What is passed on of the earlier iteration', head, rows, note)
 
 
-def _cells(entry: Entry) -> list[str]:
-    found = [one for number in entry.numbers if (one := entry.lines[number].get('overlap'))]
+def _cells(entry: Entry, scenario: str) -> list[str]:
+    found = [one for number in entry.numbers if (one := (entry.lines[number].get('overlap') or {}).get(scenario))]
     return [spread([100 * one[key] for one in found]) for key in _KEYS] if found else []

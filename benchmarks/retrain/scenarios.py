@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 
 from benchmarks.paired import Paired, spread
 from benchmarks.retrain.measures import Entry, Study
@@ -39,34 +40,46 @@ def generations(study: Study, scenario: str) -> str:
 
 def search(study: Study, scenario: str) -> str:
     """A search alone, and the same search with every run taught by the one that it began with."""
-    families = {name: study.scale.families.get(name, []) for name in ('search', 'search_kd')}
-    found: dict[str, dict[float, Entry]] = {name: {} for name in families}
-    for name, arms in families.items():
-        for arm in arms:
-            for budget in study.budgets(scenario, arm):
-                entry = study.entry(scenario, arm, budget)
-                assert entry is not None
-                found[name][float(arm.partition('@')[2])] = entry
-    if not any(found.values()):
+    alone, taught = (_by_rate(study, scenario, family) for family in ('search', 'search_kd'))
+    if not (alone or taught):
         return ''
-
-    def best(name: str) -> dict[float, float]:
-        return {rate: statistics.fmean(e.last('test_accuracy').values()) for rate, e in found[name].items()}
-
-    def work(name: str) -> float:
-        costs = [study.mean_costs(entry) for entry in found[name].values()]
-        return sum(cost.total() for cost in costs if cost is not None) / 1e12
-
-    alone, taught = best('search'), best('search_kd')
+    first = float(study.scale.families['search'][0].partition('@')[2])
+    if first in alone and taught:
+        taught[first] = alone[first]  # The run that the others learn from is one of both searches.
+    searches = (alone, taught)
     rows = []
     for rate in sorted({*alone, *taught}):
-        cells = (f'{alone[rate]:.1f}' if rate in alone else NOTHING, f'{taught[rate]:.1f}' if rate in taught else '')
-        rows.append([f'{rate:g}', cells[0], cells[1] or 'teaches'])
-    for name, of in (('best', max), ('mean', statistics.fmean)):
-        # Of the rates that both have: the first run of the search teaches the others.
-        both = [rate for rate in alone if rate in taught]
-        if both:
-            cells = [f'{of([values[rate] for rate in both]):.1f}' for values in (alone, taught)]
-            rows.append([f'{name} of the {len(both)} that both have', *cells])
-    rows.append(['work, 10^12 multiply-adds', f'{work("search"):.1f}', f'{work("search_kd"):.1f}'])
+        cells = [f'{_mean(runs[rate]):.1f}' if rate in runs else NOTHING for runs in searches]
+        rows.append([f'{rate:g}' + (', which teaches' if rate == first else ''), *cells])
+    rows.append(['the one chosen on the validation part', *map(_chosen, searches)])
+    means = [statistics.fmean(map(_mean, runs.values())) if runs else None for runs in searches]
+    rows.append(['mean of all', *(NOTHING if mean is None else f'{mean:.1f}' for mean in means)])
+    rows.append(['work, 10^12 multiply-adds', *(f'{_work(study, runs):.1f}' for runs in searches)])
     return markdown_table('The search, rate by rate', ['learning rate', 'alone', 'taught by the first'], rows)
+
+
+def _by_rate(study: Study, scenario: str, family: str) -> dict[float, Entry]:
+    found = {}
+    for arm in study.scale.families.get(family, []):
+        for budget in study.budgets(scenario, arm):
+            entry = study.entry(scenario, arm, budget)
+            assert entry is not None
+            found[float(arm.partition('@')[2])] = entry
+    return found
+
+
+def _mean(entry: Entry, key: str = 'test_accuracy') -> float:
+    return statistics.fmean(entry.last(key).values())
+
+
+def _chosen(runs: Mapping[float, Entry]) -> str:
+    """Whatever chooses looks at the validation part; what it gets is the test accuracy."""
+    if not runs:
+        return NOTHING
+    rate = max(runs, key=lambda one: _mean(runs[one], 'val_accuracy'))
+    return f'{_mean(runs[rate]):.1f} ({rate:g})'
+
+
+def _work(study: Study, runs: Mapping[float, Entry]) -> float:
+    costs = [study.mean_costs(entry) for entry in runs.values()]
+    return sum(cost.total() for cost in costs if cost is not None) / 1e12

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from benchmarks.retrain.cells import Cell, Scale
+from benchmarks.retrain.measures import refuse_another
 from benchmarks.retrain.results import Results, line_of, line_of_failure
 from composer_kd.archive import RunDir
 from composer_kd.archive.waiting import locked
@@ -51,7 +52,11 @@ class Worker:
         done = 0
         while True:
             known = self.results.by_name()
-            open_cells = [cell for cell in self.scale.cells(only) if cell.name not in known]
+            cells = list(self.scale.cells(only))
+            for cell in cells:
+                if cell.name in known:
+                    refuse_another(cell, known[cell.name])
+            open_cells = [cell for cell in cells if cell.name not in known]
             if not open_cells and not self.scale.waiting(only):
                 return True
             if (most is not None and done >= most) or (self.deadline and time.monotonic() >= self.deadline):

@@ -74,13 +74,15 @@ def _sections(folder: Path) -> Iterator[str]:
         if file.is_file():
             yield _deeper(table(json.loads(file.read_text())))
         else:
-            yield f'## {name}\n\nNot run yet: it waits for its hardware.'
+            waits = 'it waits for a GPU' if name.startswith('h200/') else f'`{_command(name)}`'
+            yield f'## {name}\n\nNot run yet: {waits}.'
 
 
 def _retrain(name: str, folder: Path) -> str:
     results = Results(name, folder / 'retrain' / 'results')
     if not results.file.is_file():
-        waiting = f'## Retraining: the scale `{name}`\n\nNot run yet: it waits for its hardware.'
+        what = 'a GPU' if name == 'h200' else 'its turn'
+        waiting = f'## Retraining: the scale `{name}`\n\nNot run yet: it waits for {what}.'
         return '\n\n'.join(filter(None, [waiting, _deeper(pairs(Study(Scale(name), {})))]))
     scale = Scale(name, accuracy=results.accuracy)
     study = Study(scale, results.by_name(), results.by_name(alone=True))
@@ -104,6 +106,14 @@ def _tables() -> dict[str, Callable[[dict[str, Any]], str]]:
     }
     studies = {f'{name}/{name}.json': study_table for name in STUDIES}
     return {**of_its_own, **studies, **on_a_gpu}
+
+
+def _command(name: str) -> str:
+    folder = Path(name).parent
+    study = HERE / folder / f'{folder}.yaml'
+    if not study.is_file():
+        return f'python benchmarks/{folder}/{folder}.py'
+    return next(line for line in study.read_text().splitlines() if 'benchmarks.study' in line).strip('# ').strip()
 
 
 def _program(file: Path) -> Any:

@@ -443,6 +443,25 @@ def test_the_page_on_choosing_names_every_loss_mix_and_schedule() -> None:
         assert rows == {name for name in names if not name.startswith('...')}
 
 
+def test_what_a_teacher_costs_is_quoted_from_the_results() -> None:
+    """Cells of the page on choosing against those of the page of results; what is not measured is left empty."""
+    rows = tables(ROOT / 'docs' / 'choosing.md')['What a teacher costs'][0][1:]
+    found = tables(ROOT / 'benchmarks' / 'RESULTS.md')
+    measured = found['Step costs: resnet20, batch 128, bf16, channels_last']
+    step, memory = ({row[0]: row for row in of} for of in (measured[0], measured[-1]))
+    assert measured[-1][0][-1] == "of the plain step's"
+    plain = float(step['trainer'][1])
+    for name, taken, share, peak in rows:
+        name = 'trainer' if name == 'none' else name
+        assert taken == step[name][1]
+        assert share == f'{float(taken) / plain:.2f}'
+        assert peak == (memory[name][-1] if name in memory else '')
+    assert {row[0] for row in rows} == {'none', *(name for name in step if re.match(r'\d+ (recorded|live)', name))}
+    page, results = ((ROOT / name).read_text() for name in ('docs/choosing.md', 'benchmarks/RESULTS.md'))
+    (command,) = re.findall(r'`(python benchmarks/steps/steps\.py[^`]*)`', page)
+    assert f'`{command}`' in results
+
+
 @pytest.mark.parametrize(
     ('heading', 'algorithm', 'source', 'of_mode'),
     [

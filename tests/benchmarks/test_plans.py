@@ -96,3 +96,9 @@ def test_oracles_have_the_teachers_of_the_average_beside_them() -> None:
     by = {run.arm: run.teachers for run in plan.runs if run.name.endswith('-s2')}
     for count in (1, 3, 5):
         assert by[f'kd_of_{count}'] == by[f'oracle_of_{count}'] == tuple(f'member{k}-s2' for k in range(count))
+
+
+def test_the_published_perceptrons_train_on_all_images() -> None:
+    runs = plan_of('hinton').runs
+    assert {run.config.data.val_fraction for run in runs} == {0}
+    assert {run.config.data.subset for run in runs} == {None}

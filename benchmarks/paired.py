@@ -32,10 +32,14 @@ class Paired:
         return cls(mean, quantile(0.95, n - 1) * error, p, n)
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, digits: int = 1) -> str:
         if self.half is None or self.p is None:
-            return f'{self.mean:+.1f}'
+            return f'{self.mean:+.{digits}f}'
         chance = f'{self.p:.3f}' if self.p >= 0.001 else '<0.001'
-        return f'{self.mean:+.1f} ({self.mean - self.half:+.1f} to {self.mean + self.half:+.1f}), p {chance}'
+        low, high = self.mean - self.half, self.mean + self.half
+        return f'{self.mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f}), p {chance}'
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

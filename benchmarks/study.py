@@ -25,10 +25,16 @@ from typing import Any
 from benchmarks.aged import aged_table, spent, steps_table, takeovers_of
 from benchmarks.attacked import attacked_table, under_attack
 from benchmarks.paired import Paired, spread
+from benchmarks.sizes import size_of, sizes_table
 from benchmarks.together import ensembles_of, ensembles_table
 from composer_kd.archive import Archive, RunDir, atomic_write
+from composer_kd.errors import UserError, nearest
 from composer_kd.runs.plan import PlannedRun, make_plan
 from composer_kd.runs.yaml_file import apply_overrides, read_yaml
+
+# What the studies that ours repeat have published, by the arms of ours: test accuracies in percent.
+PUBLISHED = {'hinton': {'teacher': 99.33, 'alone': 98.54, 'distilled': 99.26}}
+NOTHING = '–'
 
 
 def main() -> int:
@@ -39,20 +45,30 @@ def main() -> int:
     parser.add_argument('--only', metavar='RUN', help='train this run alone, and write no table')
     parser.add_argument('--table-only', action='store_true')
     options = parser.parse_intermixed_args()
+    try:
+        plan = make_plan(apply_overrides(read_yaml(options.yaml), options.changes), where=str(options.yaml))
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    arms = list(dict.fromkeys(run.arm for run in plan.runs))
+    if options.baseline is not None and options.baseline not in arms:
+        parser.error(f'--baseline {options.baseline}: there is no such arm; {nearest(options.baseline, arms)}')
     if not options.table_only:
         command = [sys.executable, '-m', 'composer_kd.run', str(options.yaml), *options.changes, '--no-report']
         command += ['--only', options.only] if options.only else []
         if status := subprocess.run(command, check=False).returncode or options.only is not None:
             return int(status) if status is not True else 0
-    plan = make_plan(apply_overrides(read_yaml(options.yaml), options.changes), where=str(options.yaml))
     result = collect(list(plan.runs), options.yaml)
+    if not result['arms']:
+        print(f'{options.yaml}: nothing of it has finished yet', file=sys.stderr)
+        return 1
     if takeovers := {**_before(options.yaml).get('takeovers', {}), **takeovers_of(plan.runs)}:
         result['takeovers'] = takeovers
     if plan.ensembles:
         result['ensembles'] = ensembles_of(plan.folder) or _before(options.yaml).get('ensembles', {})
     if options.baseline:
         result['command'] += f' --baseline {options.baseline}'
-    result['baseline'] = options.baseline or next(iter(result['arms']))
+    result['baseline'] = options.baseline or arms[0]
     atomic_write(options.yaml.with_suffix('.json'), json.dumps(result, indent=1) + '\n')
     atomic_write(options.yaml.with_suffix('.md'), table(result) + '\n')
     print(table(result))
@@ -64,9 +80,11 @@ def collect(runs: list[PlannedRun], yaml: Path) -> dict[str, Any]:
     before = _before(yaml)
     arms: dict[str, list[dict[str, Any]]] = {}
     facts = {key: before[key] for key in ('hardware', 'versions', 'date') if key in before}
+    first = {run.arm: min(other.config.seed for other in runs if other.arm == run.arm) for run in runs}
     for run in runs:
+        number = run.config.seed - first[run.arm]
         earlier = [
-            {'cpu': before['hardware']['cpu'], **one}
+            {'cpu': before['hardware']['cpu'], **one, 'number': number}
             for one in before['arms'].get(run.arm, [])
             if one['seed'] == run.config.seed
         ]
@@ -74,7 +92,7 @@ def collect(runs: list[PlannedRun], yaml: Path) -> dict[str, Any]:
             manifest = RunDir(run.folder).manifest()
             finished = str((manifest.model_extra or {}).get('finished_at'))[:10]
             facts = {'hardware': manifest.hardware, 'versions': manifest.versions, 'date': finished}
-            earlier = [{**figures(run), 'cpu': manifest.hardware['cpu']}]
+            earlier = [{**figures(run), 'number': number, 'cpu': manifest.hardware['cpu']}]
         arms.setdefault(run.arm, []).extend(earlier)
     planned = {arm: sum(run.arm == arm for run in runs) for arm in arms}
     what = yaml.read_text().splitlines()[0].lstrip('# ')
@@ -97,7 +115,11 @@ def _before(yaml: Path) -> dict[str, Any]:
 def figures(run: PlannedRun) -> dict[str, Any]:
     """What a run reached, in percent, and what it cost, in multiply-adds."""
     lines = RunDir(run.folder).metrics()
-    tested = [[line['epoch'], round(100 * line['test_accuracy'], 2)] for line in lines if line.get('test_accuracy')]
+    tested = [
+        [line['epoch'], round(100 * line['test_accuracy'], 2)]
+        for line in lines
+        if line.get('test_accuracy') is not None
+    ]
     last = lines[-1]
     return {
         'seed': run.config.seed,
@@ -108,6 +130,7 @@ def figures(run: PlannedRun) -> dict[str, Any]:
         'teacher': last['multiply_adds_teacher_total'],
         **looked_up(run, lines),
         **under_attack(run, last),
+        **size_of(run, last),
         'curve': tested,
         **({'spent': spent(lines)} if run.config.replaces is not None else {}),
     }
@@ -131,17 +154,17 @@ def looked_up(run: PlannedRun, lines: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def gains(arm: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> list[float]:
-    """Differences to the baseline: of equal seeds; where an arm has others, of the runs in the same places."""
-    of_seed = {one['seed']: one['test'] for one in baseline}
-    if not of_seed.keys() & {one['seed'] for one in arm}:
-        shift = arm[0]['seed'] - baseline[0]['seed']
-        of_seed = {seed + shift: test for seed, test in of_seed.items()}
-    return [round(one['test'] - of_seed[one['seed']], 2) for one in arm if one['seed'] in of_seed]
+    """Differences to the baseline, of repetitions of one number: arms may have other seeds, and lack some."""
+    of_number = {one['number']: one['test'] for one in baseline}
+    return [round(one['test'] - of_number[one['number']], 2) for one in arm if one['number'] in of_number]
 
 
 def table(result: dict[str, Any]) -> str:
     arms, baseline = result['arms'], result['baseline']
-    student = statistics.mean(one['student'] for one in arms[baseline])
+    published = PUBLISHED.get(Path(result['yaml']).stem, {})
+    digits = 2 if published else 1
+    compared = arms.get(baseline, [])
+    student = statistics.mean(one['student'] for one in compared) if compared else None
     lines = [f'# {result["what"]}', '']
     processors = sorted({one['cpu'] for runs in arms.values() for one in runs})
     lines += [
@@ -154,27 +177,34 @@ def table(result: dict[str, Any]) -> str:
         'were looked up, charged to each run.',
         '',
     ]
-    heads = 'arm', 'seeds', 'test, last, %', 'best, %', 'gain', 'samples', 'student', 'teachers', 'harvest', 'saved'
+    heads = ['arm', 'seeds', 'test, last, %', 'best, %', 'gain', 'samples', 'student', 'teachers', 'harvest', 'saved']
+    heads[4:4] = ['published, %'] if published else []
     lines += [f'| {" | ".join(heads)} |', '|---|' + '---:|' * (len(heads) - 1)]
     for arm, runs in arms.items():
         costs = [statistics.mean(one[name] for one in runs) for name in ('student', 'teacher', 'harvest', 'saved')]
         cells = [
             arm,
             f'{len(runs)} of {result["planned"][arm]}',
-            spread([one['test'] for one in runs]),
-            spread([one['best'] for one in runs]),
-            '' if arm == baseline else str(Paired.of(gains(runs, arms[baseline]))),
+            spread([one['test'] for one in runs], digits),
+            spread([one['best'] for one in runs], digits),
+            *([f'{published[arm]:.2f}' if arm in published else NOTHING] if published else []),
+            '' if arm == baseline else _gain(gains(runs, compared), digits),
             f'{statistics.mean(one["samples"] for one in runs):,.0f}',
-            *(f'{100 * cost / student:.1f} %' for cost in costs),
+            *(f'{100 * cost / student:.1f} %' if student else NOTHING for cost in costs),
         ]
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(
         lines
-        + attacked_table(result, student)
+        + sizes_table(result)
+        + (attacked_table(result, student) if student else [])
         + steps_table(result)
         + aged_table(result.get('takeovers', {}))
         + ensembles_table(result.get('ensembles', {}))
     )
+
+
+def _gain(differences: list[float], digits: int) -> str:
+    return Paired.of(differences).text(digits) if differences else NOTHING
 
 
 if __name__ == '__main__':

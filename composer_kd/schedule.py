@@ -100,7 +100,7 @@ FORMS = {
 """What a schedule looks like, and what it means."""
 _DECAYS = ('linear', 'cosine', 'exponential')
 _GRAMMAR = (
-    "'always', 'every 10ep', 'first 20ep', 'first 0.3dur', 'from 10ep to 50ep' or 'until overtaken', "
+    f'one of {", ".join(repr(form) for form in FORMS if not form.startswith("..."))}, '
     "each with an optional ', linear decay', ', cosine decay' or ', exponential decay to 0.1' (units: ep, ba, dur)"
 )
 
@@ -152,12 +152,11 @@ class Schedule:
         self.text = text.strip()
         when, _, decay = (part.strip() for part in self.text.partition(','))
         self.start, self.stop, self.period = _Mark(0.0, 'dur'), _Mark(1.0, 'dur'), None
+        self._windowed = False
         self.until_overtaken = when == 'until overtaken'
         if when not in ('always', 'until overtaken'):
             self._parse_when(when)
         self.decay, self.floor = self._parse_decay(decay)
-        # The whole training is the span of a schedule without a window of its own; only a decay has to know it.
-        self._windowed = when.startswith(('first', 'from'))
 
     @classmethod
     def of(cls, schedule: Schedule | str) -> Schedule:
@@ -199,15 +198,15 @@ class Schedule:
                 raise UserError(f"schedule: {self.text!r}: 'every' takes a whole number of ep or ba, from 1 on")
             self.period = period
         elif match := re.fullmatch(rf'first {_MARK}', when):
-            self.start, self.stop = _Mark(0.0, match[2]), _Mark(float(match[1]), match[2])
+            self._between(_Mark(0.0, match[2]), _Mark(float(match[1]), match[2]))
         elif match := re.fullmatch(rf'from {_MARK} to {_MARK}', when):
-            self.start, self.stop = _Mark(float(match[1]), match[2]), _Mark(float(match[3]), match[4])
+            self._between(_Mark(float(match[1]), match[2]), _Mark(float(match[3]), match[4]))
         else:
             raise UserError(f'schedule: {self.text!r} is not a schedule; write {_GRAMMAR}')
-        if self.period is None:
-            self._check_window()
 
-    def _check_window(self) -> None:
+    def _between(self, start: _Mark, stop: _Mark) -> None:
+        """A window of its own. Without one the span is the whole training, which only a decay has to know."""
+        self.start, self.stop, self._windowed = start, stop, True
         if self.start.unit != self.stop.unit:
             raise UserError(f'schedule: {self.text!r} mixes {self.start.unit} and {self.stop.unit}; use one unit')
         if self.stop.value <= self.start.value:

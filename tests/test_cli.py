@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from composer_kd.cli import main
+from composer_kd.data.augment_section import AugmentSection
+from composer_kd.data.convert import _TORCHVISION
 from composer_kd.runs.yaml_file import shipped_yamls
 
 
@@ -128,8 +131,29 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         'OneCycle',
         'first 20ep',
         'synthetic100',
-        'convert cifar100',
+        'resized_crop',
     ):
         assert f'  {name} ' in output
     assert main(['list', 'mixes']) == 0
     assert 'resnet56' not in capsys.readouterr().out
+
+
+def lines_of(kind: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    assert main(['list', kind]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == f'{kind}:'
+    return {line[2:30].strip(): line[31:] for line in lines}
+
+
+def test_list_says_how_to_get_each_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    told = lines_of('data sets', capsys)
+    named = {name for name, line in told.items() if f'composer-kd convert {name} FOLDER' in line}
+    assert named == {*_TORCHVISION, 'FILE.npz'}
+
+
+def test_list_has_every_family_of_views_and_what_comes_after_them(capsys: pytest.CaptureFixture[str]) -> None:
+    told = lines_of('augmentations', capsys)
+    fields = AugmentSection.model_fields
+    after = {f'..., {name}' for name in fields if name not in ('name', 'scale', 'ratio')}
+    assert set(told) == {*get_args(fields['name'].annotation), *after}
+    assert all(told.values())

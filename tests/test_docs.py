@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import inspect
 import json
@@ -11,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -77,7 +79,7 @@ class Block:
     @property
     def file(self) -> str | None:
         """The file that the block is to be written to, where the paragraph above begins with one."""
-        named = re.match(r'`([\w./-]+\.(?:py|json|toml))`', self.above)
+        named = re.match(r'`([\w./-]+\.(?:py|json|toml|md))`', self.above)
         return named[1] if named else None
 
 
@@ -225,8 +227,10 @@ def in_process(*arguments: str, folder: Path, path: Path = ROOT) -> subprocess.C
 @pytest.mark.parametrize('block', of_language('python'))
 def test_python_compiles(block: Block) -> None:
     text = dedent(block.text)
-    if text.startswith("'"):  # a row of a dict
+    if text.startswith("'"):  # a row of a dict or of a list
         compile('{' + text + '}', block.place, 'eval')
+    elif text.startswith('elif'):
+        compile(f'if 0:\n    pass\n{text}', block.place, 'exec')
     else:
         compile(text, block.place, 'exec')
 
@@ -439,6 +443,25 @@ def test_the_page_on_choosing_names_every_loss_mix_and_schedule() -> None:
         assert rows == {name for name in names if not name.startswith('...')}
 
 
+def test_what_a_teacher_costs_is_quoted_from_the_results() -> None:
+    """Cells of the page on choosing against those of the page of results; what is not measured is left empty."""
+    rows = tables(ROOT / 'docs' / 'choosing.md')['What a teacher costs'][0][1:]
+    found = tables(ROOT / 'benchmarks' / 'RESULTS.md')
+    measured = found['Step costs: resnet20, batch 128, bf16, channels_last']
+    step, memory = ({row[0]: row for row in of} for of in (measured[0], measured[-1]))
+    assert measured[-1][0][-1] == "of the plain step's"
+    plain = float(step['trainer'][1])
+    for name, taken, share, peak in rows:
+        name = 'trainer' if name == 'none' else name
+        assert taken == step[name][1]
+        assert share == f'{float(taken) / plain:.2f}'
+        assert peak == (memory[name][-1] if name in memory else '')
+    assert {row[0] for row in rows} == {'none', *(name for name in step if re.match(r'\d+ (recorded|live)', name))}
+    page, results = ((ROOT / name).read_text() for name in ('docs/choosing.md', 'benchmarks/RESULTS.md'))
+    (command,) = re.findall(r'`(python benchmarks/steps/steps\.py[^`]*)`', page)
+    assert f'`{command}`' in results
+
+
 @pytest.mark.parametrize(
     ('heading', 'algorithm', 'source', 'of_mode'),
     [
@@ -489,46 +512,91 @@ def test_the_models_of_the_design_page_are_all() -> None:
 # -- the recipe -----------------------------------------------------------------------------------------------------
 
 
-def test_the_recipe_for_an_algorithm_works_as_written(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / 'composer_kd', tmp_path / 'composer_kd', ignore=shutil.ignore_patterns('__pycache__'))
-    (tmp_path / 'tests').mkdir()
-    for name in ('__init__.py', 'conftest.py'):
-        shutil.copy(ROOT / 'tests' / name, tmp_path / 'tests')
-    shutil.copytree(
-        ROOT / 'tests' / 'algorithms', tmp_path / 'tests' / 'algorithms', ignore=shutil.ignore_patterns('__pycache__')
-    )
-    for block in blocks(RECIPE):
-        if block.file is None or not block.file.startswith(('composer_kd/', 'tests/')):
-            continue
-        path = tmp_path / block.file
-        if 'a row at the end' in block.above:
-            path.write_text(path.read_text() + block.text)
-        elif 'a row in' in block.above:
-            known = 'from tests.algorithms.common'
-            imported = f'from composer_kd.algorithms.soft_targets import SoftTargets\n{known}'
-            body, end, _ = path.read_text().replace(known, imported, 1).rpartition('}\n')
-            path.write_text(body + block.text + end)
-        else:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(block.text)
-    chosen = [
-        'tests/algorithms/test_soft_targets.py',
-        'tests/algorithms/test_common.py',
-        '-k',
-        'SoftTargets or soft_targets',
-    ]
+OF_RECIPES = ('composer_kd/', 'tests/', 'docs/')
+# The tests that the recipes write, the common ones that they enrol something in, and those of pages: how many are about
+# what was added, at least.
+OF_THE_TESTS = {
+    'tests/algorithms/test_soft_targets.py': 2,
+    'tests/algorithms/test_common.py': 6,
+    'tests/functional/test_losses.py': 4,
+    'tests/teachers/test_mix.py': 2,
+    'tests/test_schedule.py': 1,
+    'tests/models/test_every_model.py': 3,
+    'tests/models/test_linear.py': 1,
+    'tests/test_docs.py': 2,
+}
+KEYWORDS = (
+    'SoftTargets or soft_targets or cosine or every_registered_loss or median or all_other_mixes or last or linear or '
+    'page_on_choosing or models_of_the_design_page'
+)
+
+
+def follow(block: Block, folder: Path) -> None:
+    """Do with a block what the paragraph above it says: a file, or lines that are put into one."""
+    assert block.file is not None
+    path = folder / block.file
+    place, text = block.above.partition('`, ')[2], block.text
+    if not place:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    if place.startswith('at the end'):
+        lines += ['\n\n', text]
+    elif place.startswith('a row at the end'):
+        lines += [text]
+    elif found := re.match(r'above `(.+?)`(?: in `(\w+)`)?', place):
+        within = line_with(lines, f'def {found[2]}(') if found[2] else 0
+        apart = '\n\n' if text.startswith('def ') else ''
+        lines.insert(line_with(lines, found[1], within), text + apart)
+    elif found := re.match(r'a row in `(\w+)`', place):
+        lines.insert(line_with(lines, '}', line_with(lines, found[1])), text)
+    elif found := re.match(r'below the row of `(.+?)`', place):
+        lines.insert(line_with(lines, f'| `{found[1]}` |') + 1, text)
+    else:
+        found = re.match(r'behind `(\w+)` in the row of names', place)
+        assert found, f'{block.place}: {place}'
+        row = line_with(lines, '| `name` | required | `resnet')
+        lines[row] = lines[row].replace(f'`{found[1]}`,', f'`{found[1]}`, {text.strip()}', 1)
+    if imported := re.search(r'import `(\w+)` from `([\w.]+)`', place):
+        (*_, last) = [
+            node for node in ast.parse(path.read_text()).body if 'composer_kd' in (getattr(node, 'module', '') or '')
+        ]
+        lines.insert(last.end_lineno, f'from {imported[2]} import {imported[1]}\n')
+    path.write_text(''.join(lines))
+
+
+def line_with(lines: list[str], start: str, after: int = 0) -> int:
+    """The first line that begins so, wherever it is indented to."""
+    return next(number for number, line in enumerate(lines) if number >= after and line.lstrip().startswith(start))
+
+
+def test_the_recipes_work_as_written(tmp_path: Path) -> None:
+    for name in ('composer_kd', 'tests', 'docs'):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__'))
+    for file in [*ROOT.glob('*.md'), ROOT / 'pyproject.toml']:
+        shutil.copy(file, tmp_path)
+    recipes = [block for block in blocks(RECIPE) if block.file and block.file.startswith(OF_RECIPES)]
+    assert len(recipes) >= 20
+    for block in recipes:
+        follow(block, tmp_path)
+    python = [str(tmp_path / name) for name in sorted({block.file for block in recipes if block.file.endswith('.py')})]
+    for check in (['check', '--no-cache'], ['format', '--check', '--no-cache']):
+        done = in_process('-m', 'ruff', *check, *python, folder=tmp_path, path=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
     both = f"""if True:
         import pytest
         from composer_kd import cli
-        cli.main(['list', 'algorithms'])
-        raise SystemExit(pytest.main(['-q', '-p', 'no:cacheprovider', *{chosen!r}]))
+        cli.main(['list'])
+        files = {list(OF_THE_TESTS)!r}
+        raise SystemExit(pytest.main(['-q', '-p', 'no:cacheprovider', '-rA', *files, '-k', {KEYWORDS!r}]))
     """
     done = in_process('-c', both, folder=tmp_path, path=tmp_path)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert '(1 - alpha) CE + alpha T^2 KL' in done.stdout
-    passed = re.search(r'(\d+) passed', done.stdout)
-    assert passed
-    assert int(passed[1]) >= 8
+    for summary in ('(1 - alpha) CE', 'one minus the cosine', 'the median of all', 'last 0.1dur', 'One linear'):
+        assert summary in done.stdout
+    passed = Counter(re.findall(r'^PASSED (\S+?)::', done.stdout, flags=re.MULTILINE))
+    assert not [file for file, least in OF_THE_TESTS.items() if passed[file] < least], passed
 
 
 def test_names_from_another_package_work_as_written(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.yaml_file import read_yaml, shipped_yamls
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize('name', shipped_yamls())
@@ -76,3 +80,32 @@ def test_the_fast_one_is_the_baseline_and_five_of_a_fifth_of_its_length() -> Non
     assert first.config.model_copy(update={'seed': baseline.seed}) == baseline
     assert [(run.after, run.config.epochs) for run in others] == [(('gen0',), 40)] * 5
     assert all(run.config.model == baseline.model and run.config.data == baseline.data for run in others)
+
+
+def options_of(name: str, algorithm: str, option: str, default: str) -> list[str]:
+    """What the arms of a file give to an algorithm, in the order of the file."""
+    runs = make_plan(read_yaml(shipped_yamls()[name])).runs
+    given = [run.config.algorithms[algorithm] for run in runs if algorithm in run.config.algorithms]
+    values = [options.get(option, default) for options in given]
+    return [value['name'] if isinstance(value, dict) else value for value in values]
+
+
+def test_files_compare_what_they_and_the_pages_say() -> None:
+    losses = options_of('distillation.yaml', 'Distillation', 'loss', 'kl')
+    assert losses == ['kl', 'mse', 'dkd', 'dist']
+    assert 'by four losses' in shipped_yamls()['distillation.yaml'].read_text().splitlines()[0]
+    variants = options_of('born_again_controls.yaml', 'BornAgain', 'method', 'ban')
+    assert variants == ['ban', 'ban+l', 'cwtm', 'dkpp']
+    assert options_of('born_again.yaml', 'BornAgain', 'method', 'ban') == ['ban', 'ban', 'ban']
+    page = (ROOT / 'composer_kd' / 'algorithms' / 'born_again' / 'README.md').read_text()
+    assert re.search(r'born_again_controls\.yaml` compares the four variants', page)
+
+
+def test_label_refinery_is_shown_with_the_crops_that_it_is_for() -> None:
+    page = (ROOT / 'composer_kd' / 'algorithms' / 'label_refinery' / 'README.md').read_text()
+    (example,) = re.findall(r'```yaml\n(.*?)```', page, flags=re.DOTALL)
+    for runs in (
+        make_plan(yaml.safe_load(example)).runs,
+        make_plan(read_yaml(shipped_yamls()['label_refinery.yaml'])).runs,
+    ):
+        assert {run.config.data.augment.name for run in runs} == {'resized_crop'}

@@ -43,9 +43,10 @@ def _scenario(scenario: dict[str, Any]) -> dict[str, Any]:
     """Without what asks for a size or a net that toys have not."""
     small = {}
     for part, patch in scenario.items():
-        small[part] = {key: value for key, value in patch.items() if key not in ('model', 'batch_size', 'data')}
+        large = ('model', 'batch_size', 'data', 'max_duration')
+        small[part] = {key: value for key, value in patch.items() if key not in large}
         if 'data' in patch:
-            small[part]['data'] = {'subset': 200}
+            small[part]['data'] = {**patch['data'], **({'subset': 200} if 'subset' in patch['data'] else {})}
         if 'model' in patch:
             small[part]['model'] = {'name': 'mlp', 'hidden': [24 if part == 'earlier' else 8]}
     return small

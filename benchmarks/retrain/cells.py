@@ -221,9 +221,9 @@ class Scale:
         if not patch:
             return cell
         entry = merge(dict(cell.entry), patch)
-        return Cell(
-            scenario, 'earlier', self.full, number, f'{scenario}.earlier.{self.full}ep.s{number}', entry, earlier=True
-        )
+        length = int(str(entry['max_duration']).removesuffix('ep'))
+        name = f'{scenario}.earlier.{length}ep.s{number}'
+        return Cell(scenario, 'earlier', length, number, name, entry, earlier=True)
 
     def family_of(self, arm: str) -> str:
         """Whose grid an arm's values come from: its own, where the scale has one, or that of the arm it is ``like``."""

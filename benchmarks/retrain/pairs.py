@@ -23,9 +23,10 @@ ROWS = {
     'KD of standardized logits': 'kd_standardized',
     'DIST': 'dist',
 }
-NOTE = """In brackets the published figures, which are those of the best test epoch; ours are the last epoch's, mean and
-standard deviation over seeds, after training on 45,000 of the 50,000 images, the teachers for 200 epochs. What waits
-has not run yet. With all images and the published 240 epochs for teachers too: yamls/cifar100/pair_*.yaml."""
+NOTE = """In brackets the published figures: those of the best test epoch, of students of one teacher. Ours are the last
+epoch's, mean and standard deviation over three seeds, each with a teacher of its own, in bfloat16. Otherwise the recipe
+is the published one: all 50,000 images, and 240 epochs for teachers too. What waits has not run yet.
+yamls/cifar100/pair_*.yaml have it with one teacher of five students."""
 
 
 def pairs(study: Study) -> str:

@@ -8,7 +8,16 @@ from pydantic import Field, field_validator, model_serializer, model_validator
 
 from composer_kd.section import Section
 
-__all__ = ['AugmentSection', 'ColourJitterSection', 'RandAugmentSection']
+__all__ = ['AUGMENTATIONS', 'AugmentSection', 'ColourJitterSection', 'RandAugmentSection']
+
+AUGMENTATIONS = {
+    'crop_flip': 'a crop out of a zero border, half of them mirrored: the default, or true',
+    'resized_crop': 'a box of random size and shape, stretched to the size of the image, half of them mirrored',
+    'none': 'the image as it is stored; or false',
+    '..., colour_jitter': 'after either crop: brightness, contrast, saturation and hue',
+    '..., rand_augment': 'last of all: some of fourteen operations, at one magnitude',
+}
+"""The families of views, and what may come after them."""
 
 Reach = Annotated[float, Field(ge=0, le=10)]
 Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2)]

@@ -20,10 +20,12 @@ SOURCES = {
     SYNTHETIC: 'drawn on the spot: 32x32, 100 classes in 20 superclasses; no download',
     'FOLDER': 'MDS shards, as composer-kd convert writes them',
     's3://..., gs://...': 'MDS shards on a remote that Streaming knows',
-    'convert cifar100': '50,000 and 10,000 images of 100 classes; also cifar10',
-    'convert fashion_mnist': '60,000 and 10,000 grey images of 10 classes; also mnist',
-    'convert FILE.npz': 'images (uint8), labels, split',
-    'convert FOLDER': 'an ImageFolder: train/CLASS/*, test/CLASS/*',
+    'cifar10': '50,000 and 10,000 images of 10 classes: composer-kd convert cifar10 FOLDER',
+    'cifar100': '50,000 and 10,000 images of 100 classes: composer-kd convert cifar100 FOLDER',
+    'mnist': '60,000 and 10,000 grey digits: composer-kd convert mnist FOLDER',
+    'fashion_mnist': '60,000 and 10,000 grey images of 10 classes: composer-kd convert fashion_mnist FOLDER',
+    'FILE.npz': 'arrays images (uint8), labels, split: composer-kd convert FILE.npz FOLDER',
+    'an ImageFolder': 'train/CLASS/*, test/CLASS/*: composer-kd convert IMAGES FOLDER',
 }
 """What ``data.source`` may be, and what ``composer-kd convert`` makes a folder of shards from."""
 

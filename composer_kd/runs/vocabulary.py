@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from composer_kd.data.augment_section import AUGMENTATIONS
 from composer_kd.data.drift import DRIFTS
 from composer_kd.data.section import SOURCES
 from composer_kd.functional import LOSSES
@@ -23,6 +24,7 @@ def vocabulary() -> Mapping[str, Iterable[tuple[str, str]]]:
     kinds['schedules'] = FORMS.items()
     kinds[MODELS.kind] = MODELS.summaries()
     kinds['data sets'] = SOURCES.items()
+    kinds['augmentations'] = AUGMENTATIONS.items()
     kinds[DRIFTS.kind] = DRIFTS.summaries()
     for registry in (OPTIMIZERS, SCHEDULERS, CALLBACKS, LOGGERS):
         kinds[registry.kind] = registry.summaries()

@@ -73,6 +73,12 @@ SETTINGS: dict[str, Setting] = {
     'Distillation-soft-ce-standardized': Setting(
         lambda: Distillation(teachers=[trained_net(11)], loss={'name': 'soft_ce', 'temperature': 2.0}, standardize=True)
     ),
+    'Distillation-kl-standardized': Setting(
+        lambda: Distillation(
+            teachers=[trained_net(11)], temperature=2.0, label_weight=0.1, kd_weight=2.0, standardize=True
+        )
+    ),
+    'Distillation-hard': Setting(lambda: Distillation(teachers=[trained_net(11)], loss='hard', kd_weight=0.5)),
     'Distillation-until-overtaken': Setting(
         lambda: Distillation(teachers=[trained_net(11)], loss='mse', schedule='until overtaken')
     ),
@@ -85,6 +91,12 @@ SETTINGS: dict[str, Setting] = {
     ),
     'Distillation-learned-temperature': Setting(
         lambda: Distillation(teachers=[trained_net(11)], temperature={'learned': {'start': 3.0}}, mix='confidence')
+    ),
+    'Distillation-falling-temperature': Setting(
+        lambda: Distillation(teachers=[trained_net(11)], temperature='8 to 1', kd_weight=0.9)
+    ),
+    'Distillation-falling-label-weight': Setting(
+        lambda: Distillation(teachers=[trained_net(11)], label_weight='1 to 0.1 until 2ep, cosine')
     ),
     'OracleKD': Setting(lambda: OracleKD(teachers=[trained_net(11, steps=3), trained_net(12, steps=4)])),
     'BornAgain': Setting(lambda: BornAgain(teachers=[trained_net(11)])),

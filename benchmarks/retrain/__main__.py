@@ -39,6 +39,8 @@ def main() -> int:
     parser.add_argument('--overlap', action='store_true', help='count what runs on this disk have of their teachers')
     parser.add_argument('--results', type=Path, help='the folder of the results (default: beside this program)')
     options = parser.parse_intermixed_args()
+    if options.alone and options.workers > 1:
+        parser.error('--alone times one run at a time; leave --workers out')
     from composer_kd.errors import UserError
 
     try:
@@ -85,16 +87,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def train_here(scale, results, options: argparse.Namespace) -> None:
-    from benchmarks.retrain.work import Worker, work
+    from benchmarks.retrain.work import worker
     from composer_kd.runs.command import quieten
 
     quieten()
-    if options.alone:
-        budget = min(scale.yaml['budgets'])
-        cells = [scale.cell('same', arm, budget, 0) for arm in scale.yaml['alone']]
-        Worker(scale, results, sys.stdout).alone([cell for cell in cells if cell is not None])
-    else:
-        work(scale, results, options.phase, options.most, options.minutes)
+    here = worker(scale, results, options.minutes)
+    if not options.alone:
+        here.run(options.phase, options.most)
+        return
+    budget = min(scale.yaml['budgets'])
+    # Seed by seed: a machine that slows down does so for all arms.
+    names = [(arm, number) for number in range(scale.yaml['seeds']) for arm in scale.yaml['alone']]
+    cells = {(arm, number): scale.cell('same', arm, budget, number) for arm, number in names}
+    if waiting := sorted({arm for (arm, _), cell in cells.items() if cell is None}):
+        print(f'not timed, for the grid of their rates is open: {", ".join(waiting)}')
+    here.alone([cell for cell in cells.values() if cell is not None][: options.most])
 
 
 def list_cells(scale, results, phases: list[str]) -> int:

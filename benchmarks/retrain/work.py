@@ -24,7 +24,7 @@ from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.progress import Progress
 
-__all__ = ['spawn', 'work']
+__all__ = ['Worker', 'spawn', 'worker']
 
 POLL_SECONDS = 2.0
 
@@ -95,11 +95,14 @@ class Worker:
                     self.results.add(line_of(one, RunDir(self.folder / one.name)))
 
     def alone(self, cells: Iterable[Cell]) -> None:
-        """Train cells for their seconds, with nothing beside them, in a folder of its own."""
+        """Train cells for their seconds, with nothing beside them, in a folder of its own; none after the deadline."""
         known = self.results.by_name(alone=True)
         folder = self.folder / 'alone'
         for cell in cells:
             if cell.name not in known:
+                if self.deadline and time.monotonic() >= self.deadline:
+                    self._say('the time is over; the same command goes on')
+                    return
                 for one in cell.family:
                     at = folder if one is cell else self.folder
                     if not RunDir(at / one.name).finished:
@@ -135,9 +138,10 @@ def train(cell: Cell, folder: Path, progress: Progress, own: Path | None = None)
     gc.collect()
 
 
-def work(scale: Scale, results: Results, only: Iterable[str], most: int | None, minutes: float | None) -> bool:
+def worker(scale: Scale, results: Results, minutes: float | None) -> Worker:
+    """One that says what it does, and begins nothing after so many minutes."""
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    return Worker(scale, results, sys.stdout, deadline).run(only, most)
+    return Worker(scale, results, sys.stdout, deadline)
 
 
 def spawn(arguments: Sequence[str], workers: int, minutes: float | None) -> int:

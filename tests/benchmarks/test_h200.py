@@ -151,6 +151,12 @@ def test_check_tries_every_mode(place: Path) -> None:
 @pytest.mark.slow
 def test_epoch_goes_on_with_what_is_missing(place: Path) -> None:
     phase(place, 'epoch')
+    file = place / 'toy' / 'h200' / 'epoch.json'
+    # What was cut off by the end of a phase is measured by the next one.
+    cut = json.loads(file.read_text())
+    cut['rows'][1] = {'variant': 'eager', 'beside': 2, 'error': 'took longer than there was time'}
+    file.write_text(json.dumps(cut))
+    phase(place, 'epoch')
     rows = json.loads((place / 'out' / 'epoch.json').read_text())['rows']
     assert [(row['variant'], row['beside']) for row in rows] == [('eager', 1), ('eager', 2)]
     assert all(row['train_seconds'] > 0 and row['images_per_second'] > 0 for row in rows)
@@ -181,3 +187,23 @@ def test_retrain_by_phases_and_earlier_iterations_are_carried_on(place: Path) ->
     assert 'same.kd.' in told
     assert 'same.baseline.2ep.s0: mlp' not in told, 'it was trained again'
     assert [json.loads(line)['arm'] for line in results.read_text().splitlines()] == ['baseline', 'scratch', 'kd']
+
+
+@pytest.mark.slow
+def test_alone_times_one_run_at_a_time_and_stops_when_its_time_is_over(place: Path) -> None:
+    results = place / 'out' / 'h200.jsonl'
+
+    def timed() -> list[str]:
+        lines = map(json.loads, results.read_text().splitlines()) if results.is_file() else ()
+        return [line['arm'] for line in lines if line['alone']]
+
+    before = timed()
+    told = phase(place, 'alone')  # At toy size a call trains one.
+    assert 'not timed, for the grid of their rates is open: ' in told
+    assert len(timed()) == len(before) + 1
+    os.environ['MINUTES'] = '0'
+    try:
+        assert 'the time is over; the same command goes on' in phase(place, 'alone')
+    finally:
+        del os.environ['MINUTES']
+    assert len(timed()) == len(before) + 1

@@ -216,7 +216,7 @@ class AdversarialRecycling(Described):
         owner, attack = type(self).__name__, self.attack
         if self.mode == 'fresh' and not self._keeps and self.budget.given is not None:
             raise UserError(f"{owner}: budget: mode 'fresh' keeps nothing that nobody records; leave it out")
-        # Deltas are kept in whole pixels: one of half a pixel everywhere would be rounded away.
+        # Deltas are kept in whole pixels: of one that is half of each, rounding leaves as much noise as delta.
         least = 0.5 * math.prod(shape) ** 0.5
         if self._keeps and self.mode != 'replay' and attack.norm == 'l2' and attack.epsilon < least:
             raise UserError(

@@ -322,6 +322,46 @@ def test_a_checkpoint_inside_an_epoch_holds_the_table(tmp_path: Path) -> None:
         fit(anew(), load=tmp_path / 'ep1-ba8-rank0.pt', train_dataloader=loads, epochs='3ep')
 
 
+# The longest delta and how many there are, after so many steps.
+EVERY_2_EPOCHS = {12: (8, SAMPLES), 13: (1, BATCH), 18: (1, SAMPLES), 24: (2, SAMPLES)}
+EVERY_9_STEPS = {9: (8, SAMPLES), 10: (1, BATCH), 18: (2, SAMPLES), 19: (1, BATCH)}
+
+
+@pytest.mark.parametrize(
+    ('reset', 'expected', 'checkpoint'),
+    [
+        ('2ep', EVERY_2_EPOCHS, 'ep1-ba12'),
+        ('2ep', EVERY_2_EPOCHS, 'ep2-ba14'),
+        ('9ba', EVERY_9_STEPS, 'ep1-ba8'),
+    ],
+)
+def test_what_is_kept_is_begun_anew(reset: str, expected: dict, checkpoint: str, tmp_path: Path) -> None:
+    # Six steps an epoch. The model stays as it is and images are shown as they are stored, so that each step of 1 from
+    # the image itself takes a delta one pixel further: how far they are says how often they were attacked since.
+    def anew() -> AdversarialRecycling:
+        return AdversarialRecycling(source=run_with_examples(), step_size=1, start='image', reset=reset)
+
+    def fit_still(algorithm: AdversarialRecycling, **options) -> None:
+        student = net(1, batch_norm=False)
+        still = torch.optim.SGD(student.parameters(), lr=0.0)
+        fit(algorithm, student=student, optimizers=still, augmentation=None, epochs='4ep', **options)
+
+    lengths: dict[int, tuple[float, int]] = {}
+
+    class Note(Callback):
+        def batch_end(self, state, logger) -> None:
+            table, known = kept(whole)
+            lengths[int(state.timestamp.batch)] = float(table.abs().max()), int(known.sum())
+
+    whole = anew()
+    fit_still(whole, callbacks=(Note(),), folder=tmp_path, save_interval='2ba')
+    assert {step: lengths[step] for step in expected} == expected, "first the earlier run's examples"
+    resumed = anew()
+    fit_still(resumed, load=tmp_path / f'{checkpoint}-rank0.pt')
+    for one, other in zip(kept(whole), kept(resumed), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_replay_goes_on_with_the_very_examples(tmp_path: Path) -> None:
     archive = begun_archive(tmp_path / 'earlier')
     facts = {'attack': 'pgd', 'norm': 'linf', 'epsilon': 8.0, 'pixels': 255}
@@ -492,6 +532,9 @@ def test_recycling_is_as_robust_as_many_steps_for_a_part_of_the_passes() -> None
         ({'start': 'zero'}, "start: 'zero' is not one of them"),
         ({'share': 0}, 'share: expected a share of the batch above 0 and up to 1, got 0'),
         ({'every': 0}, 'every: expected a whole number from 1 on, got 0'),
+        ({'reset': 10}, "reset: expected a number of epochs or batches, as '10ep' or '500ba', got 10"),
+        ({'reset': '0ep'}, "reset: expected a number of epochs or batches, as '10ep' or '500ba', got '0ep'"),
+        ({'mode': 'fresh', 'reset': '2ep'}, "reset: mode 'fresh' does not use it"),
         ({'budget': '64 megabytes'}, 'budget: expected a number of samples, or a size'),
         ({'budget': 0}, 'budget: expected a number of samples, or a size'),
         ({'budget': '0MB'}, "budget: '0MB' has no room for anything; raise it"),

@@ -12,7 +12,7 @@ from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 from torch import Tensor
 
-from composer_kd.algorithms.adversarial_recycling.arguments import check_arguments, count_of, share_of
+from composer_kd.algorithms.adversarial_recycling.arguments import check_arguments, count_of, length_of, share_of
 from composer_kd.algorithms.adversarial_recycling.attack import Attack
 from composer_kd.algorithms.adversarial_recycling.budget import Budget
 from composer_kd.algorithms.adversarial_recycling.examples import Examples
@@ -73,6 +73,9 @@ class AdversarialRecycling(Described):
         keep: (recycle) ``'newest'``: the newer example takes the place of the older. ``'strongest'``: unless it is
             weaker than the one that the attack began at, both at the weights of this step, which costs one forward pass
             more. Default: ``'newest'``.
+        reset: (recycle) After every so many epochs, as ``'10ep'``, or batches, as ``'500ba'``, all that is kept is
+            forgotten, an earlier run's examples too: the next attacks begin as the first ones did. ``None``: never.
+            Default: ``None``.
         budget: (recycle, fresh) A bound on what is kept: a number of samples, or a size as ``'64MB'``; ``None`` keeps
             all. ``'fresh'`` keeps some for :class:`.RecordAdversarial` alone. Default: ``None``.
 
@@ -102,6 +105,7 @@ class AdversarialRecycling(Described):
         every: int = 1,
         share: float = 1.0,
         keep: Literal['newest', 'strongest'] = 'newest',
+        reset: str | None = None,
         budget: int | str | None = None,
     ):
         check_arguments(mode, self.arguments)
@@ -109,6 +113,7 @@ class AdversarialRecycling(Described):
         self.mode, self.share, self.every = mode, share_of(share), count_of(every, 'every')
         self.attack = Attack.checked(epsilon, steps, step_size, norm, targeted, keep == 'strongest', one_step)
         self.begin = start
+        self.reset = None if reset is None else length_of(reset, 'reset')
         self.budget = Budget(budget)
         self.archive = source if isinstance(source, Archive) or source is None else Archive(source)
         self.clock = Clock()
@@ -252,6 +257,8 @@ class AdversarialRecycling(Described):
                 f'they are; use data out of shards (composer-kd convert, composer_kd.data.open_data)'
             )
         ids, step = keys[:, 0], int(state.timestamp.batch)
+        if self._begins_anew(state):
+            self.table.clear()
         slots = self.table.slots(ids) if self._keeps else torch.full((len(ids),), -1)
         known = self.table.known(slots) if self.mode != 'fresh' else torch.zeros(len(ids), dtype=torch.bool)
         attacks = self.mode != 'replay' and step % self.every == 0
@@ -260,6 +267,16 @@ class AdversarialRecycling(Described):
             # by: the ranks would attack different models, and a resumed rank another one than before.
             share_buffers(state.model)
         self._step = Step(Plan.of(ids, slots, known, self.share, attacks, state.rank_zero_seed, step))
+
+    def _begins_anew(self, state: State) -> bool:
+        """Whether the step under way is the first one after a reset: known from where the training stands alone."""
+        if self.reset is None:
+            return False
+        number, unit = self.reset
+        at, within = state.timestamp.batch, 0
+        if unit == 'ep':
+            at, within = state.timestamp.epoch, int(state.timestamp.batch_in_epoch)
+        return int(at) > 0 and int(at) % number == 0 and within == 0
 
     def _show(self, state: State) -> None:
         # Here, and not in the data's path or at BATCH_START: images are on the device and as their view shows them, and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer_kd import AdversarialRecycling, Archive, Distillation, RecordAdversarial, Teacher, UserError
+from composer_kd.algorithms.adversarial_recycling.table import DeltaTable
 from composer_kd.archive import Samples
+from composer_kd.callbacks import measures as measuring
 from composer_kd.callbacks.measures import Measures
 from composer_kd.data.transform import Augmentation, ColourJitter
 from composer_kd.functional import augment, pgd, random_start
@@ -487,6 +490,33 @@ def test_costs_stand_in_the_runs_measures() -> None:
     first = sum(loss * share for loss, share in zip(losses, [s for s in shown if s][:3], strict=False)) / 3
     assert lines[0]['adversarial_loss'] == pytest.approx(first, rel=1e-6)
     assert 0 < line['adversarial_success'] < 1
+
+
+@pytest.mark.parametrize('look_every', [20, 6], ids=['steps-wait-at-the-epochs-end', 'none-does'])
+def test_planning_telling_and_writing_are_part_of_the_seconds(look_every: int, tmp_path: Path, monkeypatch) -> None:
+    # Six steps an epoch; each of these takes as long as is said here, and the rest of it next to nothing.
+    slow(monkeypatch, DeltaTable, 'slots', 0.03)
+    slow(monkeypatch, DeltaTable, 'exchange', 0.1)
+    slow(monkeypatch, Archive, 'put', 0.3)
+    monkeypatch.setattr(measuring, '_LOOK_EVERY', look_every)
+    lines: list[dict] = []
+    fit(AdversarialRecycling(), callbacks=(Measures(lines.append), RecordAdversarial(tmp_path)))
+    assert len(lines) == 2
+    for line in lines:
+        # Told at the end of the epoch, and once more before it is written.
+        assert line['seconds_attack'] >= 6 * 0.03 + 2 * 0.1 + 0.3
+        assert line['seconds_attack'] < line['seconds_train'] < line['seconds_attack'] + 1
+    assert lines[1]['seconds_attack_total'] == pytest.approx(sum(line['seconds_attack'] for line in lines))
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, seconds: float) -> None:
+    method = getattr(owner, name)
+
+    def slowly(*arguments, **options):
+        time.sleep(seconds)
+        return method(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, slowly)
 
 
 def robust_accuracy(student: nn.Module) -> float:

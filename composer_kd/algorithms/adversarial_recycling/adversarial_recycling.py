@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,7 +117,8 @@ class AdversarialRecycling(Described):
         self.reset = None if reset is None else length_of(reset, 'reset')
         self.budget = Budget(budget)
         self.archive = source if isinstance(source, Archive) or source is None else Archive(source)
-        self.clock = Clock()
+        self._in_steps, self._between = Clock(), Clock()
+        self._on_gpu = False
         self.images_attacked = 0
         """Images that were attacked so far in this process, on this rank."""
         self.images_replayed = 0
@@ -146,27 +148,36 @@ class AdversarialRecycling(Described):
             self._init(state)
         elif event == Event.FIT_START:
             self._fit_start(state)
-        elif event == Event.BATCH_START:
+        elif event == Event.EPOCH_END and self._keeps:
+            with self.between_steps():
+                self.table.exchange()
+        elif event != Event.EPOCH_END:
+            with self._in_steps.running(self._on_gpu):
+                self._apply_in_step(event, state, logger)
+
+    def _apply_in_step(self, event: Event, state: State, logger: Logger) -> None:
+        if event == Event.BATCH_START:
             self._plan(state)
         elif event == Event.BEFORE_TRAIN_BATCH:
             self._of_step.start_pass()
             self._sums.start_pass()
         elif event == Event.BEFORE_FORWARD:
-            with self.clock.running(state.device.name == 'gpu'):
-                self._show(state)
+            self._show(state)
         elif event == Event.AFTER_FORWARD:
             self._count(state)
         elif event == Event.AFTER_TRAIN_BATCH:
             self._sums.end_pass()
         elif event == Event.BATCH_END:
             self._commit(state, logger)
-        elif event == Event.EPOCH_END and self._keeps:
-            self.table.exchange()
+
+    def between_steps(self) -> AbstractContextManager[None]:
+        """A block of work on examples outside of a step, whose seconds count as theirs: telling ranks, writing."""
+        return self._between.running(self._on_gpu)
 
     @property
-    def attack_seconds(self) -> float:
-        """Seconds spent on adversarial examples so far in this process, on this rank."""
-        return self.clock.seconds()
+    def attack_seconds(self) -> tuple[float, float]:
+        """Seconds spent on adversarial examples so far in this process, on this rank: in steps, and between them."""
+        return self._in_steps.seconds(), self._between.seconds()
 
     @property
     def makes_examples(self) -> bool:
@@ -180,6 +191,7 @@ class AdversarialRecycling(Described):
     # -- before training ------------------------------------------------------------------------------------------
 
     def _init(self, state: State) -> None:
+        self._on_gpu = state.device.name == 'gpu'
         if sum(isinstance(other, AdversarialRecycling) for other in state.algorithms) > 1:
             raise UserError(
                 'AdversarialRecycling: the Trainer has two; give one (checkpoints could not tell them apart, nor can '
@@ -306,9 +318,8 @@ class AdversarialRecycling(Described):
     def _commit(self, state: State, logger: Logger) -> None:
         step = self._of_step
         if self._keeps and self.mode != 'replay':
-            with self.clock.running(state.device.name == 'gpu'):
-                for made in step.made():
-                    self.table.put(made.slots, made.deltas)
+            for made in step.made():
+                self.table.put(made.slots, made.deltas)
         self.last_step = self._sums.metrics(step.made(), len(step.plan.slots), state.device)
         logger.log_metrics(self.last_step)
         self._step = None
@@ -320,6 +331,8 @@ class AdversarialRecycling(Described):
         if self.mode == 'replay':
             state['replayed'] = self._replayed_file
         elif self._keeps:
+            with self.between_steps():
+                self.table.exchange()
             state['examples'] = self.table.state_dict()
         return state
 

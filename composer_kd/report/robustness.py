@@ -36,7 +36,7 @@ class ArmRobustness:
         effective: What is beyond the accuracy under drift that the clean one lets one expect of these arms.
         worst: The drift under which the arm is worst.
         at_worst: Its accuracy there.
-        worst_group: Of the worst superclass or class under each drift, averaged over the drifts.
+        worst_group: Of the worst superclass, class or fine class under each drift, averaged over the drifts.
         calibration_error: Averaged over the drifts.
         by_drift: Accuracies by the names of the drifts.
     """
@@ -62,7 +62,7 @@ class Robustness:
         arms: In the order of the report.
         kinds: Kind of corruption to severity to the name of the drift.
         drifts: The names of all drifts that all measured runs have in common.
-        groups: What a worst group is one of: ``superclass`` or ``class``.
+        groups: What a worst group is one of: ``superclass``, ``class`` or ``fine class``.
     """
 
     arms: dict[str, ArmRobustness]

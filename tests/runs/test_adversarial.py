@@ -27,6 +27,7 @@ MADE = {'adversarial': {'epsilon': 6}, 'archive': {'adversarial': True}}
 LINEAGE = {
     'replayed': {'adversarial': {'mode': 'replay', 'from': 'made', 'share': 0.5}},
     'made': {**MADE, 'robustness': {'attacks': [{'steps': 3}, {'norm': 'l2', 'epsilon': 60}], 'subset': 40}},
+    'tested': {'robustness': {'attacks': [{'steps': 1}], 'splits': ['test'], 'subset': None}},
 }
 
 
@@ -68,6 +69,8 @@ def test_robustness_is_a_file_of_the_run(trained: Path) -> None:
     ]  # fmt: skip
     assert {line['samples'] for line in lines} == {40}
     assert 'robustness.jsonl' not in verify(trained / 'replayed').files
+    (line,) = read_lines(trained / 'tested' / 'robustness.jsonl')
+    assert (line['split'], line['subset'], line['samples']) == ('test', None, 200)
 
 
 def test_what_a_finished_run_lacks_is_measured_by_its_saved_weights(tmp_path: Path) -> None:
@@ -96,6 +99,10 @@ def test_what_a_finished_run_lacks_is_measured_by_its_saved_weights(tmp_path: Pa
     assert more[:4] == at_its_end
     assert [(line['split'], line['steps']) for line in more[4:]] == [('val', 1), ('test', 1)]
     assert [line['samples'] for line in measured({'attacks': attacks[:1], 'subset': 20})[6:]] == [20, 20]
+    # The test split alone, and what the way of a training would have been measured on.
+    way = {'interval': '1ep', 'interval_subset': 30, 'interval_attacks': 1}
+    lines = measured({'attacks': attacks, 'splits': ['test'], 'subset': 40, **way})[8:]
+    assert [(line['split'], line['steps'], line['samples']) for line in lines] == [('test', 3, 30)]
 
 
 def without(files: dict, name: str) -> dict:
@@ -184,6 +191,10 @@ def test_what_a_plan_refuses() -> None:
     refused({'one': {'archive': {'adversarial': True}}}, 'archive.adversarial: this run makes no adversarial examples')
     refused({'one': {'robustness': {'attacks': [{'steps': 0}]}}}, 'lineage.one.robustness.attacks.0')
     refused({'one': {'robustness': {'interval': '5'}}}, 'lineage.one.robustness.interval')
+    refused({'one': {'robustness': {'interval_subset': 5}}}, 'interval_subset is of what is measured on the way')
+    unvalidated = {'data': {'val_fraction': 0}, 'robustness': {'splits': ['val']}}
+    refused({'one': unvalidated}, "lineage.one.robustness: splits: data.val_fraction is 0, so that there is no 'val'")
+    assert make_plan({**TINY, 'lineage': {'one': {'robustness': {'splits': ['val']}}}})
     crops = {'data': {**TINY['data'], 'augment': 'resized_crop'}}
     refused(
         {'one': {'adversarial': {}, **crops}}, 'lineage.one.AdversarialRecycling: the views of resized_crop do not show'

@@ -49,16 +49,17 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def at_least(values: Sequence[tuple[float, bool]], unit: str = '', digits: int = 1) -> str:
-    """Of what something took: mean and deviation over all runs, as a lower bound where some did not get there.
+    """Of what something took: mean and deviation; where some runs did not get there, a lower bound of the mean of all.
 
     Args:
         values: What each run took, or what it had taken when it ended, and whether it got there.
         unit: Behind the numbers.
         digits: Behind the point.
     """
-    text = spread([value for value, _ in values], digits) + unit
-    there = sum(reached for _, reached in values)
-    return text if there == len(values) else f'≥ {text} ({there} of {len(values)})'
+    numbers, there = [value for value, _ in values], sum(reached for _, reached in values)
+    if there == len(numbers):
+        return spread(numbers, digits) + unit
+    return f'≥ {statistics.fmean(numbers):.{digits}f}{unit} ({there} of {len(numbers)})'
 
 
 def repetition(name: str, arm: str) -> int:

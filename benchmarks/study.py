@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.aged import aged_table, spent, steps_table, takeovers_of
+from benchmarks.aged import aged_table, ageing, steps_tables, takeovers_of
 from benchmarks.attacked import attacked_table, under_attack
 from benchmarks.paired import Paired, spread
 from benchmarks.together import ensembles_of, ensembles_table
@@ -109,7 +109,7 @@ def figures(run: PlannedRun) -> dict[str, Any]:
         **looked_up(run, lines),
         **under_attack(run, last),
         'curve': tested,
-        **({'spent': spent(lines)} if run.config.replaces is not None else {}),
+        **ageing(run, lines),
     }
 
 
@@ -171,7 +171,7 @@ def table(result: dict[str, Any]) -> str:
     return '\n'.join(
         lines
         + attacked_table(result, student)
-        + steps_table(result)
+        + steps_tables(result)
         + aged_table(result.get('takeovers', {}))
         + ensembles_table(result.get('ensembles', {}))
     )

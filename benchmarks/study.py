@@ -142,19 +142,23 @@ def gains(arm: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> list[flo
 def table(result: dict[str, Any]) -> str:
     arms, baseline = result['arms'], result['baseline']
     student = statistics.mean(one['student'] for one in arms[baseline])
+    # Runs that take over are tested on other data than the first model: a difference to it says nothing.
+    ages = any('spent' in one for runs in arms.values() for one in runs)
     lines = [f'# {result["what"]}', '']
     processors = sorted({one['cpu'] for runs in arms.values() for one in runs})
     lines += [
         f'`{result["command"]}`, last run {result["date"]}, {" and ".join(processors)}, '
         f'torch {result["versions"]["torch"]}.'
     ]
-    lines += [f"Costs are multiply-adds as shares of {baseline}'s training; gains are over {baseline}, paired, with a"]
+    gains_are = 'gains are' if ages else f'gains are over {baseline},'
+    lines += [f"Costs are multiply-adds as shares of {baseline}'s training; {gains_are} paired, with a"]
     lines += [
         '95 % interval of the mean and the probability of as much by chance (t). Harvest: recording the views that',
         'were looked up, charged to each run.',
         '',
     ]
-    heads = 'arm', 'seeds', 'test, last, %', 'best, %', 'gain', 'samples', 'student', 'teachers', 'harvest', 'saved'
+    gain = [] if ages else ['gain']
+    heads = ['arm', 'seeds', 'test, last, %', 'best, %', *gain, 'samples', 'student', 'teachers', 'harvest', 'saved']
     lines += [f'| {" | ".join(heads)} |', '|---|' + '---:|' * (len(heads) - 1)]
     for arm, runs in arms.items():
         costs = [statistics.mean(one[name] for one in runs) for name in ('student', 'teacher', 'harvest', 'saved')]
@@ -163,7 +167,7 @@ def table(result: dict[str, Any]) -> str:
             f'{len(runs)} of {result["planned"][arm]}',
             spread([one['test'] for one in runs]),
             spread([one['best'] for one in runs]),
-            '' if arm == baseline else str(Paired.of(gains(runs, arms[baseline]))),
+            *([] if ages else ['' if arm == baseline else str(Paired.of(gains(runs, arms[baseline])))]),
             f'{statistics.mean(one["samples"] for one in runs):,.0f}',
             *(f'{100 * cost / student:.1f} %' for cost in costs),
         ]

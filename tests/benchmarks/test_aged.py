@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmarks import study
 from benchmarks.aged import aged_table, ageing, steps_tables
 from composer_kd.runs.plan import make_plan
 from tests.report.runs_on_disk import write_run
@@ -103,6 +104,23 @@ def test_what_it_took_to_be_as_good_seed_by_seed_and_in_sum() -> None:
 def test_a_model_that_is_as_good_untouched_costs_nothing() -> None:
     arms = {'gen0': [first(0, 60.0, 50.0)], 'full1': [run(0, [40.0, 50.0])]}
     assert list(rows_of(steps_tables({'arms': arms}), '**What each way takes')['kept'].values()) == ['0'] * 4
+
+
+def result(arms: dict) -> dict:
+    return {'what': 'A model ages', 'command': 'python', 'date': '2026-01-01', 'versions': {'torch': '2.7.0'},
+            'planned': dict.fromkeys(arms, 2), 'arms': arms, 'baseline': next(iter(arms))}  # fmt: skip
+
+
+def test_no_gain_over_a_model_that_was_tested_on_other_data() -> None:
+    page = study.table(result(ARMS))
+    head = next(line for line in page.splitlines() if line.startswith('| arm'))
+    assert head == '| arm | seeds | test, last, % | best, % | samples | student | teachers | harvest | saved |'
+    assert 'over gen0' not in page
+    others = {'alone': [run(0, [1.0])], 'kd': [run(0, [2.0])]}
+    others = {arm: [{key: one[key] for key in one if key != 'spent'} for one in runs] for arm, runs in others.items()}
+    plain = study.table(result(others))
+    assert 'gains are over alone, paired' in plain
+    assert '| kd | 1 of 2 | 2.0 | 2.0 | +1.0 |' in plain
 
 
 PLAN = {

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.aged import aged_table, ageing, steps_tables, takeovers_of
+from benchmarks.aged_picture import aged_picture
 from benchmarks.attacked import attacked_table, under_attack
 from benchmarks.paired import Paired, spread
 from benchmarks.together import ensembles_of, ensembles_table
@@ -50,6 +51,9 @@ def main() -> int:
         result['takeovers'] = takeovers
     if plan.ensembles:
         result['ensembles'] = ensembles_of(plan.folder) or _before(options.yaml).get('ensembles', {})
+    if picture := aged_picture(result):
+        result['picture'] = f'{options.yaml.stem}.png'
+        atomic_write(options.yaml.with_suffix('.png'), picture)
     if options.baseline:
         result['command'] += f' --baseline {options.baseline}'
     result['baseline'] = options.baseline or next(iter(result['arms']))
@@ -139,7 +143,13 @@ def gains(arm: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> list[flo
     return [round(one['test'] - of_seed[one['seed']], 2) for one in arm if one['seed'] in of_seed]
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any], folder: str = '') -> str:
+    """The page of a study.
+
+    Args:
+        result: As its JSON has it.
+        folder: Where its picture lies, as the page says it, with a slash at the end.
+    """
     arms, baseline = result['arms'], result['baseline']
     student = statistics.mean(one['student'] for one in arms[baseline])
     # Runs that take over are tested on other data than the first model: a difference to it says nothing.
@@ -176,9 +186,16 @@ def table(result: dict[str, Any]) -> str:
         lines
         + attacked_table(result, student)
         + steps_tables(result)
+        + _pictures(result, folder)
         + aged_table(result.get('takeovers', {}))
         + ensembles_table(result.get('ensembles', {}))
     )
+
+
+def _pictures(result: dict[str, Any], folder: str) -> list[str]:
+    if 'picture' not in result:
+        return []
+    return ['', f'![Test accuracy of each way at each step, by epochs and by work]({folder}{result["picture"]})']
 
 
 if __name__ == '__main__':

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks import study
-from benchmarks.aged import aged_table, ageing, steps_tables
+from benchmarks.aged import Ageing, aged_table, ageing, steps_tables
+from benchmarks.aged_picture import aged_picture, way_of
 from composer_kd.runs.plan import make_plan
 from tests.report.runs_on_disk import write_run
 
@@ -123,6 +126,18 @@ def test_no_gain_over_a_model_that_was_tested_on_other_data() -> None:
     assert '| kd | 1 of 2 | 2.0 | 2.0 | +1.0 |' in plain
 
 
+def test_the_picture_has_every_way_at_every_step(tmp_path: Path) -> None:
+    of = Ageing(ARMS)
+    assert way_of(of, 'warm', 1) == ([1, 2], [25.0, 50.0], [34.5, 37.5])
+    assert way_of(of, 'recorded', 1) == ([1, 2], [75.0, 100.0], [15.0, 45.0])
+    assert way_of(of, 'recorded', 2) == ([], [], [])
+    picture = aged_picture({'arms': ARMS})
+    assert picture is not None
+    assert picture.startswith(b'\x89PNG')
+    assert aged_picture({'arms': ARMS}) == picture, 'the same results give the same bytes'
+    assert aged_picture({'arms': {'views4': [run(0, [1.0])]}}) is None
+
+
 PLAN = {
     'name': 'drift',
     'model': {'name': 'resnet20'},
@@ -167,3 +182,21 @@ def test_what_is_read_off_runs(tmp_path: Path) -> None:
     assert ageing(runs['gen0-s0'], lines) == {'repetition': 0, 'drifts': {'step1': 30.0}}
     (alone,) = make_plan({'model': {'name': 'resnet20'}, 'max_duration': '1ep', 'save_folder': str(tmp_path)}).runs
     assert ageing(alone, lines) == {}
+
+
+def test_the_command_makes_tables_and_picture_of_finished_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(tmp_path)
+    file = tmp_path / 'drift.yaml'
+    file.write_text('# A model ages\n' + json.dumps({**PLAN, 'save_folder': str(tmp_path / 'runs')}))
+    monkeypatch.setattr('sys.argv', ['study', str(file), '--table-only'])
+    assert study.main() == 0
+    page = capsys.readouterr().out
+    assert page == (tmp_path / 'drift.md').read_text()
+    assert '![Test accuracy of each way at each step, by epochs and by work](drift.png)' in page
+    assert (tmp_path / 'drift.png').read_bytes().startswith(b'\x89PNG')
+    kept = rows_of(page.splitlines(), '**What each way takes')['kept']
+    assert kept['step 1: epochs'] == '– (0 of 2)'
+    found = json.loads((tmp_path / 'drift.json').read_text())
+    assert study.table(found, 'drift/').count('](drift/drift.png)') == 1

@@ -13,7 +13,7 @@ benchmarks/h200.sh PHASE [ARGUMENT...]
   data FILE...      an .npz of images, or pieces of one (python -m benchmarks.h200.pack), in one call or several
   check             versions, and a tiny lineage in every mode; the tests that want a GPU
   epoch             seconds of an epoch of ResNet-56: eager, compiled, CUDA graphs; 1 to 12 runs side by side
-  steps             benchmarks/steps on the GPU: what teachers, looking up and recording cost in a step
+  steps             benchmarks/steps on the GPU: what teachers, looking up, recording and attacks cost in a step
   retrain           the study of the scale h200, all phases in their order, as far as the time goes
   retrain-N         its Nth phase alone (`phases` lists them)
   phases            the phases of the scale h200 and the minutes that they are estimated at

@@ -1,4 +1,4 @@
-"""Few seeds, honestly: means with their spread, and differences between runs of equal seeds with Student's t."""
+"""Few seeds, honestly: means with their spread, differences of pairs with Student's t, and what was not reached."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ['Paired', 'p_value', 'quantile', 'spread']
+__all__ = ['Paired', 'Run', 'at_least', 'p_value', 'pairs', 'quantile', 'repetition', 'spread']
+
+Run = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,31 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     if len(values) < 2:
         return f'{values[0]:.{digits}f}'
     return f'{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}'
+
+
+def at_least(values: Sequence[tuple[float, bool]], unit: str = '', digits: int = 1) -> str:
+    """Of what something took: mean and deviation; where some runs did not get there, a lower bound of the mean of all.
+
+    Args:
+        values: What each run took, or what it had taken when it ended, and whether it got there.
+        unit: Behind the numbers.
+        digits: Behind the point.
+    """
+    numbers, there = [value for value, _ in values], sum(reached for _, reached in values)
+    if there == len(numbers):
+        return spread(numbers, digits) + unit
+    return f'≥ {statistics.fmean(numbers):.{digits}f}{unit} ({there} of {len(numbers)})'
+
+
+def repetition(name: str, arm: str) -> int:
+    """Which repetition of its arm a run is, by its name: ``warm1-s2`` is the third one of ``warm1``."""
+    return int(name.removeprefix(f'{arm}-s')) if name != arm else 0
+
+
+def pairs(own: Sequence[Run], theirs: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """Runs of two arms that are the same repetition: they learn from the same runs, whatever their seeds are."""
+    others = {one['repetition']: one for one in theirs}
+    return [(one, others[one['repetition']]) for one in own if one['repetition'] in others]
 
 
 def p_value(t: float, freedom: int) -> float:

@@ -14,6 +14,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def _tables() -> dict[str, Callable[[dict[str, Any]], str]]:
         'h200/epoch.json': _program(HERE / 'h200' / 'epoch.py').table,
         'h200/steps.json': of_its_own['steps/steps.json'],
     }
-    studies = {f'{name}/{name}.json': study_table for name in STUDIES}
+    studies = {f'{name}/{name}.json': partial(study_table, folder=f'{name}/') for name in STUDIES}
     return {**of_its_own, **studies, **on_a_gpu}
 
 

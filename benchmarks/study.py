@@ -22,9 +22,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.aged import aged_table, spent, steps_table, takeovers_of
+from benchmarks.aged import aged_table, ageing, steps_tables, takeovers_of
+from benchmarks.aged_picture import aged_picture
 from benchmarks.attacked import attacked_table, under_attack
-from benchmarks.paired import Paired, spread
+from benchmarks.paired import Paired, pairs, repetition, spread
 from benchmarks.sizes import size_of, sizes_table
 from benchmarks.together import ensembles_of, ensembles_table
 from composer_kd.archive import Archive, RunDir, atomic_write
@@ -66,6 +67,9 @@ def main() -> int:
         result['takeovers'] = takeovers
     if plan.ensembles:
         result['ensembles'] = ensembles_of(plan.folder) or _before(options.yaml).get('ensembles', {})
+    if picture := aged_picture(result):
+        result['picture'] = f'{options.yaml.stem}.png'
+        atomic_write(options.yaml.with_suffix('.png'), picture)
     if options.baseline:
         result['command'] += f' --baseline {options.baseline}'
     result['baseline'] = options.baseline or arms[0]
@@ -80,11 +84,10 @@ def collect(runs: list[PlannedRun], yaml: Path) -> dict[str, Any]:
     before = _before(yaml)
     arms: dict[str, list[dict[str, Any]]] = {}
     facts = {key: before[key] for key in ('hardware', 'versions', 'date') if key in before}
-    first = {run.arm: min(other.config.seed for other in runs if other.arm == run.arm) for run in runs}
     for run in runs:
-        number = run.config.seed - first[run.arm]
+        number = repetition(run.name, run.arm)
         earlier = [
-            {'cpu': before['hardware']['cpu'], **one, 'number': number}
+            {'cpu': before['hardware']['cpu'], **one, 'repetition': number}
             for one in before['arms'].get(run.arm, [])
             if one['seed'] == run.config.seed
         ]
@@ -92,7 +95,7 @@ def collect(runs: list[PlannedRun], yaml: Path) -> dict[str, Any]:
             manifest = RunDir(run.folder).manifest()
             finished = str((manifest.model_extra or {}).get('finished_at'))[:10]
             facts = {'hardware': manifest.hardware, 'versions': manifest.versions, 'date': finished}
-            earlier = [{**figures(run), 'number': number, 'cpu': manifest.hardware['cpu']}]
+            earlier = [{**figures(run), 'repetition': number, 'cpu': manifest.hardware['cpu']}]
         arms.setdefault(run.arm, []).extend(earlier)
     planned = {arm: sum(run.arm == arm for run in runs) for arm in arms}
     what = yaml.read_text().splitlines()[0].lstrip('# ')
@@ -132,7 +135,7 @@ def figures(run: PlannedRun) -> dict[str, Any]:
         **under_attack(run, last),
         **size_of(run, last),
         'curve': tested,
-        **({'spent': spent(lines)} if run.config.replaces is not None else {}),
+        **ageing(run, lines),
     }
 
 
@@ -154,30 +157,39 @@ def looked_up(run: PlannedRun, lines: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def gains(arm: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> list[float]:
-    """Differences to the baseline, of repetitions of one number: arms may have other seeds, and lack some."""
-    of_number = {one['number']: one['test'] for one in baseline}
-    return [round(one['test'] - of_number[one['number']], 2) for one in arm if one['number'] in of_number]
+    """Differences to the baseline, repetition by repetition: arms may have other seeds, and lack some."""
+    return [round(own['test'] - other['test'], 2) for own, other in pairs(arm, baseline)]
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any], folder: str = '') -> str:
+    """The page of a study.
+
+    Args:
+        result: As its JSON has it.
+        folder: Where its picture lies, as the page says it, with a slash at the end.
+    """
     arms, baseline = result['arms'], result['baseline']
     published = PUBLISHED.get(Path(result['yaml']).stem, {})
     digits = 2 if published else 1
     compared = arms.get(baseline, [])
     student = statistics.mean(one['student'] for one in compared) if compared else None
+    # Runs that take over are tested on other data than the first model: a difference to it says nothing.
+    ages = any('spent' in one for runs in arms.values() for one in runs)
     lines = [f'# {result["what"]}', '']
     processors = sorted({one['cpu'] for runs in arms.values() for one in runs})
     lines += [
         f'`{result["command"]}`, last run {result["date"]}, {" and ".join(processors)}, '
         f'torch {result["versions"]["torch"]}.'
     ]
-    lines += [f"Costs are multiply-adds as shares of {baseline}'s training; gains are over {baseline}, paired, with a"]
+    gains_are = 'gains are' if ages else f'gains are over {baseline},'
+    lines += [f"Costs are multiply-adds as shares of {baseline}'s training; {gains_are} paired, with a"]
     lines += [
         '95 % interval of the mean and the probability of as much by chance (t). Harvest: recording the views that',
         'were looked up, charged to each run.',
         '',
     ]
-    heads = ['arm', 'seeds', 'test, last, %', 'best, %', 'gain', 'samples', 'student', 'teachers', 'harvest', 'saved']
+    gain = [] if ages else ['gain']
+    heads = ['arm', 'seeds', 'test, last, %', 'best, %', *gain, 'samples', 'student', 'teachers', 'harvest', 'saved']
     heads[4:4] = ['published, %'] if published else []
     lines += [f'| {" | ".join(heads)} |', '|---|' + '---:|' * (len(heads) - 1)]
     for arm, runs in arms.items():
@@ -188,7 +200,7 @@ def table(result: dict[str, Any]) -> str:
             spread([one['test'] for one in runs], digits),
             spread([one['best'] for one in runs], digits),
             *([f'{published[arm]:.2f}' if arm in published else NOTHING] if published else []),
-            '' if arm == baseline else _gain(gains(runs, compared), digits),
+            *([] if ages else ['' if arm == baseline else _gain(gains(runs, compared), digits)]),
             f'{statistics.mean(one["samples"] for one in runs):,.0f}',
             *(f'{100 * cost / student:.1f} %' if student else NOTHING for cost in costs),
         ]
@@ -197,7 +209,8 @@ def table(result: dict[str, Any]) -> str:
         lines
         + sizes_table(result)
         + (attacked_table(result, student) if student else [])
-        + steps_table(result)
+        + steps_tables(result)
+        + _pictures(result, folder)
         + aged_table(result.get('takeovers', {}))
         + ensembles_table(result.get('ensembles', {}))
     )
@@ -205,6 +218,12 @@ def table(result: dict[str, Any]) -> str:
 
 def _gain(differences: list[float], digits: int) -> str:
     return Paired.of(differences).text(digits) if differences else NOTHING
+
+
+def _pictures(result: dict[str, Any], folder: str) -> list[str]:
+    if 'picture' not in result:
+        return []
+    return ['', f'![Test accuracy of each way at each step, by epochs and by work]({folder}{result["picture"]})']
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""What a training step costs: a hand-written PyTorch loop, our Trainer path, and the same with teachers and recorders.
+"""What a training step costs: a loop by hand, our Trainer path, the same with teachers, recorders and attacks.
 
     python benchmarks/steps/steps.py [--model resnet20] [--rounds 15] [--steps 12] [--device gpu] [--out FOLDER]
 
@@ -8,8 +8,10 @@ steps.md beside this file: medians, and for ratios of a round's figures a 95 % c
 (bootstrap over rounds). Targets: the Trainer at most 1.05 times the loop; K recorded teachers at most 1.03 times the
 student's step; K live ones at most 1.05 times (student's step + K forward passes). In theory K live teachers of the
 student's size cost K/3 of its step: a step is three forward passes. What looking up and recording take is also measured
-directly, by a clock around our own code: small shares drown in a ratio's noise. Peak memory is that of a process in
-which one arm alone trains.
+directly, by a clock around our own code: small shares drown in a ratio's noise. Adversarial examples: `replay` shows an
+earlier run's, to cost at most 1.1 times the Trainer; `recycle` attacks with one step from the kept ones, to cost at
+most a quarter of the attacks of `pgd7`; `fgsm` attacks with one step anew. Attacks are timed by the algorithm's clock.
+Peak memory is that of a process in which one arm alone trains.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ from pathlib import Path
 
 import torch
 from composer import Trainer
-from composer.core import Callback
+from composer.core import Algorithm, Callback
 from torch.nn import functional as F
 
-from composer_kd import RecordLosses, Teacher, TeacherMixupKD
+from composer_kd import AdversarialRecycling, RecordLosses, Teacher, TeacherMixupKD
 from composer_kd.archive import atomic_write
 from composer_kd.callbacks import Measures, NanGuard, SameBuffers
 from composer_kd.data import DataSection, open_data
@@ -47,6 +49,7 @@ from composer_kd.runs.progress import Progress
 
 BATCH = 128
 TEACHERS = (1, 3, 5)
+ATTACKS = ('replay', 'recycle', 'fgsm', 'pgd7')
 PEAKS = ('loop', 'trainer', '1 recorded', '5 recorded', '1 live', '5 live')
 
 
@@ -94,6 +97,8 @@ class Bench:
         section = DataSection(synthetic=SyntheticSection(**self.synthetic), views=1, mode=self.mode)
         self.data = open_data(section, batch_size=BATCH, seed=1, device=self.place)
         self.microseconds: dict[str, list[float]] = {}
+        self.attacks: dict[str, list[float]] = {}
+        """Seconds of a step's examples by the algorithm's own clock, round by round."""
 
     @property
     def mode(self) -> str:
@@ -133,10 +138,13 @@ class Bench:
 
     def recorded_runs(self, count: int) -> list[Path]:
         """Finished runs of a step each: their outputs are as good to look up as any."""
+        return self.finished_runs(name='teacher', repeat=count, max_duration='1ba')
+
+    def finished_runs(self, **options: object) -> list[Path]:
         values = {
-            'name': 'teacher', 'save_folder': str(self.folder), 'repeat': count, 'device': self.device,
+            'save_folder': str(self.folder), 'device': self.device,
             'data': {'synthetic': self.synthetic, 'clean_subset': 100, 'mode': self.mode},
-            'model': {'name': self.model}, 'precision': 'bf16', 'batch_size': BATCH, 'max_duration': '1ba',
+            'model': {'name': self.model}, 'precision': 'bf16', 'batch_size': BATCH, **options,
         }  # fmt: skip
         plan = make_plan(values)
         execute(plan, Progress(False, stream=sys.stderr))
@@ -176,20 +184,40 @@ class Bench:
 
         return timed
 
+    def attacked(self, name: str) -> Callable[[], float]:
+        """Training on adversarial examples; those that are replayed are of a run of one epoch."""
+        if name == 'replay':
+            examples = {'adversarial': {'mode': 'recycle'}, 'archive': {'adversarial': True}}
+            (earlier,) = self.finished_runs(name='examples', max_duration='1ep', **examples)
+            algorithm = AdversarialRecycling('replay', source=earlier)
+        elif name == 'recycle':
+            algorithm = AdversarialRecycling('recycle')
+        else:
+            algorithm = AdversarialRecycling('fresh', steps={'fgsm': 1, 'pgd7': 7}[name])
+        run = self.trainer(algorithm)
+
+        def timed() -> float:
+            before, _ = algorithm.attack_seconds
+            figure = run()
+            after, _ = algorithm.attack_seconds
+            self.attacks.setdefault(name, []).append((after - before) / self.steps)
+            return figure
+
+        return timed
+
     def note(self, name: str, seconds: float) -> None:
         self.microseconds.setdefault(name, []).append(1e6 * seconds)
 
-    def trainer(self, algorithm: TeacherMixupKD | None = None, callback: Callback | None = None) -> Callable[[], float]:
+    def trainer(self, algorithm: Algorithm | None = None, callback: Callback | None = None) -> Callable[[], float]:
         """Our path: what a YAML's run has, without evaluators and checkpoints."""
         model = classifier(self.net(1), cpu_autocast=self.device == 'cpu', channels_last=True)
         steps = Steps()
-        taught = [algorithm] if algorithm else []
         trainer = Trainer(
             model=model,
             train_dataloader=self.data.train,
             max_duration='1ba',
             optimizers=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
-            algorithms=taught,
+            algorithms=[algorithm] if algorithm else [],
             callbacks=[
                 SameBuffers(),
                 NanGuard(),
@@ -275,6 +303,11 @@ def main() -> None:
         name = f'{count} live / (trainer x (1 + {count}/3)), in theory'
         ratios[name] = [r[f'{count} live'] / (r['trainer'] * (1 + count / 3)) for r in rounds]
     ratios['recording losses / trainer'] = [r['recording losses'] / r['trainer'] for r in rounds]
+    for name in ATTACKS:
+        ratios[f'{name} / trainer'] = [r[name] / r['trainer'] for r in rounds]
+    for name in ('recycle', 'fgsm'):
+        both = zip(bench.attacks['pgd7'], bench.attacks[name], strict=True)
+        ratios[f'attacks of pgd7 / attacks of {name}'] = [theirs / own for theirs, own in both]
     step = 1e6 * statistics.median(seconds['trainer'])
     result = {
         'what': f'{options.model}, batch {BATCH}, bf16, channels_last',
@@ -284,6 +317,7 @@ def main() -> None:
         'hardware': hardware(),
         'versions': versions(),
         'milliseconds': {name: quartiles([1000 * value for value in values]) for name, values in seconds.items()},
+        'attack milliseconds': {name: quartiles([1000 * value for value in of]) for name, of in bench.attacks.items()},
         'ratios': {name: interval(values) for name, values in ratios.items()},
         'own microseconds a step': {name: quartiles(values) for name, values in microseconds.items()},
         'own share of the plain step': {n: round(statistics.median(v) / step, 5) for n, v in microseconds.items()},
@@ -306,6 +340,7 @@ def measure(bench: Bench, rounds: int) -> tuple[dict[str, list[float]], dict[str
                 seconds[name].append(figure)
         if not number:
             bench.microseconds.clear()
+            bench.attacks.clear()
     return seconds, bench.microseconds
 
 
@@ -324,6 +359,7 @@ def makers(bench: Bench) -> dict[str, Callable[[], Callable[[], float]]]:
         **{f'{count} recorded': partial(recorded, count) for count in TEACHERS},
         **{f'{count} live': partial(bench.live, count) for count in TEACHERS},
         'recording losses': bench.recording,
+        **{name: partial(bench.attacked, name) for name in ATTACKS},
     }
 
 
@@ -355,6 +391,9 @@ def table(result: dict) -> str:
     lines += [f'`{result["command"]}`, {result["date"]}, {facts.get("gpu", facts["cpu"])}, {facts["threads"]} threads,']
     lines += [f'{result["rounds"]} rounds.', '', '| milliseconds | median | quartiles |', '|---|---:|---:|']
     lines += [f'| {name} | {q[1]:.1f} | {q[0]:.1f} to {q[2]:.1f} |' for name, q in result['milliseconds'].items()]
+    if attacks := result.get('attack milliseconds'):
+        lines += ['', "| a step's adversarial examples, milliseconds | median | quartiles |", '|---|---:|---:|']
+        lines += [f'| {name} | {q[1]:.1f} | {q[0]:.1f} to {q[2]:.1f} |' for name, q in attacks.items()]
     lines += ['', '| ratio | median | 95 % confidence |', '|---|---:|---:|']
     lines += [f'| {name} | {m:.3f} | {low:.3f} to {high:.3f} |' for name, (m, low, high) in result['ratios'].items()]
     lines += [

@@ -24,7 +24,7 @@ class DriftFile:
         weights: The hash of the model's weights.
         epoch: How many epochs had been trained.
         fingerprint: Of the test data that the model is judged on.
-        groups: What the worst group is one of: ``superclass`` or ``class``.
+        groups: What the worst group is one of: ``superclass``, ``class`` or ``fine class``.
         clean: How good the model is on them.
         drifts: By name: ``drift``, a list of what describes it, the ``fingerprint`` of the test data then, and how good
             the model is on them.

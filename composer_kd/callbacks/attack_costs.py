@@ -14,7 +14,7 @@ class AttackCosts:
 
     def __init__(self) -> None:
         self._algorithm: AdversarialRecycling | None = None
-        self._seconds = 0.0
+        self._seconds = (0.0, 0.0)
         self._attacked = self._replayed = 0
 
     def start(self, state: State) -> None:
@@ -27,12 +27,12 @@ class AttackCosts:
         """What the algorithm logged of the last step."""
         return {} if self._algorithm is None else self._algorithm.last_step
 
-    def seconds(self) -> float:
-        """Since the last time. On a GPU this waits for the attacks' work."""
+    def seconds(self) -> tuple[float, float]:
+        """Since the last time, in steps and between them. On a GPU this waits for the attacks' work."""
         before = self._seconds
         if self._algorithm is not None:
             self._seconds = self._algorithm.attack_seconds
-        return self._seconds - before
+        return self._seconds[0] - before[0], self._seconds[1] - before[1]
 
     def images(self, multiply_adds: int) -> tuple[int, int, int]:
         """Since the last time: multiply-adds of attacks, images attacked, images replayed.

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from composer_kd.archive.drift_file import DriftFile
 from composer_kd.archive.ranks import on_rank_zero, together
-from composer_kd.data.dataset import KeyedImages
+from composer_kd.data.dataset import Facts, KeyedImages
 from composer_kd.data.drift.scenarios import Scenarios, check_scenario_files, scenarios_of
 from composer_kd.data.drifted_tests import DriftedTests
 from composer_kd.data.section import DataSection
@@ -33,7 +33,7 @@ from composer_kd.models.buffers import share_buffers
 from composer_kd.models.classifier import plain, unwrapped
 from composer_kd.section import parse_section
 
-__all__ = ['DriftMeasures', 'answers_to', 'quality_of']
+__all__ = ['DriftMeasures', 'answers_to', 'groups_in', 'quality_of']
 
 _TOP = 5
 
@@ -42,8 +42,9 @@ class DriftMeasures(Callback):
     """Measure how a model stands up to drifts of its test data, when its training has ended.
 
     ``drift.json`` holds, for the test data and for each drift of them: how many ``samples``, ``accuracy``, ``top5``,
-    ``cross_entropy``, ``calibration_error`` and the ``worst_group``: the superclass, or the class where the data has no
-    superclasses, with the lowest accuracy. Training is not changed: nothing is drawn, BatchNorm does not learn, every
+    ``cross_entropy``, ``calibration_error`` and the ``worst_group``: that with the lowest accuracy of the superclasses,
+    of the classes where the data has no superclasses, or of the fine classes where a drift made superclasses of them.
+    Training is not changed: nothing is drawn, BatchNorm does not learn, every
     part of the model is left in the mode that it was in. Ranks share the samples.
 
     Args:
@@ -91,7 +92,7 @@ class DriftMeasures(Callback):
             tests = DriftedTests(self.data)
         share_buffers(state.model)
         model: Any = unwrapped(state.model)
-        groups = 'class' if tests.clean.facts.coarse is None else 'superclass'
+        groups = groups_in(tests.clean.facts)
         epoch = int(state.timestamp.epoch)
         found = DriftFile(weights_hash(plain(state.model)), epoch, tests.clean.fingerprint, groups)
 
@@ -154,11 +155,7 @@ def quality_of(logits: Tensor, dataset: KeyedImages) -> dict[str, Any]:
     labels = torch.from_numpy(dataset.labels)
     right = logits.argmax(dim=1) == labels
     top = logits.topk(min(_TOP, logits.shape[1]), dim=1).indices
-    facts = dataset.facts
-    if facts.coarse is not None and facts.superclasses is not None:
-        names, groups = facts.superclasses, torch.tensor(facts.coarse)[labels]
-    else:
-        names, groups = facts.classes, labels
+    names, groups = _groups_of(dataset)
     group, accuracy = worst_group(right, groups)
     return {
         'samples': len(labels),
@@ -168,6 +165,23 @@ def quality_of(logits: Tensor, dataset: KeyedImages) -> dict[str, Any]:
         'calibration_error': _finite(expected_calibration_error(logits, labels)),
         'worst_group': {'name': names[group], 'accuracy': accuracy},
     }
+
+
+def groups_in(facts: Facts) -> str:
+    """What a worst group of such data is one of."""
+    if facts.fine_classes is not None:
+        return 'fine class'
+    return 'class' if facts.coarse is None else 'superclass'
+
+
+def _groups_of(dataset: KeyedImages) -> tuple[tuple[str, ...], Tensor]:
+    """Their names, and that of each sample: the fine classes where they are what moves under the superclasses."""
+    facts, labels = dataset.facts, torch.from_numpy(dataset.labels)
+    if facts.fine_classes is not None and dataset.fine is not None:
+        return facts.fine_classes, torch.from_numpy(dataset.fine)
+    if facts.coarse is not None and facts.superclasses is not None:
+        return facts.superclasses, torch.tensor(facts.coarse)[labels]
+    return facts.classes, labels
 
 
 def _finite(value: Tensor) -> float | None:

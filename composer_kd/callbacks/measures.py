@@ -41,9 +41,9 @@ class Measures(Callback):
 
     Running train accuracy is counted over the whole epoch, as augmented, while the weights change; clean train accuracy
     is that of the evaluator called ``train_clean``: eval mode, not augmented, after the epoch. Training seconds run
-    from before a batch is fetched to the end of its step, teachers and attacks inside; evaluation and checkpoints are
-    apart. Counts are kept in the checkpoint, so a run that was interrupted inside an epoch ends with the lines of one
-    that was not.
+    from before a batch is fetched to the end of its step, teachers and attacks inside, and while adversarial examples
+    are told to other ranks or written; evaluation and checkpoints are apart. Counts are kept in the checkpoint, so a
+    run that was interrupted inside an epoch ends with the lines of one that was not.
 
     A step reads nothing from the device and sends nothing to it, so it does not hold up a GPU. (Composer waits for the
     loss of each step before ``BATCH_END``: the clock there has seen the step's work.)
@@ -145,8 +145,13 @@ class Measures(Callback):
 
     def _look(self) -> None:
         """Enter what the last steps have counted; all ranks come here together."""
-        if not len(self._steps):
-            return
+        if len(self._steps):
+            self._enter_steps()
+        # An epoch's end comes after its last step: examples are told to other ranks there, and written.
+        in_steps, between = self._attacks.seconds()
+        self._tallies.add_seconds(train=between, attack=in_steps + between)
+
+    def _enter_steps(self) -> None:
         steps, self._said = self._said, []
         begun = time.perf_counter()
         rows = self._steps.take()
@@ -154,7 +159,7 @@ class Measures(Callback):
         self._tallies.add_seconds(train=time.perf_counter() - begun)
         for row, said in zip(rows, steps, strict=True):
             self._tallies.add_step(row, said)
-        self._tallies.add_seconds(teacher=self._new_teacher_seconds(), attack=self._attacks.seconds())
+        self._tallies.add_seconds(teacher=self._new_teacher_seconds())
         self._tallies.note_runs(self._count_runs())
 
     def _new_teacher_seconds(self) -> float:

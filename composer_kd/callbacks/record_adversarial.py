@@ -95,8 +95,9 @@ class RecordAdversarial(Callback):
         return self._algorithm
 
     def _write(self, state: State) -> None:
-        self._examples.table.exchange()
-        on_rank_zero(lambda: self._put(state))
+        with self._examples.between_steps():
+            self._examples.table.exchange()
+            on_rank_zero(lambda: self._put(state))
         self._written = int(state.timestamp.batch)
 
     def _put(self, state: State) -> None:

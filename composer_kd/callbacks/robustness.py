@@ -28,7 +28,7 @@ from composer_kd.models import multiply_adds, plain
 from composer_kd.models.buffers import share_buffers
 from composer_kd.teachers.harvest import Inference
 
-__all__ = ['ROBUSTNESS_FILE', 'Robustness', 'make_attack', 'what_is_left']
+__all__ = ['ROBUSTNESS_FILE', 'Robustness', 'asked', 'make_attack', 'what_is_left']
 
 ROBUSTNESS_FILE = 'robustness.jsonl'
 
@@ -62,6 +62,9 @@ class Robustness(Callback):
             Default: ``None``.
         interval: Also at the end of every so many epochs, as ``'5ep'``; ``None``: at the end of the training alone.
             Default: ``None``.
+        interval_subset: How many samples then; the end of the training is measured on these as well, so that the way
+            leads to it. ``None``: as many as at the end. Default: ``None``.
+        interval_attacks: How many of the attacks then, the first ones; ``None``: all. Default: ``None``.
         subset: How many samples of a split, always the same ones; ``None`` takes all. Default: ``1000``.
         batch_size: Images that a rank attacks at a time. Default: ``250``.
 
@@ -86,21 +89,27 @@ class Robustness(Callback):
         attacks: Sequence[Mapping[str, Any]] | None = None,
         splits: Sequence[str] | None = None,
         interval: str | None = None,
+        interval_subset: int | None = None,
+        interval_attacks: int | None = None,
         subset: int | None = 1000,
         batch_size: int = 250,
     ):
         if interval is not None and not re.fullmatch(r'[1-9]\d*ep', str(interval)):
             raise UserError(f"{type(self).__name__}: interval is in epochs, as '5ep'; got {interval!r}")
-        for name, value in (('subset', subset), ('batch_size', batch_size)):
+        on_the_way = {'interval_subset': interval_subset, 'interval_attacks': interval_attacks}
+        for name, value in {**on_the_way, 'subset': subset, 'batch_size': batch_size}.items():
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise UserError(f'{type(self).__name__}: {name} is a whole number from 1 on, got {value!r}')
+            if value is not None and interval is None and name in on_the_way:
+                raise UserError(f'{type(self).__name__}: {name} is of what is measured on the way; give interval too')
         if attacks is not None and not attacks:
             raise UserError(f'{type(self).__name__}: attacks is empty; give one, or leave it out for PGD-20')
         self.file = Path(folder) / ROBUSTNESS_FILE
         self.attacks = [make_attack(one) for one in ([{}] if attacks is None else attacks)]
         self.splits = None if splits is None else tuple(splits)
         self.interval = None if interval is None else int(interval.removesuffix('ep'))
-        self.subset, self.batch_size = subset, batch_size
+        self.batch_size = batch_size
+        self._on_the_way, self._at_the_end = asked(self.attacks, subset, interval_subset, interval_attacks)
         self._measured = -1  # After how many batches.
 
     def fit_start(self, state: State, logger: Logger) -> None:
@@ -121,11 +130,11 @@ class Robustness(Callback):
         # The last epoch is left to the end of the training: averaged weights are in place by then, and are saved.
         at_the_end = state.max_duration is not None and state.timestamp >= state.max_duration
         if self.interval is not None and int(state.timestamp.epoch) % self.interval == 0 and not at_the_end:
-            self._measure(state, logger)
+            self._measure(state, logger, self._on_the_way)
 
     def fit_end(self, state: State, logger: Logger) -> None:
         if self._measured != int(state.timestamp.batch):
-            self._measure(state, logger)
+            self._measure(state, logger, self._at_the_end)
 
     def _evaluated(self, state: State) -> list[tuple[str, KeyedImages]]:
         """The splits that are attacked, and their data."""
@@ -147,21 +156,32 @@ class Robustness(Callback):
             )
         return dataset
 
-    def _measure(self, state: State, logger: Logger) -> None:
+    def _measure(self, state: State, logger: Logger, wanted: Sequence[tuple[Attack, int | None]]) -> None:
         self._measured = int(state.timestamp.batch)
         share_buffers(state.model)  # What is measured is what is saved.
         for split, dataset in self._evaluated(state):
-            rows = chosen_rows(dataset, self.subset)
-            for number, attack in enumerate(self.attacks):
+            for number, (attack, subset) in enumerate(wanted):
                 line = {
                     'epoch': int(state.timestamp.epoch),
                     'batch': int(state.timestamp.batch),
                     'split': split,
-                    'subset': self.subset,
-                    **what_is_left(state, dataset, rows, attack, self.batch_size),
+                    'subset': subset,
+                    **what_is_left(state, dataset, chosen_rows(dataset, subset), attack, self.batch_size),
                 }
-                logger.log_metrics({f'metrics/{split}/robust_accuracy{number or ""}': line['robust_accuracy']})
+                if number < len(self.attacks):
+                    logger.log_metrics({f'metrics/{split}/robust_accuracy{number or ""}': line['robust_accuracy']})
                 on_rank_zero(partial(append_line, self.file, line))
+
+
+def asked(
+    attacks: Sequence[Attack], subset: int | None, interval_subset: int | None, interval_attacks: int | None
+) -> tuple[list[tuple[Attack, int | None]], list[tuple[Attack, int | None]]]:
+    """Attacks and how many samples each is made on: on the way, and at the end; the arguments are the callback's."""
+    at_the_end: list[tuple[Attack, int | None]] = [(attack, subset) for attack in attacks]
+    if interval_subset is None or interval_subset == subset:
+        return at_the_end[:interval_attacks], at_the_end
+    on_the_way: list[tuple[Attack, int | None]] = [(attack, interval_subset) for attack in attacks[:interval_attacks]]
+    return on_the_way, at_the_end + on_the_way
 
 
 def what_is_left(

@@ -30,6 +30,7 @@ class Facts:
         shape: (C, H, W).
         mean: Of each channel, on the scale of 0 to 1, as the loader normalises with it.
         std: Likewise.
+        fine_classes: The names of the finer classes that samples were of before a drift made superclasses of them.
     """
 
     fingerprint: str
@@ -39,6 +40,7 @@ class Facts:
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    fine_classes: tuple[str, ...] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -57,7 +59,12 @@ class KeyedImages(Dataset, ABC):
         facts: What is true of all parts.
         augmentation: The family of views that a non-negative view is of.
         views: How many of them there are; ``None`` for a fresh one every epoch.
+
+    Attributes:
+        fine: The finer class of each sample, where the facts have ``fine_classes``.
     """
+
+    fine: NDArray[np.int64] | None = None
 
     def __init__(
         self, part: str, table: SampleTable, facts: Facts, augmentation: Augmentation, views: int | None

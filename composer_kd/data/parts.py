@@ -47,12 +47,14 @@ class Part:
         split: What they are some of.
         positions: Where in it.
         labels: Other labels than those of the table.
+        fine: The finer class that each sample was of before a drift, where its class is a coarser one now.
         painted: Other pixels, a row a sample.
     """
 
     split: OpenSplit
     positions: NDArray[np.int64]
     labels: NDArray[np.int64] | None = None
+    fine: NDArray[np.int64] | None = None
     painted: Painted | None = None
     rows: NDArray[np.int64] | None = None
 
@@ -78,8 +80,9 @@ class Part:
     def take(self, chosen: NDArray[np.int64]) -> Part:
         """Some of them, by ascending places."""
         labels = None if self.labels is None else self.labels[chosen]
+        fine = None if self.fine is None else self.fine[chosen]
         rows = None if self.rows is None else self.rows[chosen]
-        return replace(self, positions=self.positions[chosen], labels=labels, rows=rows)
+        return replace(self, positions=self.positions[chosen], labels=labels, fine=fine, rows=rows)
 
     def dataset(
         self,
@@ -90,6 +93,18 @@ class Part:
         place: Callable[[Tensor], Tensor],
     ) -> KeyedImages:
         """The samples as a data set; ``place`` gives images where they are to be gathered."""
+        dataset = self._images(name, facts, augmentation, views, place)
+        dataset.fine = self.fine
+        return dataset
+
+    def _images(
+        self,
+        name: str,
+        facts: Facts,
+        augmentation: Augmentation,
+        views: int | None,
+        place: Callable[[Tensor], Tensor],
+    ) -> KeyedImages:
         if self.painted is not None and self.rows is not None:
             return CachedImages(name, self.table, facts, augmentation, views, place(self.painted.images), self.rows)
         split = self.split

@@ -1,6 +1,6 @@
 """Pure tensor maths: torch in, torch out, nothing of Composer."""
 
-from composer_kd.functional.attacks import fgsm, pgd, project, random_start
+from composer_kd.functional.attacks import fgsm, pgd, project, random_start, round_at_random
 from composer_kd.functional.augment import augment, normalise
 from composer_kd.functional.calibration import expected_calibration_error
 from composer_kd.functional.colour import colour_jitter
@@ -55,6 +55,7 @@ __all__ = [
     'random_start',
     'resized_crop',
     'right_counts',
+    'round_at_random',
     'share_weights',
     'shrink_perturb',
     'soft_cross_entropy',

@@ -15,7 +15,17 @@ from torch.nn import functional as F
 from composer_kd.functional.augment import coefficients
 from composer_kd.functional.counter import counter_hash, uniform
 
-__all__ = ['NORMS', 'fgsm', 'normalised', 'other_labels', 'pgd', 'pixels_of', 'project', 'random_start']
+__all__ = [
+    'NORMS',
+    'fgsm',
+    'normalised',
+    'other_labels',
+    'pgd',
+    'pixels_of',
+    'project',
+    'random_start',
+    'round_at_random',
+]
 
 Model = Callable[[Tensor], Tensor]
 Normalization = Callable[[Tensor], Tensor] | tuple[Sequence[float], Sequence[float]]
@@ -26,6 +36,7 @@ NORMS = ('linf', 'l2')
 # Goes into the hash, as the versions of the augmentation do.
 _START_VERSION = 1
 _TARGET_VERSION = 1
+_ROUNDING_VERSION = 1
 
 # Only the gradient's direction counts. In float16 that of a sample which the model is sure of would be rounded to 0.
 _SCALE = 256.0
@@ -137,6 +148,26 @@ def random_start(shape: Sequence[int], ids: Tensor, seed: int, step: int, epsilo
     normal = torch.special.ndtri(drawn)
     length = epsilon * radius ** (1 / pixels)
     return (length * normal / normal.norm(dim=1, keepdim=True)).float().view(*shape)
+
+
+def round_at_random(deltas: Tensor, ids: Tensor, seed: int, step: int) -> Tensor:
+    """Deltas in whole pixels: down or up, so that each is right on average, by a hash of (seed, step, id, pixel).
+
+    The nearest whole number would take away what is below a half, in every step again. Whole numbers stay.
+
+    Args:
+        deltas: Float ``[B, C, H, W]``.
+        ids: int64 ``[B]``: who the samples are.
+        seed: Of the training.
+        step: When it is: another one draws anew.
+    """
+    pixels = int(torch.Size(deltas.shape[1:]).numel())
+    # A hash has 64 bits and a pixel takes 16: a hash for each would take as long as a tenth of an attack.
+    quarters = torch.arange(-(-pixels // 4), device=ids.device)
+    hashes = counter_hash(_ROUNDING_VERSION, seed, step, ids.view(-1, 1), quarters)
+    parts = torch.stack([(hashes >> bits) & 0xFFFF for bits in (0, 16, 32, 48)], dim=2).flatten(1)[:, :pixels]
+    drawn = (parts.to(torch.float32) + 0.5) / 2**16
+    return (deltas + drawn.view(deltas.shape)).floor()
 
 
 def other_labels(labels: Tensor, ids: Tensor, seed: int, classes: int) -> Tensor:

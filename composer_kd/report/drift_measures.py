@@ -53,25 +53,36 @@ def _mean_ratio(sums: Mapping[str, tuple[float, float]]) -> float | None:
     return fmean(ratios) if ratios else None
 
 
-def effective_robustness(clean: Sequence[float], drifted: Sequence[float]) -> list[float] | None:
+def effective_robustness(clean: Sequence[float], drifted: Sequence[float]) -> list[float | None]:
     """Accuracy under drift beyond what the clean accuracy lets one expect (Taori et al, 2020).
 
-    Expected is what a line through the compared models says, fitted on the logit scale by least squares. ``None`` for
-    fewer than three models, for models of one clean accuracy, and where an accuracy is 0 or 1.
+    Expected is what a line through the other models says, fitted on the logit scale by least squares: a model that is
+    in the fit itself pulls the line towards it, and with few models most of the way. ``None`` for each model with fewer
+    than three others, with others of one clean accuracy, and for all where an accuracy is 0 or 1.
 
     Args:
         clean: Of each model, as fractions.
         drifted: Likewise, under drift.
     """
-    if len(clean) < 3 or not all(0 < one < 1 for one in (*clean, *drifted)):
-        return None
+    if not all(0 < one < 1 for one in (*clean, *drifted)):
+        return [None] * len(clean)
     x, y = [_logit(one) for one in clean], [_logit(one) for one in drifted]
+    found: list[float | None] = []
+    for number, (at, own) in enumerate(zip(x, drifted, strict=True)):
+        expected = _on_the_line(x[:number] + x[number + 1 :], y[:number] + y[number + 1 :], at)
+        found.append(None if expected is None else own - 1 / (1 + math.exp(-expected)))
+    return found
+
+
+def _on_the_line(x: Sequence[float], y: Sequence[float], at: float) -> float | None:
+    """What a line through three points or more says; ``None`` where there are fewer, or where they stand upright."""
+    if len(x) < 3:
+        return None
     spread = sum((one - fmean(x)) ** 2 for one in x)
     if spread < 1e-12:
         return None
     slope = sum((a - fmean(x)) * (b - fmean(y)) for a, b in zip(x, y, strict=True)) / spread
-    expected = (fmean(y) + slope * (one - fmean(x)) for one in x)
-    return [own - 1 / (1 + math.exp(-one)) for own, one in zip(drifted, expected, strict=True)]
+    return fmean(y) + slope * (at - fmean(x))
 
 
 def _logit(share: float) -> float:

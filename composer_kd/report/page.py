@@ -41,8 +41,8 @@ _ROBUSTNESS = (
     "severities, divides by the baseline's and averages over kinds: less is better, and the baseline has 1. The "
     'relative one does so with what corruptions add to the clean error (Hendrycks and Dietterich, 2019), where they '
     'add something to that of the baseline. Effective robustness is the accuracy under drift beyond that which a line '
-    'through these arms, fitted on the logit scale, expects of the clean accuracy (Taori et al, 2020). The worst '
-    'group and the calibration error are averaged over the drifts.'
+    'through the other arms (three at least), fitted on the logit scale, expects of the clean accuracy (Taori et al, '
+    '2020). The worst group and the calibration error are averaged over the drifts.'
 )
 _ATTACK = (
     'PGD-N: projected gradient descent of N steps from a random start, in a ball of the given norm and radius, in '

@@ -33,10 +33,10 @@ class ArmRobustness:
         drop: The former minus the latter.
         corruption_error: Relative to the baseline arm; ``None`` where no corruption was measured, or not of that arm.
         relative_corruption_error: Likewise, of what corruptions add to the clean error.
-        effective: What is beyond the accuracy under drift that the clean one lets one expect of these arms.
+        effective: What is beyond the accuracy under drift that the clean one lets one expect by the other arms.
         worst: The drift under which the arm is worst.
         at_worst: Its accuracy there.
-        worst_group: Of the worst superclass or class under each drift, averaged over the drifts.
+        worst_group: Of the worst superclass, class or fine class under each drift, averaged over the drifts.
         calibration_error: Averaged over the drifts.
         by_drift: Accuracies by the names of the drifts.
     """
@@ -62,7 +62,7 @@ class Robustness:
         arms: In the order of the report.
         kinds: Kind of corruption to severity to the name of the drift.
         drifts: The names of all drifts that all measured runs have in common.
-        groups: What a worst group is one of: ``superclass`` or ``class``.
+        groups: What a worst group is one of: ``superclass``, ``class`` or ``fine class``.
     """
 
     arms: dict[str, ArmRobustness]
@@ -116,10 +116,7 @@ def robustness(arms: Sequence[Arm]) -> Robustness | None:
     effective = effective_robustness(
         [one.clean.mean for one in found.values()], [one.drifted.mean for one in found.values()]
     )
-    if effective is not None:
-        found = {
-            name: replace(one, effective=beyond) for (name, one), beyond in zip(found.items(), effective, strict=True)
-        }
+    found = {name: replace(one, effective=beyond) for (name, one), beyond in zip(found.items(), effective, strict=True)}
     return Robustness(found, kinds, names, everyone[0].groups)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from composer_kd.report.collect import Arm, Run, json_lines, plain_text
 from composer_kd.report.measures import Spread
 
-__all__ = ['ArmUnderAttack', 'UnderAttack', 'by_attack', 'lines_at_the_end', 'under_attack']
+__all__ = ['ArmUnderAttack', 'UnderAttack', 'attack_in_words', 'by_attack', 'lines_at_the_end', 'under_attack']
 
 _FILE = 'robustness.jsonl'
 

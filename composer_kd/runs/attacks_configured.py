@@ -16,7 +16,7 @@ from composer_kd.archive.jsonl import append_line, read_lines
 from composer_kd.archive.lock import locked
 from composer_kd.archive.ranks import on_rank_zero, together
 from composer_kd.archive.unlisted import unlisted
-from composer_kd.callbacks.robustness import ROBUSTNESS_FILE, make_attack, what_is_left
+from composer_kd.callbacks.robustness import ROBUSTNESS_FILE, asked, make_attack, what_is_left
 from composer_kd.callbacks.under_attack import chosen_rows
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.errors import UserError
@@ -41,9 +41,9 @@ def attack_configured(config: RunConfig, run: RunDir, say: Callable[[str], None]
     if wanted is None:
         return
     attacks = [make_attack(one.model_dump()) for one in wanted.attacks]
-    splits = ['val', 'test'] if config.data.val_fraction else ['test']
-    pairs = list(product(splits, attacks))
-    lacking, listed = on_rank_zero(lambda: (_lacking(run, wanted.subset, pairs), _is_listed(run)))
+    _, at_the_end = asked(attacks, wanted.subset, wanted.interval_subset, wanted.interval_attacks)
+    measurements = list(product(wanted.splits_of(config.data.val_fraction), at_the_end))
+    lacking, listed = on_rank_zero(lambda: (_lacking(run, measurements), _is_listed(run)))
     if not lacking and listed:
         return
     if config.threads:
@@ -59,13 +59,12 @@ def attack_configured(config: RunConfig, run: RunDir, say: Callable[[str], None]
                 raise UserError(f'{run}: the data at hand is not what it was trained on; put that back to attack it')
         state = _at_its_end(run, config, data.num_classes)
         for number in lacking:
-            split, attack = pairs[number]
+            split, (attack, subset) = measurements[number]
             spec = data.val if split == 'val' else data.test
             assert spec is not None
             dataset: KeyedImages = spec.dataloader.dataset  # type: ignore[union-attr]
-            rows = chosen_rows(dataset, wanted.subset)
-            found = what_is_left(state, dataset, rows, attack, wanted.batch_size)
-            line = {**on_rank_zero(lambda: _when(run)), 'split': split, 'subset': wanted.subset, **found}
+            found = what_is_left(state, dataset, chosen_rows(dataset, subset), attack, wanted.batch_size)
+            line = {**on_rank_zero(lambda: _when(run)), 'split': split, 'subset': subset, **found}
             on_rank_zero(partial(_append, run, line))
             say(
                 f'{run}: {split} accuracy {PERCENT.text(line["accuracy"])} %, under attack '
@@ -73,18 +72,18 @@ def attack_configured(config: RunConfig, run: RunDir, say: Callable[[str], None]
             )
 
 
-def _lacking(run: RunDir, subset: int | None, pairs: list[tuple[str, Attack]]) -> list[int]:
-    """The numbers of the pairs that no line at the end of the training is of."""
+def _lacking(run: RunDir, measurements: list[tuple[str, tuple[Attack, int | None]]]) -> list[int]:
+    """The numbers of those (a split, an attack, a number of samples) that no line at the training's end is of."""
     end = _when(run)['batch']
     lines = [line for line in read_lines(run.path / ROBUSTNESS_FILE) if line.get('batch') == end]
 
-    def is_there(split: str, attack: Attack) -> bool:
-        asked = {'split': split, 'subset': subset, **asdict(attack)}
-        del asked['strongest']
+    def is_there(split: str, attack: Attack, subset: int | None) -> bool:
+        sought = {'split': split, 'subset': subset, **asdict(attack)}
+        del sought['strongest']
         # Null is an answer as well: a line without the key says nothing of it.
-        return any(all(name in line and line[name] == value for name, value in asked.items()) for line in lines)
+        return any(all(name in line and line[name] == value for name, value in sought.items()) for line in lines)
 
-    return [number for number, pair in enumerate(pairs) if not is_there(*pair)]
+    return [number for number, (split, what) in enumerate(measurements) if not is_there(split, *what)]
 
 
 def _when(run: RunDir) -> dict[str, int]:

@@ -134,6 +134,14 @@ class RunConfig(Section):
     def _attacked(cls, value: Any) -> Any:
         return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
+    @field_validator('robustness')
+    @classmethod
+    def _of_data_that_is_there(cls, value: RobustnessSection | None, info: ValidationInfo) -> RobustnessSection | None:
+        data = info.data.get('data')
+        if value is not None and data is not None and not data.val_fraction and 'val' in (value.splits or ()):
+            raise ValueError("splits: data.val_fraction is 0, so that there is no 'val'; leave it out")
+        return value
+
     @field_validator('keep_checkpoints')
     @classmethod
     def _at_least_one(cls, value: int) -> int:

@@ -19,7 +19,7 @@ from composer_kd.archive.manifest import DRIFT_FILE, Manifest, verify_file
 from composer_kd.archive.ranks import on_rank_zero, together
 from composer_kd.archive.remote import RemoteRun, run_at
 from composer_kd.archive.unlisted import unlisted
-from composer_kd.callbacks.drift_measures import answers_to, quality_of
+from composer_kd.callbacks.drift_measures import answers_to, groups_in, quality_of
 from composer_kd.data.drift import Drift
 from composer_kd.data.drift.scenarios import Scenarios, check_scenario_files, scenarios_of
 from composer_kd.data.drifted_tests import DriftedTests, DriftsFit
@@ -172,8 +172,9 @@ def _open_tests(run: RunDir, manifest: Manifest, config: Mapping[str, Any]) -> D
 
 def _nothing_yet(manifest: Manifest, tests: DriftedTests) -> DriftFile:
     assert manifest.weights is not None
-    groups = 'class' if tests.clean.facts.coarse is None else 'superclass'
-    return DriftFile(manifest.weights.hash, manifest.finished_epoch or 0, tests.clean.fingerprint, groups)
+    return DriftFile(
+        manifest.weights.hash, manifest.finished_epoch or 0, tests.clean.fingerprint, groups_in(tests.clean.facts)
+    )
 
 
 class _Model:

@@ -42,12 +42,29 @@ class RobustnessSection(Section):
 
     Attributes:
         attacks: One after the other.
+        splits: Of which data; null: of validation, where there is such a part, and test.
         interval: Also at the end of every so many epochs; null: at the end of the training alone.
+        interval_subset: Of each split then; null: as many as at the end.
+        interval_attacks: How many of the attacks then, the first ones; null: all.
         subset: Of each split; null takes all.
         batch_size: Images that a rank attacks at a time.
     """
 
     attacks: Annotated[list[AttackSection], Field(min_length=1)] = Field(default_factory=lambda: [AttackSection()])
+    splits: Annotated[list[Literal['val', 'test']], Field(min_length=1)] | None = None
     interval: Annotated[str, Field(pattern=r'^[1-9]\d*ep$')] | None = None
+    interval_subset: Count | None = None
+    interval_attacks: Count | None = None
     subset: Count | None = 1000
     batch_size: Count = 250
+
+    @model_validator(mode='after')
+    def _of_an_interval(self) -> RobustnessSection:
+        for name in ('interval_subset', 'interval_attacks'):
+            if getattr(self, name) is not None and self.interval is None:
+                raise ValueError(f'{name} is of what is measured on the way; give interval too, or leave it out')
+        return self
+
+    def splits_of(self, val_fraction: float) -> list[str]:
+        """Those that are attacked of data of which so much validates."""
+        return list(self.splits or (['val', 'test'] if val_fraction else ['test']))

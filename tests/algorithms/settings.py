@@ -120,6 +120,9 @@ SETTINGS: dict[str, Setting] = {
         ),
         pixel_loader,
     ),
+    'AdversarialRecycling-reset': Setting(
+        lambda: AdversarialRecycling(source=run_with_examples(), step_size=0.4, reset='8ba'), pixel_loader
+    ),
     'AdversarialRecycling-fresh': Setting(
         lambda: AdversarialRecycling(mode='fresh', steps=3, targeted=True, start='image'), pixel_loader
     ),

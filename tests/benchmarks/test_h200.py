@@ -169,6 +169,15 @@ def test_steps(place: Path) -> None:
     result = json.loads((place / 'out' / 'steps.json').read_text())
     assert result['hardware']['cpu']
     assert result['milliseconds']['trainer'][1] > 0
+    attacks = {'replay', 'recycle', 'fgsm', 'pgd7'}
+    assert attacks <= set(result['milliseconds'])
+    assert set(result['attack milliseconds']) == attacks
+    assert {f'{name} / trainer' for name in attacks} <= set(result['ratios'])
+    median, low, high = result['ratios']['attacks of pgd7 / attacks of recycle']
+    assert median > 1
+    assert low <= median <= high
+    page = (place / 'out' / 'steps.md').read_text()
+    assert "| a step's adversarial examples, milliseconds | median | quartiles |" in page
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from benchmarks.paired import Paired, p_value, quantile, spread
+from benchmarks.paired import Paired, at_least, p_value, pairs, quantile, repetition, spread
 
 # Two-sided 95 % quantiles, as every table of the distribution prints them.
 PRINTED = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 29: 2.045}
@@ -37,3 +37,16 @@ def test_one_pair_has_no_interval_and_equal_differences_no_doubt():
     assert Paired.of([2.0, 2.0]).p == 0.0
     assert Paired.of([0.0, 0.0]).p == 1.0
     assert spread([1.0, 3.0]) == '2.0 ± 1.4'
+
+
+def test_what_was_not_reached_is_a_lower_bound_over_all_runs():
+    assert at_least([(2.0, True), (4.0, True)]) == '3.0 ± 1.4'
+    assert at_least([(2.0, True), (8.0, False)], ' %', 0) == '≥ 5 % (1 of 2)'
+    assert at_least([(8.0, False)]) == '≥ 8.0 (0 of 1)'
+
+
+def test_runs_are_told_by_their_repetition():
+    assert [repetition(name, 'warm1') for name in ('warm1', 'warm1-s0', 'warm1-s12')] == [0, 0, 12]
+    first, second, third = ({'repetition': number} for number in range(3))
+    assert pairs([third, first], [first, second, third]) == [(third, third), (first, first)]
+    assert pairs([second], [first]) == []

@@ -19,7 +19,15 @@ from tests.runs.common import TINY
 
 def one(number: int, test: float, seed: int = 17, **more: Any) -> dict[str, Any]:
     costs = {'student': 1e12, 'teacher': 0.0, 'harvest': 0.0, 'saved': 0.0, 'samples': 100}
-    return {'seed': seed + number, 'number': number, 'test': test, 'best': test, 'cpu': 'a processor', **costs, **more}
+    return {
+        'seed': seed + number,
+        'repetition': number,
+        'test': test,
+        'best': test,
+        'cpu': 'a processor',
+        **costs,
+        **more,
+    }
 
 
 def result(arms: dict[str, list[dict[str, Any]]], baseline: str = 'alone', name: str = 'some') -> dict[str, Any]:
@@ -120,7 +128,7 @@ def test_a_study_under_way_has_its_page(
         run_file(str(tiny), [], name, report=False)
     assert main(tiny, '--table-only', '--baseline=alone', monkeypatch=monkeypatch) == 0
     found = json.loads(tiny.with_suffix('.json').read_text())
-    assert {arm: [run['number'] for run in runs] for arm, runs in found['arms'].items()} == {
+    assert {arm: [run['repetition'] for run in runs] for arm, runs in found['arms'].items()} == {
         'alone': [1],
         'larger': [0],
     }

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from composer_kd import DriftMeasures, UserError
+from composer_kd.callbacks.drift_measures import groups_in, quality_of
 from composer_kd.data import open_data
+from composer_kd.data.drifted_tests import DriftedTests
 from composer_kd.data.section import DataSection
 from composer_kd.functional import worst_group
 from composer_kd.models import weights_hash
@@ -80,6 +83,24 @@ def test_the_file(tmp_path: Path) -> None:
     assert found['drifts']['stored'] == {'drift': [], 'fingerprint': found['fingerprint'], **found['clean']}
     assert (found['epoch'], found['weights'], found['groups']) == (2, weights_hash(net), 'superclass')
     assert found['clean']['worst_group']['name'] in keyed_data().superclasses
+
+
+def test_under_a_subpopulation_the_worst_group_is_a_fine_class() -> None:
+    ends = {'from': {'name': 'subpopulation', 'side': 'source'}, 'to': {'name': 'subpopulation', 'side': 'target'}}
+    tests = DriftedTests(parse_section(DataSection, {**SECTION, 'drift': ends['from']}, 'data'))
+    (way,) = parse_section(DataSection, {'drift': {'name': 'path', 'steps': 2, 'step': 1, **ends}}, 'data').drift
+    stored = open_data(parse_section(DataSection, SECTION, 'data'), 10, 0).test.dataloader.dataset
+    label_of = dict(zip(stored.ids.tolist(), stored.labels.tolist(), strict=True))
+    for dataset in (tests.clean, tests.under([way], 'drifts.way')):
+        assert groups_in(dataset.facts) == 'fine class'
+        fine = np.array([label_of[sample] for sample in dataset.ids.tolist()])
+        wrong = int(fine[3])
+        # Right about everyone but the samples of one fine class: its superclass is not all wrong.
+        answers = F.one_hot(torch.from_numpy(dataset.labels), dataset.num_classes).float()
+        answers[torch.from_numpy(fine == wrong)] *= -1
+        found = quality_of(answers, dataset)
+        assert found['worst_group'] == {'name': stored.classes[wrong], 'accuracy': 0.0}
+        assert found['accuracy'] == pytest.approx(1 - (fine == wrong).mean())
 
 
 @pytest.mark.parametrize(

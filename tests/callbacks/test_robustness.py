@@ -85,6 +85,18 @@ def test_it_changes_nothing_and_measures_on_the_way(tmp_path: Path) -> None:
     assert weights_hash(measured.state.model) == weights_hash(plain.state.model)
 
 
+def test_the_way_may_be_measured_on_fewer_samples_and_by_fewer_attacks(tmp_path: Path) -> None:
+    attacks = [{'steps': 2}, {'steps': 4}]
+    robustness = Robustness(tmp_path, attacks, interval='1ep', interval_subset=32, interval_attacks=1, subset=None)
+    _, log = fit(robustness, epochs='3ep')
+    lines = read_lines(tmp_path / 'robustness.jsonl')
+    of_the_end = [(3, 2, 192), (3, 4, 192), (3, 2, 32)]
+    assert [(line['epoch'], line['steps'], line['samples']) for line in lines] == [(1, 2, 32), (2, 2, 32), *of_the_end]
+    assert [line['subset'] for line in lines] == [32, 32, None, None, 32]
+    assert logged(log, 'metrics/val/robust_accuracy') == [line['robust_accuracy'] for line in lines[:3]]
+    assert len(logged(log, 'metrics/val/robust_accuracy1')) == 1
+
+
 def test_beside_ema_the_end_is_of_the_averaged_weights(tmp_path: Path) -> None:
     # They are in place when an epoch is saved; what is measured on the way is of the weights that are trained.
     ema = EMA(half_life='3ba', update_interval='1ba')
@@ -137,6 +149,8 @@ def test_a_subset_is_the_same_whatever_the_order() -> None:
         ({'attacks': [{'epsilon': 0.03}]}, 'epsilon: pixels go from 0 to 255'),
         ({'attacks': [{'eps': 8}]}, "eps: unknown key; did you mean 'steps'|eps: unknown key; did you mean 'epsilon'"),
         ({'interval': 5}, "interval is in epochs, as '5ep'; got 5"),
+        ({'interval_subset': 50}, 'interval_subset is of what is measured on the way; give interval too'),
+        ({'interval': '1ep', 'interval_attacks': 0}, 'interval_attacks is a whole number from 1 on, got 0'),
         ({'subset': 0}, 'subset is a whole number from 1 on, got 0'),
     ],
 )

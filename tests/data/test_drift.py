@@ -131,6 +131,18 @@ def test_subpopulations_are_disjoint_and_cover_all() -> None:
     assert len({everyone.labels[row] for row in other.rows}) == 20
 
 
+def test_samples_keep_their_fine_class_on_the_way_and_under_other_drifts() -> None:
+    everyone = population([4] * 100, coarse=list(CIFAR100_COARSE))
+    ends = {'from': {'name': 'subpopulation', 'side': 'source'}, 'to': {'name': 'subpopulation', 'side': 'target'}}
+    way = made('path', steps=2, step=1, **ends).change(everyone)
+    thinned = made('long_tail', factor=4).change(made('label_noise', rate=0.5).change(way))
+    for one in (made('subpopulation', side='source').change(everyone), way, thinned):
+        assert one.fine_classes == everyone.classes
+        assert np.array_equal(one.fine, everyone.labels[one.rows])
+    assert len(thinned) < len(way)
+    assert everyone.fine is None
+
+
 def test_the_superclasses_of_cifar100_are_the_standard_ones() -> None:
     parent = {name: CIFAR100_SUPERCLASSES[CIFAR100_COARSE[number]] for number, name in enumerate(CIFAR100_CLASSES)}
     assert parent['otter'] == 'aquatic_mammals'

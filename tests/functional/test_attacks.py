@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer_kd.functional import fgsm, pgd, project, random_start
+from composer_kd.functional import fgsm, pgd, project, random_start, round_at_random
 from composer_kd.functional.attacks import normalised, other_labels, pixels_of
 from composer_kd.functional.augment import normalise
 
@@ -213,3 +215,28 @@ def test_agrees_with_foolbox_on_the_same_start(norm: str, epsilon: float, size: 
     close = (ours - 255 * theirs).abs() < 0.01
     assert close.float().mean() > 0.995
     torch.testing.assert_close(loss_of(model, ours, labels), loss_of(model, 255 * theirs, labels), atol=1e-3, rtol=1e-3)
+
+
+# -- whole pixels -----------------------------------------------------------------------------------------------------
+
+
+def test_rounding_is_right_on_average_and_a_function_of_who_and_when() -> None:
+    shape, ids = (400, 3, 5, 5), torch.arange(400)
+    for value in (0.25, -0.4, 2.9):
+        rounded = round_at_random(torch.full(shape, value), ids, 1, 2)
+        assert set(rounded.unique().tolist()) == {math.floor(value), math.ceil(value)}
+        # 30,000 draws: four standard deviations.
+        assert rounded.mean().item() == pytest.approx(value, abs=4 * 0.5 / 30_000**0.5)
+        # No pixel goes with another one: those of one hash neither.
+        up = (rounded - value).flatten(1)
+        assert (torch.corrcoef(up.T) - torch.eye(75)).abs().max() < 0.3
+    halves = torch.full(shape, 0.5)
+    drawn = round_at_random(halves, ids, 1, 2)
+    assert torch.equal(round_at_random(halves[7:9], ids[7:9], 1, 2), drawn[7:9])
+    for seed, step in ((1, 3), (2, 2)):
+        assert (round_at_random(halves, ids, seed, step) == drawn).float().mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_rounding_leaves_whole_numbers() -> None:
+    deltas = torch.randint(-127, 128, (50, 3, 4, 4), generator=torch.Generator().manual_seed(1)).float()
+    assert torch.equal(round_at_random(deltas, torch.arange(50), 0, 0), deltas)

@@ -15,6 +15,11 @@ from composer_kd.report.drift_measures import (
     relative_mean_corruption_error,
 )
 
+
+def share(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
+
+
 BASE = {'fog': [0.4, 0.6], 'snow': [0.5, 0.5]}
 
 
@@ -43,20 +48,26 @@ def test_the_relative_one_is_of_what_corruptions_add():
 
 
 def test_effective_robustness_is_what_lies_beyond_a_line_of_logits():
-    clean = [0.5, 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-2))]  # logits 0, 1, 2
-    on_a_line = [1 / (1 + math.exp(-(0.5 * x - 1))) for x in range(3)]
-    assert effective_robustness(clean, on_a_line) == pytest.approx([0, 0, 0], abs=1e-12)
-    # Logits -1, 0, -1 have the line -2/3 through all three.
-    bent = [1 / (1 + math.exp(1)), 0.5, 1 / (1 + math.exp(1))]
-    expected = 1 / (1 + math.exp(2 / 3))
-    assert effective_robustness(clean, bent) == pytest.approx([one - expected for one in bent])
+    clean = [share(x) for x in range(4)]
+    on_a_line = [share(0.5 * x - 1) for x in range(4)]
+    assert effective_robustness(clean, on_a_line) == pytest.approx([0, 0, 0, 0], abs=1e-12)
 
 
-def test_effective_robustness_needs_three_models_and_logits():
-    assert effective_robustness([0.4, 0.5], [0.2, 0.3]) is None
-    assert effective_robustness([0.4, 0.5, 1.0], [0.2, 0.3, 0.4]) is None
-    assert effective_robustness([0.4, 0.5, 0.6], [0.0, 0.3, 0.4]) is None
-    assert effective_robustness([0.5, 0.5, 0.5], [0.2, 0.3, 0.4]) is None
+def test_a_model_does_not_draw_the_line_that_it_is_held_against():
+    # The first three are on 0.5 x - 1; the last one, on 2 instead of 0.5, is as far beyond as it is above that line.
+    drifted = [share(-1), share(-0.5), share(0), share(2)]
+    found = effective_robustness([share(x) for x in range(4)], drifted)
+    assert found[3] == pytest.approx(share(2) - share(0.5))
+    # The first: the others' logits -0.5, 0, 2 at 1, 2, 3 have the mean 0.5 at 2 and the slope 1.25, so -2 at 0.
+    assert found[0] == pytest.approx(share(-1) - share(-2))
+
+
+def test_effective_robustness_needs_three_others_and_logits():
+    assert effective_robustness([0.4, 0.5, 0.6], [0.2, 0.3, 0.5]) == [None] * 3
+    assert effective_robustness([0.4, 0.5, 0.6, 1.0], [0.2, 0.3, 0.4, 0.4]) == [None] * 4
+    assert effective_robustness([0.4, 0.5, 0.6, 0.7], [0.0, 0.3, 0.4, 0.4]) == [None] * 4
+    upright = effective_robustness([0.5, 0.5, 0.5, 0.6], [0.2, 0.3, 0.4, 0.5])
+    assert [one is None for one in upright] == [False, False, False, True], 'three others of one clean accuracy'
 
 
 def test_forgetting_is_what_is_gone_of_each_earlier_step():

@@ -76,7 +76,7 @@ def test_the_table(study):
     assert kd['drop'] == '29.00 ±0.00'
     assert kd['worst superclass'] == '20.50 ±0.00'
     assert kd['calibration error, %'] == '10.00 ±0.00'
-    assert 'effective robustness' not in kd, 'two arms have a line through them, whatever they are'
+    assert 'effective robustness' not in kd, 'there is no line through one other arm'
 
 
 def test_every_format_has_it(study):
@@ -93,12 +93,14 @@ def test_every_format_has_it(study):
     assert '#' not in figures['drift_arms'].svg.replace('url(#', ''), 'a colour that no dark page changes'
 
 
-def test_a_third_arm_gives_effective_robustness(study):
-    write(study, 'other', 0, 0.65, [0.55, 0.4, 0.5, 0.4, 0.2])
+def test_a_fourth_arm_gives_effective_robustness(study):
+    write(study, 'third', 0, 0.65, [0.5, 0.4, 0.4, 0.3, 0.1])
+    assert 'effective robustness' not in table(report(study))[0]
+    write(study, 'other', 0, 0.65, [0.6, 0.5, 0.5, 0.5, 0.3])
     values = {row['arm']: float(row['effective robustness']) for row in table(report(study))}
-    assert values['other'] > 2, 'above a line through all of them'
-    assert values['scratch'] < 0
-    assert values['kd'] < 0
+    # The other three are near 61, 65 and 70 clean with 31, 34 and 41 under drift: about 36 at 65, and it has 48.
+    assert values['other'] == pytest.approx(12, abs=1.5)
+    assert values['third'] < 0
 
 
 def test_drifts_that_all_have_in_common_are_compared(study):

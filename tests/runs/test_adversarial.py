@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from composer_kd import Archive
 from composer_kd.archive import RunDir, verify
 from composer_kd.archive.jsonl import read_lines, rewrite_lines
+from composer_kd.callbacks.robustness import make_attack
 from composer_kd.cli import main as command
+from composer_kd.data.convert import convert
 from composer_kd.errors import UserError
 from composer_kd.run import main
+from composer_kd.runs.attack import attack_run
 from composer_kd.runs.plan import make_plan
 from tests.runs.common import TINY, write_yaml
 
@@ -23,6 +27,7 @@ MADE = {'adversarial': {'epsilon': 6}, 'archive': {'adversarial': True}}
 LINEAGE = {
     'replayed': {'adversarial': {'mode': 'replay', 'from': 'made', 'share': 0.5}},
     'made': {**MADE, 'robustness': {'attacks': [{'steps': 3}, {'norm': 'l2', 'epsilon': 60}], 'subset': 40}},
+    'tested': {'robustness': {'attacks': [{'steps': 1}], 'splits': ['test'], 'subset': None}},
 }
 
 
@@ -64,6 +69,8 @@ def test_robustness_is_a_file_of_the_run(trained: Path) -> None:
     ]  # fmt: skip
     assert {line['samples'] for line in lines} == {40}
     assert 'robustness.jsonl' not in verify(trained / 'replayed').files
+    (line,) = read_lines(trained / 'tested' / 'robustness.jsonl')
+    assert (line['split'], line['subset'], line['samples']) == ('test', None, 200)
 
 
 def test_what_a_finished_run_lacks_is_measured_by_its_saved_weights(tmp_path: Path) -> None:
@@ -92,6 +99,10 @@ def test_what_a_finished_run_lacks_is_measured_by_its_saved_weights(tmp_path: Pa
     assert more[:4] == at_its_end
     assert [(line['split'], line['steps']) for line in more[4:]] == [('val', 1), ('test', 1)]
     assert [line['samples'] for line in measured({'attacks': attacks[:1], 'subset': 20})[6:]] == [20, 20]
+    # The test split alone, and what the way of a training would have been measured on.
+    way = {'interval': '1ep', 'interval_subset': 30, 'interval_attacks': 1}
+    lines = measured({'attacks': attacks, 'splits': ['test'], 'subset': 40, **way})[8:]
+    assert [(line['split'], line['steps'], line['samples']) for line in lines] == [('test', 3, 30)]
 
 
 def without(files: dict, name: str) -> dict:
@@ -116,17 +127,37 @@ def test_the_command_attacks_saved_weights(library: str, trained: Path, tmp_path
     assert 'robust, %' in capsys.readouterr().out
 
 
-def test_own_and_foolboxs_attacks_find_the_same(trained: Path) -> None:
-    pytest.importorskip('foolbox', reason='foolbox is not installed (extra: adversarial)')
-    from composer_kd.callbacks.robustness import make_attack
-    from composer_kd.runs.attack import attack_run
+@pytest.fixture(scope='module')
+def robust_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes in noise, far enough apart for a model that withstands an attack more often than not."""
+    folder = tmp_path_factory.mktemp('robust')
+    drawn = np.random.default_rng(1)
+    prototypes, labels = drawn.choice([-12, 12], (3, 8, 8, 3)), drawn.integers(0, 3, 1000)
+    images = (127 + prototypes[labels] + drawn.normal(0, 60, (1000, 8, 8, 3))).clip(0, 255).round().astype(np.uint8)
+    np.savez(folder / 'three.npz', images=images, labels=labels, split=(np.arange(1000) >= 600).astype(np.uint8))
+    convert(str(folder / 'three.npz'), folder / 'shards')
+    options = {
+        'data': {'source': str(folder / 'shards'), 'augment': False},
+        'lineage': {'robust': {'adversarial': {'mode': 'fresh', 'steps': 3}}},
+        'max_duration': '4ep',
+    }
+    assert main([str(write_yaml(folder, **options)), '--no-report']) == 0
+    return folder / 'runs' / 'robust'
 
-    attack = make_attack({'steps': 10})
-    own, theirs = (attack_run(trained / 'made', attack, library) for library in ('own', 'foolbox'))
-    assert own['samples'] == theirs['samples'] == 200
-    assert own['accuracy'] == theirs['accuracy']
-    # Other random starts: 200 samples of a weak model.
-    assert own['robust_accuracy'] == pytest.approx(theirs['robust_accuracy'], abs=0.02)
+
+@pytest.mark.parametrize('options', [{'steps': 10}, {'steps': 10, 'norm': 'l2', 'epsilon': 100}], ids=['linf', 'l2'])
+def test_own_and_foolboxs_attacks_find_the_same(options: dict, robust_run: Path) -> None:
+    pytest.importorskip('foolbox', reason='foolbox is not installed (extra: adversarial)')
+    attack = make_attack(options)
+    own, theirs = (attack_run(robust_run, attack, library) for library in ('own', 'foolbox'))
+    assert own['samples'] == theirs['samples'] == 400
+    assert own['accuracy'] == theirs['accuracy'] > 0.8
+    # A number that a wrong attack would miss: many samples fall, and many do not.
+    assert 0.25 < theirs['robust_accuracy'] < own['accuracy'] - 0.25
+    # Other random starts.
+    assert own['robust_accuracy'] == pytest.approx(theirs['robust_accuracy'], abs=0.01)
+    weaker = attack_run(robust_run, make_attack({**options, 'steps': 1, 'step_size': attack.step_size}))
+    assert weaker['robust_accuracy'] > own['robust_accuracy'] + 0.05, 'an attack that does less is told apart'
 
 
 @pytest.mark.parametrize(
@@ -160,6 +191,10 @@ def test_what_a_plan_refuses() -> None:
     refused({'one': {'archive': {'adversarial': True}}}, 'archive.adversarial: this run makes no adversarial examples')
     refused({'one': {'robustness': {'attacks': [{'steps': 0}]}}}, 'lineage.one.robustness.attacks.0')
     refused({'one': {'robustness': {'interval': '5'}}}, 'lineage.one.robustness.interval')
+    refused({'one': {'robustness': {'interval_subset': 5}}}, 'interval_subset is of what is measured on the way')
+    unvalidated = {'data': {'val_fraction': 0}, 'robustness': {'splits': ['val']}}
+    refused({'one': unvalidated}, "lineage.one.robustness: splits: data.val_fraction is 0, so that there is no 'val'")
+    assert make_plan({**TINY, 'lineage': {'one': {'robustness': {'splits': ['val']}}}})
     crops = {'data': {**TINY['data'], 'augment': 'resized_crop'}}
     refused(
         {'one': {'adversarial': {}, **crops}}, 'lineage.one.AdversarialRecycling: the views of resized_crop do not show'

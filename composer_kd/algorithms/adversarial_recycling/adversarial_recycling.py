@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 from torch import Tensor
 
-from composer_kd.algorithms.adversarial_recycling.arguments import check_arguments, count_of, share_of
+from composer_kd.algorithms.adversarial_recycling.arguments import check_arguments, count_of, length_of, share_of
 from composer_kd.algorithms.adversarial_recycling.attack import Attack
 from composer_kd.algorithms.adversarial_recycling.budget import Budget
 from composer_kd.algorithms.adversarial_recycling.examples import Examples
@@ -73,6 +74,9 @@ class AdversarialRecycling(Described):
         keep: (recycle) ``'newest'``: the newer example takes the place of the older. ``'strongest'``: unless it is
             weaker than the one that the attack began at, both at the weights of this step, which costs one forward pass
             more. Default: ``'newest'``.
+        reset: (recycle) After every so many epochs, as ``'10ep'``, or batches, as ``'500ba'``, all that is kept is
+            forgotten, an earlier run's examples too: the next attacks begin as the first ones did. ``None``: never.
+            Default: ``None``.
         budget: (recycle, fresh) A bound on what is kept: a number of samples, or a size as ``'64MB'``; ``None`` keeps
             all. ``'fresh'`` keeps some for :class:`.RecordAdversarial` alone. Default: ``None``.
 
@@ -102,6 +106,7 @@ class AdversarialRecycling(Described):
         every: int = 1,
         share: float = 1.0,
         keep: Literal['newest', 'strongest'] = 'newest',
+        reset: str | None = None,
         budget: int | str | None = None,
     ):
         check_arguments(mode, self.arguments)
@@ -109,9 +114,11 @@ class AdversarialRecycling(Described):
         self.mode, self.share, self.every = mode, share_of(share), count_of(every, 'every')
         self.attack = Attack.checked(epsilon, steps, step_size, norm, targeted, keep == 'strongest', one_step)
         self.begin = start
+        self.reset = None if reset is None else length_of(reset, 'reset')
         self.budget = Budget(budget)
         self.archive = source if isinstance(source, Archive) or source is None else Archive(source)
-        self.clock = Clock()
+        self._in_steps, self._between = Clock(), Clock()
+        self._on_gpu = False
         self.images_attacked = 0
         """Images that were attacked so far in this process, on this rank."""
         self.images_replayed = 0
@@ -141,27 +148,36 @@ class AdversarialRecycling(Described):
             self._init(state)
         elif event == Event.FIT_START:
             self._fit_start(state)
-        elif event == Event.BATCH_START:
+        elif event == Event.EPOCH_END and self._keeps:
+            with self.between_steps():
+                self.table.exchange()
+        elif event != Event.EPOCH_END:
+            with self._in_steps.running(self._on_gpu):
+                self._apply_in_step(event, state, logger)
+
+    def _apply_in_step(self, event: Event, state: State, logger: Logger) -> None:
+        if event == Event.BATCH_START:
             self._plan(state)
         elif event == Event.BEFORE_TRAIN_BATCH:
             self._of_step.start_pass()
             self._sums.start_pass()
         elif event == Event.BEFORE_FORWARD:
-            with self.clock.running(state.device.name == 'gpu'):
-                self._show(state)
+            self._show(state)
         elif event == Event.AFTER_FORWARD:
             self._count(state)
         elif event == Event.AFTER_TRAIN_BATCH:
             self._sums.end_pass()
         elif event == Event.BATCH_END:
             self._commit(state, logger)
-        elif event == Event.EPOCH_END and self._keeps:
-            self.table.exchange()
+
+    def between_steps(self) -> AbstractContextManager[None]:
+        """A block of work on examples outside of a step, whose seconds count as theirs: telling ranks, writing."""
+        return self._between.running(self._on_gpu)
 
     @property
-    def attack_seconds(self) -> float:
-        """Seconds spent on adversarial examples so far in this process, on this rank."""
-        return self.clock.seconds()
+    def attack_seconds(self) -> tuple[float, float]:
+        """Seconds spent on adversarial examples so far in this process, on this rank: in steps, and between them."""
+        return self._in_steps.seconds(), self._between.seconds()
 
     @property
     def makes_examples(self) -> bool:
@@ -175,6 +191,7 @@ class AdversarialRecycling(Described):
     # -- before training ------------------------------------------------------------------------------------------
 
     def _init(self, state: State) -> None:
+        self._on_gpu = state.device.name == 'gpu'
         if sum(isinstance(other, AdversarialRecycling) for other in state.algorithms) > 1:
             raise UserError(
                 'AdversarialRecycling: the Trainer has two; give one (checkpoints could not tell them apart, nor can '
@@ -216,7 +233,7 @@ class AdversarialRecycling(Described):
         owner, attack = type(self).__name__, self.attack
         if self.mode == 'fresh' and not self._keeps and self.budget.given is not None:
             raise UserError(f"{owner}: budget: mode 'fresh' keeps nothing that nobody records; leave it out")
-        # Deltas are kept in whole pixels: one of half a pixel everywhere would be rounded away.
+        # Deltas are kept in whole pixels: of one that is half of each, rounding leaves as much noise as delta.
         least = 0.5 * math.prod(shape) ** 0.5
         if self._keeps and self.mode != 'replay' and attack.norm == 'l2' and attack.epsilon < least:
             raise UserError(
@@ -252,6 +269,8 @@ class AdversarialRecycling(Described):
                 f'they are; use data out of shards (composer-kd convert, composer_kd.data.open_data)'
             )
         ids, step = keys[:, 0], int(state.timestamp.batch)
+        if self._begins_anew(state):
+            self.table.clear()
         slots = self.table.slots(ids) if self._keeps else torch.full((len(ids),), -1)
         known = self.table.known(slots) if self.mode != 'fresh' else torch.zeros(len(ids), dtype=torch.bool)
         attacks = self.mode != 'replay' and step % self.every == 0
@@ -260,6 +279,16 @@ class AdversarialRecycling(Described):
             # by: the ranks would attack different models, and a resumed rank another one than before.
             share_buffers(state.model)
         self._step = Step(Plan.of(ids, slots, known, self.share, attacks, state.rank_zero_seed, step))
+
+    def _begins_anew(self, state: State) -> bool:
+        """Whether the step under way is the first one after a reset: known from where the training stands alone."""
+        if self.reset is None:
+            return False
+        number, unit = self.reset
+        at, within = state.timestamp.batch, 0
+        if unit == 'ep':
+            at, within = state.timestamp.epoch, int(state.timestamp.batch_in_epoch)
+        return int(at) > 0 and int(at) % number == 0 and within == 0
 
     def _show(self, state: State) -> None:
         # Here, and not in the data's path or at BATCH_START: images are on the device and as their view shows them, and
@@ -289,9 +318,8 @@ class AdversarialRecycling(Described):
     def _commit(self, state: State, logger: Logger) -> None:
         step = self._of_step
         if self._keeps and self.mode != 'replay':
-            with self.clock.running(state.device.name == 'gpu'):
-                for made in step.made():
-                    self.table.put(made.slots, made.deltas)
+            for made in step.made():
+                self.table.put(made.slots, made.deltas)
         self.last_step = self._sums.metrics(step.made(), len(step.plan.slots), state.device)
         logger.log_metrics(self.last_step)
         self._step = None
@@ -303,6 +331,8 @@ class AdversarialRecycling(Described):
         if self.mode == 'replay':
             state['replayed'] = self._replayed_file
         elif self._keeps:
+            with self.between_steps():
+                self.table.exchange()
             state['examples'] = self.table.state_dict()
         return state
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from composer_kd.errors import UserError, nearest
 
-__all__ = ['OF_MODE', 'check_arguments', 'count_of', 'share_of']
+__all__ = ['OF_MODE', 'check_arguments', 'count_of', 'length_of', 'share_of']
 
 _ATTACK = {'epsilon', 'steps', 'step_size', 'norm', 'targeted', 'start', 'every', 'budget'}
 
 # Which arguments a mode has; what is given beside them would do nothing, and is refused.
 OF_MODE = {
-    'recycle': _ATTACK | {'source', 'share', 'keep'},
+    'recycle': _ATTACK | {'source', 'share', 'keep', 'reset'},
     'fresh': _ATTACK | {'share'},
     'replay': {'source', 'share'},
 }
@@ -45,3 +46,11 @@ def count_of(value: Any, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UserError(f'{name}: expected a whole number from 1 on, got {value!r}')
     return value
+
+
+def length_of(value: Any, name: str) -> tuple[int, str]:
+    """``'10ep'`` as (10, 'ep'); batches are ``ba``."""
+    found = re.fullmatch(r'([1-9]\d*)(ep|ba)', value) if isinstance(value, str) else None
+    if found is None:
+        raise UserError(f"{name}: expected a number of epochs or batches, as '10ep' or '500ba', got {value!r}")
+    return int(found[1]), found[2]

@@ -7,10 +7,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from composer_kd.errors import UserError, nearest
-from composer_kd.functional.attacks import NORMS, Bound, Normalization, other_labels, pgd, random_start
+from composer_kd.functional.attacks import (
+    NORMS,
+    Bound,
+    Normalization,
+    other_labels,
+    pgd,
+    random_start,
+    round_at_random,
+)
 
 __all__ = ['PIXELS', 'Attack']
 
@@ -106,6 +115,16 @@ class Attack:
     def start(self, images: Tensor, ids: Tensor, seed: int, step: int) -> Tensor:
         """Deltas drawn evenly out of the ball."""
         return random_start(images.shape, ids, seed, step, self.epsilon, self.norm)
+
+    def whole(self, deltas: Tensor, ids: Tensor, seed: int, step: int) -> Tensor:
+        """int8 deltas that are these on average: steps of less than half a pixel add up, where images meet again.
+
+        In ``linf`` they stay within epsilon. In ``l2`` rounding may make one longer: it is put back into the ball where
+        it is used.
+        """
+        # L2 does not bound a single pixel, int8 does.
+        most = math.floor(self.epsilon) if self.norm == 'linf' else _LARGEST
+        return round_at_random(deltas, ids, seed, step).clamp(-most, most).to(torch.int8)
 
     def __call__(
         self,

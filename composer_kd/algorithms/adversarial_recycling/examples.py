@@ -99,9 +99,11 @@ class Examples:
                 student, pixels, labels, ids, seed=seed, classes=self._classes, start=start, bounds=bounds,
                 normalization=self._normalization,
             )  # fmt: skip
-        # L2 does not bound a single pixel, int8 does.
-        seen = (adversarial - pixels).round().clamp(-127, 127).to(torch.int8)
-        return normalised(adversarial, self._normalization), self._views.put_back(seen, kept, keys)
+        shown = normalised(adversarial, self._normalization)
+        if self._table is None:
+            return shown, kept
+        seen = self.attack.whole(adversarial - pixels, ids, seed, step)
+        return shown, self._views.put_back(seen, kept, keys)
 
     def _replayed(self, images: Tensor, keys: Tensor, slots: Tensor) -> Tensor:
         assert self._table is not None

@@ -84,6 +84,12 @@ class DeltaTable:
         self._deltas[slots.to(self._deltas.device)] = deltas[inside].to(self._deltas.device)
         self._known[slots] = True
 
+    def clear(self) -> None:
+        """Forget all deltas. All ranks do so before the same step."""
+        self._deltas.zero_()
+        self._known.fill_(False)
+        self._changed.fill_(False)
+
     def __len__(self) -> int:
         """How many samples have a delta."""
         return int(self._known.sum())

@@ -82,8 +82,9 @@ def _one(
         classes=population.classes,
         superclasses=population.superclasses,
         coarse=population.coarse,
+        fine_classes=population.fine_classes,
     )
-    left = replace(part.take(population.rows), labels=population.labels)
+    left = replace(part.take(population.rows), labels=population.labels, fine=population.fine)
     painters = [drift for drift in drifts if drift.paints]
     if painters and part.split.cached is None:
         raise UserError(

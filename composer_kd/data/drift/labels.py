@@ -86,6 +86,8 @@ class Subpopulation(Drift):
             superclasses=None,
             coarse=None,
             known=np.ones(len(population.superclasses), np.bool_),
+            fine=population.labels[chosen],
+            fine_classes=population.classes,
         )
 
     def _at_source(self, coarse: NDArray[Any], superclasses: tuple[str, ...]) -> NDArray[np.bool_]:

@@ -36,6 +36,8 @@ class Population:
         superclasses: The names of the coarser classes, if there are any.
         coarse: The superclass of each class.
         known: Which classes there are at all by now, bool [classes].
+        fine: The finer class that a sample was of before its class became a coarser one, if there is such.
+        fine_classes: The names of these.
     """
 
     part: Part
@@ -47,6 +49,8 @@ class Population:
     superclasses: tuple[str, ...] | None
     coarse: tuple[int, ...] | None
     known: NDArray[np.bool_]
+    fine: NDArray[np.int64] | None = None
+    fine_classes: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,7 +58,7 @@ class Population:
     def only(self, chosen: NDArray[Any]) -> Population:
         """Some of them, by ascending places or by a mask."""
         columns = {name: getattr(self, name)[chosen] for name in ('rows', 'ids', 'hashes', 'labels')}
-        return replace(self, **columns)
+        return replace(self, **columns, fine=None if self.fine is None else self.fine[chosen])
 
     def merged(self, other: Population) -> Population:
         """These and others of the same part, in the order of their rows."""
@@ -67,7 +71,10 @@ class Population:
             name: np.concatenate([getattr(self, name), getattr(other, name)])
             for name in ('rows', 'ids', 'hashes', 'labels')
         }
-        everyone = replace(self, **both, known=self.known | other.known)
+        fine, fine_classes = None, None
+        if self.fine is not None and other.fine is not None and self.fine_classes == other.fine_classes:
+            fine, fine_classes = np.concatenate([self.fine, other.fine]), self.fine_classes
+        everyone = replace(self, **both, known=self.known | other.known, fine=fine, fine_classes=fine_classes)
         return everyone.only(np.argsort(everyone.rows, kind='stable'))
 
     def sizes(self) -> NDArray[np.int64]:

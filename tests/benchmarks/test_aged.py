@@ -110,8 +110,9 @@ def test_a_model_that_is_as_good_untouched_costs_nothing() -> None:
 
 
 def result(arms: dict) -> dict:
-    return {'what': 'A model ages', 'command': 'python', 'yaml': 'drift.yaml', 'date': '2026-01-01',
-            'versions': {'torch': '2.7.0'}, 'planned': dict.fromkeys(arms, 2), 'arms': arms, 'baseline': next(iter(arms))}  # fmt: skip
+    facts = {'what': 'A model ages', 'command': 'python', 'yaml': 'drift.yaml', 'date': '2026-01-01'}
+    planned = dict.fromkeys(arms, 2)
+    return {**facts, 'versions': {'torch': '2.7.0'}, 'planned': planned, 'arms': arms, 'baseline': next(iter(arms))}
 
 
 def test_no_gain_over_a_model_that_was_tested_on_other_data() -> None:

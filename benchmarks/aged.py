@@ -15,7 +15,7 @@ from composer_kd.report.collect import collect, group_arms
 from composer_kd.report.takeover import takeovers
 from composer_kd.runs.plan import PlannedRun
 
-__all__ = ['Ageing', 'aged_table', 'ageing', 'steps_tables', 'takeovers_of']
+__all__ = ['Ageing', 'aged_table', 'ageing', 'steps_tables', 'takeovers_of', 'with_more_seeds']
 
 # What ways are held against: training anew at each step, at full length.
 ANEW = 'full'
@@ -27,6 +27,12 @@ def takeovers_of(runs: Sequence[PlannedRun]) -> dict[str, Any]:
     if not everyone:
         return {}
     return {arm: asdict(found) for arm, found in takeovers(group_arms(collect(everyone))).items()}
+
+
+def with_more_seeds(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """By arm, the one of both that more runs are in: this disk may hold some of the seeds alone."""
+    both = {**before, **now}
+    return {arm: before[arm] if arm in before and before[arm]['of'] > one['of'] else one for arm, one in both.items()}
 
 
 def aged_table(found: dict[str, Any]) -> list[str]:

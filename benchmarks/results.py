@@ -104,6 +104,7 @@ def _tables() -> dict[str, Callable[[dict[str, Any]], str]]:
     on_a_gpu = {
         'h200/epoch.json': _program(HERE / 'h200' / 'epoch.py').table,
         'h200/steps.json': of_its_own['steps/steps.json'],
+        **{f'h200/{name}.json': partial(study_table, folder='h200/') for name in ('adversarial', 'drift')},
     }
     studies = {f'{name}/{name}.json': partial(study_table, folder=f'{name}/') for name in STUDIES}
     return {**of_its_own, **studies, **on_a_gpu}

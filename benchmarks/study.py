@@ -4,11 +4,12 @@
     python -m benchmarks.study benchmarks/views/views.yaml
     python -m benchmarks.study benchmarks/curriculum/curriculum.yaml --baseline uniform
 
-Trains what is not finished (``--table-only`` trains nothing), then writes NAME.json and NAME.md beside the YAML from
-the run directories. An interrupted study continues where it was. What NAME.json has of runs that are not on this disk
-is kept: on another machine, ``--only RUN`` trains a run that is missing (after those that teach it). Several copies of
-the command with ``--only`` train different runs at the same time: accuracies and multiply-adds do not depend on that,
-and no seconds are compared here.
+Trains what is not finished (``--table-only`` trains nothing), then writes NAME.json and NAME.md beside the YAML, or
+into ``--out FOLDER``, from the run directories. An interrupted study continues where it was. What NAME.json has of runs
+that are not on this disk is kept: on another machine, ``--only RUN`` trains a run that is missing (after those that
+teach it), and ``--minutes 8.5`` for so long all that are. Several copies of the command with ``--only`` train different
+runs at the same time: accuracies and multiply-adds do not depend on that, and no seconds are compared here but those of
+runs that had the machine for themselves.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.aged import aged_table, ageing, steps_tables, takeovers_of
+from benchmarks.aged import aged_table, ageing, steps_tables, takeovers_of, with_more_seeds
 from benchmarks.aged_picture import aged_picture
 from benchmarks.attacked import attacked_table, under_attack
 from benchmarks.paired import Paired, pairs, repetition, spread
+from benchmarks.pieces import train_for
 from benchmarks.sizes import size_of, sizes_table
 from benchmarks.together import ensembles_of, ensembles_table
 from composer_kd.archive import Archive, RunDir, atomic_write
 from composer_kd.errors import UserError, nearest
-from composer_kd.runs.plan import PlannedRun, make_plan
+from composer_kd.runs.plan import Plan, PlannedRun, make_plan
 from composer_kd.runs.yaml_file import apply_overrides, read_yaml
 
 # What the studies that ours repeat have published, by the arms of ours: test accuracies in percent.
@@ -45,6 +47,10 @@ def main() -> int:
     parser.add_argument('--baseline', help='the arm that others are compared with (default: the first)')
     parser.add_argument('--only', metavar='RUN', help='train this run alone, and write no table')
     parser.add_argument('--table-only', action='store_true')
+    parser.add_argument(
+        '--minutes', type=float, help='train for so long what the results lack; the same command goes on'
+    )
+    parser.add_argument('--out', type=Path, metavar='FOLDER', help='of the results (default: that of the YAML)')
     options = parser.parse_intermixed_args()
     try:
         plan = make_plan(apply_overrides(read_yaml(options.yaml), options.changes), where=str(options.yaml))
@@ -54,34 +60,50 @@ def main() -> int:
     arms = list(dict.fromkeys(run.arm for run in plan.runs))
     if options.baseline is not None and options.baseline not in arms:
         parser.error(f'--baseline {options.baseline}: there is no such arm; {nearest(options.baseline, arms)}')
-    if not options.table_only:
-        command = [sys.executable, '-m', 'composer_kd.run', str(options.yaml), *options.changes, '--no-report']
-        command += ['--only', options.only] if options.only else []
-        if status := subprocess.run(command, check=False).returncode or options.only is not None:
-            return int(status) if status is not True else 0
-    result = collect(list(plan.runs), options.yaml)
+    page = (options.out or options.yaml.parent) / options.yaml.name
+    status = 0 if options.table_only else _train(options, plan, _before(page)['arms'])
+    if options.only is not None or (status and options.minutes is None):
+        return status
+    # What has ended until a run failed is worth its tables, too.
+    return _write(options, plan, page, arms[0]) or status
+
+
+def _train(options: argparse.Namespace, plan: Plan, there: dict[str, Any]) -> int:
+    """All of the study, one run of it, or what its results lack, for so long."""
+    if options.minutes is not None:
+        return train_for(options.minutes, options.yaml, options.changes, plan, there)
+    command = [sys.executable, '-m', 'composer_kd.run', str(options.yaml), *options.changes, '--no-report']
+    command += ['--only', options.only] if options.only else []
+    return subprocess.run(command, check=False).returncode
+
+
+def _write(options: argparse.Namespace, plan: Plan, page: Path, first: str) -> int:
+    """The results and their page; 1 where nothing has finished that should have."""
+    before = _before(page)
+    result = collect(list(plan.runs), options.yaml, before)
     if not result['arms']:
-        print(f'{options.yaml}: nothing of it has finished yet', file=sys.stderr)
-        return 1
-    if takeovers := {**_before(options.yaml).get('takeovers', {}), **takeovers_of(plan.runs)}:
+        print(f'{options.yaml}: nothing of it has finished yet; the same command goes on', file=sys.stderr)
+        return 0 if options.minutes is not None else 1
+    if takeovers := with_more_seeds(before.get('takeovers', {}), takeovers_of(plan.runs)):
         result['takeovers'] = takeovers
     if plan.ensembles:
-        result['ensembles'] = ensembles_of(plan.folder) or _before(options.yaml).get('ensembles', {})
+        result['ensembles'] = ensembles_of(plan.folder) or before.get('ensembles', {})
     if picture := aged_picture(result):
-        result['picture'] = f'{options.yaml.stem}.png'
-        atomic_write(options.yaml.with_suffix('.png'), picture)
+        result['picture'] = page.with_suffix('.png').name
+        atomic_write(page.with_suffix('.png'), picture)
+    if options.changes:
+        result['command'] += f' {" ".join(options.changes)}'
     if options.baseline:
         result['command'] += f' --baseline {options.baseline}'
-    result['baseline'] = options.baseline or arms[0]
-    atomic_write(options.yaml.with_suffix('.json'), json.dumps(result, indent=1) + '\n')
-    atomic_write(options.yaml.with_suffix('.md'), table(result) + '\n')
+    result['baseline'] = options.baseline or first
+    atomic_write(page.with_suffix('.json'), json.dumps(result, indent=1) + '\n')
+    atomic_write(page.with_suffix('.md'), table(result) + '\n')
     print(table(result))
     return 0
 
 
-def collect(runs: list[PlannedRun], yaml: Path) -> dict[str, Any]:
+def collect(runs: list[PlannedRun], yaml: Path, before: dict[str, Any]) -> dict[str, Any]:
     """The study so far: the runs that are finished here, and those of NAME.json that are not here."""
-    before = _before(yaml)
     arms: dict[str, list[dict[str, Any]]] = {}
     facts = {key: before[key] for key in ('hardware', 'versions', 'date') if key in before}
     for run in runs:
@@ -95,7 +117,8 @@ def collect(runs: list[PlannedRun], yaml: Path) -> dict[str, Any]:
             manifest = RunDir(run.folder).manifest()
             finished = str((manifest.model_extra or {}).get('finished_at'))[:10]
             facts = {'hardware': manifest.hardware, 'versions': manifest.versions, 'date': finished}
-            earlier = [{**figures(run), 'repetition': number, 'cpu': manifest.hardware['cpu']}]
+            processor = manifest.hardware.get('gpu', manifest.hardware['cpu'])
+            earlier = [{**figures(run), 'repetition': number, 'cpu': processor}]
         arms.setdefault(run.arm, []).extend(earlier)
     planned = {arm: sum(run.arm == arm for run in runs) for arm in arms}
     what = yaml.read_text().splitlines()[0].lstrip('# ')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import configparser
 import inspect
@@ -36,6 +37,7 @@ from composer_kd import (
 )
 from composer_kd.algorithms.adversarial_recycling import arguments as adversarial_arguments
 from composer_kd.algorithms.loss_curriculum.arguments import OF_MODE
+from composer_kd.commands import add_commands
 from composer_kd.data.augment_section import AugmentSection, ColourJitterSection, RandAugmentSection
 from composer_kd.data.drift import DRIFTS
 from composer_kd.data.drift.scenarios import CorruptionGrid
@@ -329,6 +331,15 @@ def test_commands_in_the_text_exist() -> None:
     for page in PAGES:
         for command in re.findall(r'`composer-kd ([a-z]+)', page.read_text(encoding='utf-8')):
             assert exit_status([command, '--help']) == 0, f'{page}: composer-kd {command}'
+
+
+def test_the_readme_lists_every_command() -> None:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    add_commands(commands)
+    rows = [row[0] for row in tables(ROOT / 'README.md')['Commands'][0][1:]]
+    listed = re.findall(r'composer-kd ([a-z]+)', ' '.join(rows))
+    assert sorted(listed) == sorted(commands.choices)
 
 
 # -- tables ---------------------------------------------------------------------------------------------------------

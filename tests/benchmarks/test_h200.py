@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 from benchmarks.h200.pack import pack, unpack
-from benchmarks.h200.toy import H200, toy
+from benchmarks.h200.toy import H200, HERE, toy, toy_study
 from benchmarks.retrain.cells import Scale
 from composer_kd.errors import UserError
+from composer_kd.runs.plan import make_plan
+from composer_kd.runs.yaml_file import read_yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +49,7 @@ def test_help_lists_the_phases_and_an_unknown_one_is_one_line(place: Path) -> No
         line.split()[0] for line in phase(place, '--help').splitlines() if line.startswith('  ') and line[2] != ' '
     ]
     assert {'wheels', 'install', 'data', 'check', 'epoch', 'steps', 'retrain', 'retrain-N'} <= set(listed)
+    assert {'adversarial', 'drift'} <= set(listed)
     assert phase(place, 'chekc', status=2).startswith('error: chekc: there is no such phase')
     assert 'there is no such phase' in phase(place, 'retrain-99', status=2)
     names = [line.split()[1].rstrip(',') for line in phase(place, 'phases').splitlines()]
@@ -71,6 +74,16 @@ def test_the_toy_has_every_phase_and_every_arm_of_the_scale(tmp_path: Path) -> N
     }
     assert max(cell.budget for cell in small.cells()) == 2
     assert {cell.entry['model']['name'] for cell in small.cells()} == {'mlp'}
+
+
+@pytest.mark.parametrize('name', ['adversarial', 'drift'])
+def test_a_toy_study_has_every_run_of_the_study(name: str) -> None:
+    values = read_yaml(HERE / name / f'{name}.yaml')
+    whole, small = make_plan(values).runs, make_plan(toy_study(values, 'runs')).runs
+    assert [run.arm for run in small] == list(dict.fromkeys(run.arm for run in whole))
+    assert {run.config.model.name for run in small} == {'mlp'}
+    assert {run.config.max_duration for run in small} == {'1ep', '2ep'}
+    assert {run.config.device for run in small} == {'cpu'}
 
 
 def test_the_first_phases_answer_the_main_question() -> None:
@@ -217,3 +230,35 @@ def test_alone_times_one_run_at_a_time_and_stops_when_its_time_is_over(
     monkeypatch.delenv('MINUTES')
     phase(place, 'alone')  # At toy size a call trains one.
     assert timed() == [*before, 'baseline']
+
+
+@pytest.mark.slow
+def test_the_study_of_attacks_trains_what_its_results_lack(place: Path) -> None:
+    phase(place, 'adversarial')
+    results = place / 'out' / 'adversarial.json'
+    arms = json.loads(results.read_text())['arms']
+    assert {'plain', 'pgd7', 'recycled', 'refreshed', 'warm_replayed'} <= set(arms)
+    assert all(one['under_attack'] for runs in arms.values() for one in runs)
+    assert [len(arms[arm][0]['on_the_way']) for arm in ('pgd7', 'plain')] == [2, 2]
+    # Another machine has the results and not the runs.
+    (place / 'toy' / 'runs' / 'adversarial').rename(place / 'toy' / 'runs' / 'elsewhere')
+    there = place / 'toy' / 'h200' / 'adversarial.json'
+    before = json.loads(there.read_text())
+    there.write_text(json.dumps({**before, 'arms': {arm: arms[arm] for arm in arms if arm != 'warm'}}))
+    told = phase(place, 'adversarial')
+    assert 'warm: done' in told
+    assert 'recycled: done' in told, 'whose weights it begins at'
+    assert 'pgd7: done' not in told
+    after = json.loads(results.read_text())['arms']
+    assert set(after) == set(arms)
+    assert after['pgd7'] == arms['pgd7']
+
+
+@pytest.mark.slow
+def test_the_study_of_drift(place: Path) -> None:
+    told = phase(place, 'drift')
+    assert '**What each way takes to be as good as training anew in full**' in told
+    result = json.loads((place / 'out' / 'drift.json').read_text())
+    assert len(result['arms']) == 28
+    assert set(result['arms']['gen0'][0]['drifts']) == {'step0', 'step1', 'step2', 'step3'}
+    assert (place / 'out' / 'drift.png').read_bytes().startswith(b'\x89PNG')

@@ -3,8 +3,9 @@
     python benchmarks/archive/archive.py
 
 Tables of 1, 3 and 5 teachers are written as a harvest writes them, opened (hashed, mapped), and asked for random rows:
-one gather in memory for all teachers, or one a teacher out of the files. Written to archive.json and archive.md beside
-this file. Targets: 10 MB a view; 1,024 rows of one teacher in 0.3 ms.
+one gather in memory for all teachers, or one a teacher out of the files. All ways take turns in one process; medians
+with quartiles. Written to archive.json and archive.md beside this file. Targets: 10 MB a view; 1,024 rows of one
+teacher in 0.3 ms.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,20 +50,25 @@ def main() -> None:
         num_classes=CLASSES,
         augmentation=Augmentation(),
     )
-    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        archives = [write(Path(folder) / str(number), samples, figures) for number in range(max(TEACHERS))]
+        seconds: dict[str, list[float]] = {'writing a view': [], 'opening a view': []}
+        archives = [write(Path(folder) / str(number), samples, seconds) for number in range(max(TEACHERS))]
         sizes = archives[0].bytes()
-        begun = time.perf_counter()
-        Archive(archives[0].run.path).table('logits', 0)
-        figures['opening a view, ms'] = 1000 * (time.perf_counter() - begun)
+        for archive in archives:
+            with timed(seconds['opening a view']):
+                Archive(archive.run.path).table('logits', 0)
+        lookups = {}
         for count in TEACHERS:
             for place, budget in (('in memory', None), ('from files', 1)):
-                recordings = Recordings(
-                    [of(archive) for archive in archives[:count]], dataset, torch.device('cpu'), budget
-                )
-                name = f'{ROWS} rows, {count} teacher{"s" if count > 1 else ""}, {place}, ms'
-                figures[name] = 1000 * median(lookup(recordings, chance), options.repeats)
+                teachers = [of(archive) for archive in archives[:count]]
+                name = f'{ROWS} rows, {count} teacher{"s" if count > 1 else ""}, {place}'
+                lookups[name] = Recordings(teachers, dataset, torch.device('cpu'), budget)
+                lookups[name].look_up(rows(chance))  # Opens the tables.
+        for _ in range(options.repeats):
+            for name, recordings in lookups.items():
+                keys = rows(chance)
+                with timed(seconds.setdefault(name, [])):
+                    recordings.look_up(keys)
     result = {
         'what': f'{SAMPLES:,} samples, {CLASSES} classes, float16',
         'command': ' '.join(['python benchmarks/archive/archive.py', *sys.argv[1:]]),
@@ -69,7 +76,8 @@ def main() -> None:
         'hardware': hardware(),
         'versions': versions(),
         'bytes': {'logits of a view': sizes['logits'], 'samples, once': sizes['samples']},
-        'figures': {name: round(value, 4) for name, value in figures.items()},
+        'milliseconds': {name: quartiles(values) for name, values in seconds.items()},
+        'repeats': {name: len(values) for name, values in seconds.items()},
     }
     page = table(result)
     atomic_write(options.out / 'archive.json', json.dumps(result, indent=1) + '\n')
@@ -81,13 +89,15 @@ def table(result: dict) -> str:
     facts = result['hardware']
     lines = [f'# Looking up recorded logits: {result["what"]}', '']
     lines += [f'`{result["command"]}`, {result["date"]}, {facts["cpu"]}, {facts["threads"]} threads.']
-    lines += ['', '| | |', '|---|---:|']
-    lines += [f'| {name}, MB | {size / 1e6:.2f} |' for name, size in result['bytes'].items()]
-    lines += [f'| {name} | {value:.3f} |' for name, value in result['figures'].items()]
+    lines += ['', '| on disk | MB |', '|---|---:|']
+    lines += [f'| {name} | {size / 1e6:.2f} |' for name, size in result['bytes'].items()]
+    lines += ['', '| median and quartiles | ms | repeats |', '|---|---:|---:|']
+    for name, (low, middle, high) in result['milliseconds'].items():
+        lines.append(f'| {name} | {middle:.3g} ({low:.3g} to {high:.3g}) | {result["repeats"][name]} |')
     return '\n'.join(lines)
 
 
-def write(folder: Path, samples: Samples, figures: dict[str, float]) -> Archive:
+def write(folder: Path, samples: Samples, seconds: dict[str, list[float]]) -> Archive:
     archive = Archive(folder)
     (folder / 'archive').mkdir(parents=True)
     data = {
@@ -96,11 +106,9 @@ def write(folder: Path, samples: Samples, figures: dict[str, float]) -> Archive:
     }  # fmt: skip
     archive.begin(Manifest.model_validate({'run': folder.name, 'seed': 0, 'data': data, 'files': {}}))
     logits = torch.randn(SAMPLES, CLASSES).half()
-    begun = time.perf_counter()
-    archive.put(
-        'logits', 0, samples, {'logits': logits}, {'classes': CLASSES, 'augmentation': Augmentation().as_mapping()}
-    )
-    figures['writing a view, ms'] = 1000 * (time.perf_counter() - begun)
+    facts = {'classes': CLASSES, 'augmentation': Augmentation().as_mapping()}
+    with timed(seconds['writing a view']):
+        archive.put('logits', 0, samples, {'logits': logits}, facts)
     return archive
 
 
@@ -112,23 +120,21 @@ def of(archive: Archive) -> RecordedTeacher:
     return teacher
 
 
-def lookup(recordings: Recordings, chance: np.random.Generator) -> Callable[[], object]:
-    batches = [
-        torch.stack([torch.from_numpy(chance.integers(0, SAMPLES, ROWS)), torch.zeros(ROWS, dtype=torch.int64)], 1)
-        for _ in range(20)
-    ]
-    turn = iter(batches * 1000)
-    recordings.look_up(batches[0])  # Opens the tables.
-    return lambda: recordings.look_up(next(turn))
+def rows(chance: np.random.Generator) -> torch.Tensor:
+    """The keys of a batch of random samples."""
+    return torch.stack([torch.from_numpy(chance.integers(0, SAMPLES, ROWS)), torch.zeros(ROWS, dtype=torch.int64)], 1)
 
 
-def median(work: Callable[[], object], repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds)
+@contextmanager
+def timed(seconds: list[float]) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    seconds.append(time.perf_counter() - begun)
+
+
+def quartiles(seconds: list[float]) -> list[float]:
+    """In milliseconds."""
+    return [round(1000 * value, 4) for value in statistics.quantiles(seconds, n=4, method='inclusive')]
 
 
 if __name__ == '__main__':

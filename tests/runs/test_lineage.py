@@ -130,7 +130,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     ),
     'malformed schedule': (
         ['lineage.gen1.algorithms.TeacherMixupKD.schedule=every ten'],
-        "schedule: 'every ten' is not a schedule; write 'always'",
+        "schedule: 'every ten' is not a schedule; write one of 'always'",
     ),
     'reversed schedule': (
         ['lineage.gen1.algorithms.TeacherMixupKD.schedule=from 3ep to 1ep'],

@@ -158,9 +158,12 @@ class Study:
         return [budget for budget in every if self.entry(scenario, arm, budget) is not None]
 
     def reached(self, entry: Entry) -> str:
-        """The entry's test accuracy: mean, deviation, and n where it is not the scale's."""
+        """The entry's test accuracy: mean, deviation, n where it is not the scale's, and runs that came to nothing."""
         values = list(entry.last('test_accuracy').values())
-        return spread(values) + (f' (n = {len(values)})' if len(values) != self.scale.yaml['seeds'] else '')
+        facts = [f'n = {len(values)}'] if len(values) != self.scale.yaml['seeds'] else []
+        failed = len(entry.lines) - len(values)
+        facts += [f'{failed} diverged'] if failed else []
+        return spread(values) + (f' ({", ".join(facts)})' if facts else '')
 
     # -- comparisons ----------------------------------------------------------------------------------------------
 

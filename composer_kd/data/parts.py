@@ -93,28 +93,20 @@ class Part:
         place: Callable[[Tensor], Tensor],
     ) -> KeyedImages:
         """The samples as a data set; ``place`` gives images where they are to be gathered."""
-        dataset = self._images(name, facts, augmentation, views, place)
+        split = self.split
+        if self.painted is not None and self.rows is not None:
+            images, places = place(self.painted.images), self.rows
+            dataset: KeyedImages = CachedImages(name, self.table, facts, augmentation, views, images, places)
+        elif split.cached is not None:
+            images, places = place(split.cached), self.positions
+            dataset = CachedImages(name, self.table, facts, augmentation, views, images, places)
+        else:
+            from composer_kd.data.stream import StreamedImages
+
+            stream, size = split.stream, split.image_size
+            dataset = StreamedImages(name, self.table, facts, augmentation, views, stream, self.positions, size)
         dataset.fine = self.fine
         return dataset
-
-    def _images(
-        self,
-        name: str,
-        facts: Facts,
-        augmentation: Augmentation,
-        views: int | None,
-        place: Callable[[Tensor], Tensor],
-    ) -> KeyedImages:
-        if self.painted is not None and self.rows is not None:
-            return CachedImages(name, self.table, facts, augmentation, views, place(self.painted.images), self.rows)
-        split = self.split
-        if split.cached is not None:
-            return CachedImages(name, self.table, facts, augmentation, views, place(split.cached), self.positions)
-        from composer_kd.data.stream import StreamedImages
-
-        return StreamedImages(
-            name, self.table, facts, augmentation, views, split.stream, self.positions, split.image_size
-        )
 
 
 def divide(train: OpenSplit, test: OpenSplit, classes: list[str], section: DataSection, where: str) -> dict[str, Part]:

@@ -7,7 +7,9 @@ from composer_kd.models.mlp import MLP, mlp
 from composer_kd.models.registry import MODELS
 from composer_kd.models.resnet import (
     CifarResNet,
+    resnet8,
     resnet8x4,
+    resnet14,
     resnet20,
     resnet32,
     resnet32x4,
@@ -60,7 +62,9 @@ __all__ = [
     'multiply_adds',
     'parameters',
     'plain',
+    'resnet8',
     'resnet8x4',
+    'resnet14',
     'resnet18',
     'resnet20',
     'resnet32',

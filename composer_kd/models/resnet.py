@@ -18,7 +18,9 @@ from composer_kd.models.registry import MODELS
 __all__ = [
     'BasicBlock',
     'CifarResNet',
+    'resnet8',
     'resnet8x4',
+    'resnet14',
     'resnet20',
     'resnet32',
     'resnet32x4',
@@ -91,6 +93,18 @@ class CifarResNet(nn.Module):
 
 _NARROW = (16, 16, 32, 64)
 _WIDE = (32, 64, 128, 256)
+
+
+@MODELS.register('resnet8')
+def resnet8(num_classes: int = 100, in_channels: int = 3) -> CifarResNet:
+    """CIFAR ResNet-8: 0.08M parameters, 12M multiply-adds."""
+    return CifarResNet(8, _NARROW, num_classes, in_channels)
+
+
+@MODELS.register('resnet14')
+def resnet14(num_classes: int = 100, in_channels: int = 3) -> CifarResNet:
+    """CIFAR ResNet-14: 0.18M parameters, 27M multiply-adds."""
+    return CifarResNet(14, _NARROW, num_classes, in_channels)
 
 
 @MODELS.register('resnet20')

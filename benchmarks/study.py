@@ -37,6 +37,20 @@ from composer_kd.runs.yaml_file import apply_overrides, read_yaml
 
 # What the studies that ours repeat have published, by the arms of ours: test accuracies in percent.
 PUBLISHED = {'hinton': {'teacher': 99.33, 'alone': 98.54, 'distilled': 99.26}}
+# What a study is about beside what its arms gain over the baseline: an arm, and those that are held against it.
+AGAINST = {
+    'methods': {
+        'kd': ['kd_sum', 'kd_standardized', 'kd_falling_temperature', 'kd_learned_temperature', 'mse', 'dkd', 'dist',
+               'hard', 'ban', 'takd', 'kd_of_3'],
+        'ban': ['ban2', 'ban_with_labels', 'cwtm', 'dkpp'],
+        'kd_of_3': ['oracle_of_3', 'confidence_of_3', 'random_one_of_3', 'dirichlet_of_3'],
+    },
+    'oracle': {
+        'kd_of_1': ['kd_of_3', 'kd_of_5', 'oracle_of_1'],
+        'kd_of_3': ['oracle_of_3'],
+        'kd_of_5': ['oracle_of_5'],
+    },
+}  # fmt: skip
 NOTHING = '–'
 
 
@@ -230,6 +244,7 @@ def table(result: dict[str, Any], folder: str = '') -> str:
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(
         lines
+        + _against(result, digits)
         + sizes_table(result)
         + (attacked_table(result, student) if student else [])
         + steps_tables(result)
@@ -237,6 +252,19 @@ def table(result: dict[str, Any], folder: str = '') -> str:
         + aged_table(result.get('takeovers', {}))
         + ensembles_table(result.get('ensembles', {}))
     )
+
+
+def _against(result: dict[str, Any], digits: int) -> list[str]:
+    """Arms against arms that are not the baseline, as far as both have run."""
+    arms = result['arms']
+    rows = [
+        f'| {arm} | {other} | {_gain(gains(arms[arm], arms[other]), digits)} |'
+        for other, held in AGAINST.get(Path(result['yaml']).stem, {}).items()
+        for arm in held
+        if arm in arms and other in arms
+    ]
+    title = '**Arm against arm** (paired by seed, points of test accuracy)'
+    return ['', title, '', '| arm | against | gain |', '|---|---|---:|', *rows] if rows else []
 
 
 def _gain(differences: list[float], digits: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from importlib import import_module, metadata
 from typing import Any, Generic, TypeVar
@@ -59,10 +60,10 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         self._load_plugins()
-        return sorted(self._entries)
+        return sorted(self._entries, key=_in_order)
 
     def summaries(self) -> Iterator[tuple[str, str]]:
-        """Pairs of name and one-line summary, sorted by name."""
+        """Pairs of name and one-line summary, in the order of :meth:`names`."""
         for name in self.names():
             entry, summary = self._entries[name]
             yield name, summary or _first_line(entry)
@@ -89,6 +90,11 @@ class Registry(Generic[T]):
 
 def _folded(name: str) -> str:
     return name.replace('_', '').replace('-', '').lower()
+
+
+def _in_order(name: str) -> list[str | int]:
+    """Numbers inside names count as numbers: resnet20 comes before resnet110."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', name)]
 
 
 def _first_line(entry: Any) -> str:

@@ -145,6 +145,13 @@ def lines_of(kind: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     return {line[2:30].strip(): line[31:] for line in lines}
 
 
+def test_list_counts_where_names_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['list', 'models']) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith('  resnet')]
+    assert names[:6] == ['resnet8', 'resnet8x4', 'resnet14', 'resnet18', 'resnet20', 'resnet32']
+    assert names[-1] == 'resnet110'
+
+
 def test_list_says_how_to_get_each_data_set(capsys: pytest.CaptureFixture[str]) -> None:
     told = lines_of('data sets', capsys)
     named = {name for name, line in told.items() if f'composer-kd convert {name} FOLDER' in line}

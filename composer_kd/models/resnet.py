@@ -97,7 +97,7 @@ _WIDE = (32, 64, 128, 256)
 
 @MODELS.register('resnet8')
 def resnet8(num_classes: int = 100, in_channels: int = 3) -> CifarResNet:
-    """CIFAR ResNet-8: 0.08M parameters, 12M multiply-adds."""
+    """CIFAR ResNet-8: 0.08M parameters, 13M multiply-adds."""
     return CifarResNet(8, _NARROW, num_classes, in_channels)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.results import HERE, STUDIES
+from benchmarks.study import AGAINST
 from composer_kd.runs.plan import Plan, PlannedRun, make_plan
 from composer_kd.runs.yaml_file import read_yaml
 
@@ -50,6 +51,10 @@ def said(run: PlannedRun, *besides: str) -> dict[str, Any]:
     return {key: value for key, value in run.config.model_dump().items() if key not in {*OF_A_STUDENT, *besides}}
 
 
+def teachers_of(run: PlannedRun) -> list[dict[str, str]]:
+    return [teacher for options in run.config.algorithms.values() for teacher in options['teachers']]
+
+
 @pytest.mark.parametrize('name', TEACHERS)
 def test_students_differ_in_their_algorithms_alone_and_look_up_what_fresh_views_taught(name: str) -> None:
     arms = arms_of(name)
@@ -58,17 +63,28 @@ def test_students_differ_in_their_algorithms_alone_and_look_up_what_fresh_views_
     for arm in set(arms) - set(TEACHERS[name]):
         besides = ['seed'] if arm in anew else []
         assert said(arms[arm], *besides) == said(alone, *besides), arm
-        for options in arms[arm].config.algorithms.values():
-            assert all(set(teacher) == {'recorded'} for teacher in options['teachers'])
+        assert all(set(one) == {'recorded'} for one in teachers_of(arms[arm]))
     assert alone.config.data.views == 4
     for run in plan_of(name).runs:
         if run.arm in TEACHERS[name]:
-            assert run.config.data.views is None
+            # An assistant is a student as well.
+            fresh = run.arm != 'assistant'
+            assert run.config.data.views == (None if fresh else 4)
             assert run.config.archive is not None
             assert run.config.archive.logits is not None
             assert run.config.archive.logits.views == 4
             assert said(run, *OF_A_TEACHER) == said(alone, *OF_A_TEACHER)
+            assert all(set(one) == {'recorded'} for one in teachers_of(run))
             assert run.config.data.model_copy(update={'views': 4}) == alone.config.data
+
+
+@pytest.mark.parametrize('name', AGAINST)
+def test_arms_that_are_held_against_each_other_are_arms(name: str) -> None:
+    held = AGAINST[name]
+    assert {*held, *(arm for several in held.values() for arm in several)} <= set(arms_of(name)) - {'alone'}
+    # No student of the study is left out.
+    compared = {'alone', *TEACHERS[name], *held, *(arm for several in held.values() for arm in several)}
+    assert compared == set(arms_of(name))
 
 
 def test_methods_learn_from_whom_they_say() -> None:

@@ -72,6 +72,17 @@ def test_published_figures_stand_beside_ours_to_their_last_digit() -> None:
     assert 'published, %' not in table(result(arms))
 
 
+def test_arms_are_held_against_each_other_where_both_have_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, 'AGAINST', {'some': {'kd': ['mse', 'dist'], 'dist': ['mse']}})
+    arms = {'alone': [one(0, 1.0)], 'kd': [one(0, 10.0), one(1, 20.0)], 'mse': [one(0, 12.0), one(1, 24.0)]}
+    page = table(result(arms))
+    # +2 and +4: 3 points, and 12.706 (t of one degree of freedom) times a standard error of 1.
+    (row,) = [line for line in page.splitlines() if line.startswith('| mse | kd |')]
+    assert row == '| mse | kd | +3.0 (-9.7 to +15.7), p 0.205 |'
+    assert '| dist |' not in page
+    assert 'against' not in table(result(arms, name='another'))
+
+
 def model(parameters: int, adds: int, one: float, many: float, beside: bool = False) -> dict[str, Any]:
     seconds = {'1': one, '256': many}
     return {

@@ -100,7 +100,7 @@ def _tables() -> dict[str, Callable[[dict[str, Any]], str]]:
     from benchmarks.study import table as study_table
 
     of_its_own = {f'{name}/{name}.json': _program(HERE / name / f'{name}.py').table
-                  for name in ('main_job', 'steps', 'loader', 'archive', 'top_k')}  # fmt: skip
+                  for name in ('main_job', 'one_command', 'steps', 'loader', 'archive', 'top_k')}  # fmt: skip
     on_a_gpu = {
         'h200/epoch.json': _program(HERE / 'h200' / 'epoch.py').table,
         'h200/steps.json': of_its_own['steps/steps.json'],

@@ -18,11 +18,12 @@ class UserError(ValueError):
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """The end of an error line about an unknown ``name``: the nearest known one, and all of them where they are few."""
-    wanted, names = str(name), sorted(known)
+    wanted, names = str(name).lower(), sorted(known)
 
     def nearness(known: str) -> tuple[float, list[bool]]:
         # Of equally near names the one that begins alike: for resnet21 that is resnet20, not resnet62.
-        return SequenceMatcher(None, known, wanted).ratio(), list(map(eq, known, wanted))
+        folded = known.lower()
+        return SequenceMatcher(None, folded, wanted).ratio(), list(map(eq, folded, wanted))
 
     best = max(names, key=nearness, default='')
     if nearness(best)[0] >= 0.5:

@@ -9,11 +9,17 @@ import warnings
 from composer_kd.errors import UserError
 from composer_kd.schedule import Progress, Schedule
 
-__all__ = ['Ramp']
+__all__ = ['FORMS', 'Ramp']
 
 _NUMBER = r'(-?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)'
 _SPAN = r'\d+(?:\.\d+)?\s*(?:ep|ba|dur)|\.\d+\s*dur'
-_GRAMMAR = "'8 to 1', '0 to 1 until 20ep' or '1 to 0.1 until 0.5dur, cosine'"
+FORMS = {
+    '8 to 1': 'in a straight line over the whole training',
+    '0 to 1 until 20ep': 'over its beginning, and 1 from there on; also until 500ba, until 0.5dur (of the training)',
+    '..., cosine': 'after either: beginning and ending gently',
+}
+"""What a number that changes looks like, and what it means."""
+_GRAMMAR = "'8 to 1', '2 to 1 until 20ep' or '1 to 0.1 until 0.5dur, cosine'"
 
 
 class Ramp:
@@ -65,17 +71,22 @@ class Ramp:
             return self.last
         return self.last + (self.first - self.last) * self._fall.weight(progress)
 
-    def check(self, progress: Progress) -> None:
-        """Refuse, at the start of a training, what cannot work in it: parts of a length that is not known."""
-        if self._fall is not None and self._fall.stop.unit == 'dur' and not progress.epochs:
+    def check(self, progress: Progress, where: str = '') -> None:
+        """Refuse, at the start of a training, what cannot work in it: parts of a length that is not known.
+
+        Args:
+            progress: At its start.
+            where: The place in a file, before the number's name.
+        """
+        if self._fall is not None and self._fall.stop.unit == 'dur' and not (progress.epochs or progress.batches):
             raise UserError(
-                f'{self.name}: {self.value!r} needs to know how long the training is; give max_duration in ep, ba or '
-                f"sp, or an end as in 'until 20ep'"
+                f'{where}{self.name}: {self.value!r} needs to know how long the training is; give max_duration in ep, '
+                f"ba or sp, or an end as in 'until 20ep'"
             )
         length = progress.epochs or math.inf
         if self._fall is not None and self._fall.stop.unit == 'ep' and self._fall.stop.value > length:
             warnings.warn(
-                f'{self.name}: {self.value!r} ends after the training ({length:g}ep), which sees a part of it',
+                f'{where}{self.name}: {self.value!r} ends after the training ({length:g}ep), which sees a part of it',
                 stacklevel=2,
             )
 

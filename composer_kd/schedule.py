@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from composer_kd.errors import UserError
@@ -63,6 +64,13 @@ class Progress:
             raise UserError("schedule: 'dur' needs a max_duration in epochs, batches or samples; use ep or ba instead")
         return self.in_epochs / self.epochs
 
+    def ahead(self) -> Iterator[Progress]:
+        """Points of a training that begins here, a hundredth apart, its two ends not among them."""
+        length, epochs = self.epoch_length or 1000, self.epochs or 0.0
+        for hundredth in range(1, 100) if epochs else ():
+            batch = int(hundredth / 100 * epochs * length) or 1
+            yield replace(self, epoch=batch // length, batch=batch, batch_in_epoch=batch % length, epoch_length=length)
+
 
 def _epochs(state: Any, length: int | None) -> float | None:
     duration = state.max_duration
@@ -73,10 +81,21 @@ def _epochs(state: Any, length: int | None) -> float | None:
         return float(value)
     if unit == 'ba' and length:
         return value / length
-    samples = getattr(getattr(state.dataloader, 'dataset', None), '__len__', None)
-    if unit == 'sp' and samples is not None:
-        return value / samples()
-    return None
+    samples = _samples(state.dataloader, length)
+    return value / samples if unit == 'sp' and samples else None
+
+
+def _samples(loader: Any, length: int | None) -> int | None:
+    """What all ranks together are shown in an epoch: with drop_last fewer than there are, padded a few more."""
+    from composer.utils import dist
+
+    try:
+        own = len(getattr(loader, 'sampler', None) or loader.dataset)
+    except (AttributeError, TypeError):  # Not a DataLoader, or one whose data has no length.
+        return None
+    if getattr(loader, 'drop_last', False) and length and loader.batch_size:
+        own = min(own, length * loader.batch_size)
+    return own * dist.get_world_size()
 
 
 def _batches(state: Any) -> int | None:
@@ -179,7 +198,7 @@ class Schedule:
     def check(self, progress: Progress, where: str = 'schedule') -> None:
         """Refuse, at the start of a training, what cannot work in it: an unknown length, or a window after its end."""
         needs_length = 'dur' in (self.start.unit, self.stop.unit) and (self._windowed or self.decay is not None)
-        if needs_length and not progress.epochs:
+        if needs_length and not (progress.epochs or progress.batches):
             raise UserError(
                 f'{where}: {self.text!r} needs to know how long the training is; give max_duration in ep, ba or sp'
             )

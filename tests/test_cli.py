@@ -14,7 +14,9 @@ import pytest
 from composer_kd.cli import main
 from composer_kd.data.augment_section import AugmentSection
 from composer_kd.data.convert import _TORCHVISION
+from composer_kd.ramp import Ramp
 from composer_kd.runs.yaml_file import shipped_yamls
+from composer_kd.schedule import Progress
 
 
 def write_npz(path: Path, **changes) -> Path:
@@ -143,6 +145,19 @@ def lines_of(kind: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     head, *lines = capsys.readouterr().out.splitlines()
     assert head == f'{kind}:'
     return {line[2:30].strip(): line[31:] for line in lines}
+
+
+def test_list_says_what_options_there_are_and_how_numbers_change(capsys: pytest.CaptureFixture[str]) -> None:
+    losses = lines_of('losses', capsys)
+    assert losses['kl'].endswith('(temperature: 4, average: samples)')
+    assert losses['dkd'].endswith('(alpha: 1, beta: 8, temperature: 4)')
+    assert '(' not in losses['mse']
+    assert lines_of('mixes', capsys)['dirichlet'].endswith('(alpha: 1, per: batch)')
+    changing = lines_of('weights and temperatures that change', capsys)
+    for form in changing:
+        if form not in ('learned', '..., cosine'):
+            Ramp(form)
+    assert Ramp('8 to 1, cosine').at(Progress(epoch=1, batch=10, epochs=2.0)) == pytest.approx(4.5)
 
 
 def test_list_counts_where_names_do(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,12 @@ import math
 from fractions import Fraction
 
 import pytest
+import torch
 from composer.core import Callback
+from torch.utils.data import DataLoader, TensorDataset
 
 from composer_kd import Schedule, UserError
+from composer_kd.ramp import Ramp
 from composer_kd.schedule import Progress
 from tests.algorithms.common import make_trainer
 
@@ -169,6 +172,29 @@ def test_reads_the_same_fractions_off_every_unit_of_duration(duration: str) -> N
     trainer.fit()
     trainer.close()
     assert seen == pytest.approx([step / 24 for step in range(24)], abs=1e-12)
+
+
+def test_samples_that_a_short_last_batch_drops_are_not_counted() -> None:
+    seen = []
+
+    class Read(Callback):
+        def before_forward(self, state, logger) -> None:
+            seen.append(Progress.of(state).fraction)
+
+    # 6 batches of 32 an epoch out of 200 samples.
+    data = DataLoader(TensorDataset(torch.randn(200, 3, 8, 8), torch.zeros(200, dtype=torch.int64)), 32, drop_last=True)
+    trainer, _ = make_trainer([], train_dataloader=data, epochs='768sp', callbacks=[Read()])
+    trainer.fit()
+    trainer.close()
+    assert seen == pytest.approx([step / 24 for step in range(24)], abs=1e-12)
+
+
+def test_batches_are_length_enough_where_an_epoch_has_none() -> None:
+    streamed = Progress(epoch=0, batch=50, batches=100)
+    Schedule('first 0.3dur').check(streamed)
+    Ramp('8 to 1').check(streamed)
+    assert Schedule('first 0.3dur').weight(streamed) == 0.0
+    assert Ramp('8 to 1').at(streamed) == 4.5
 
 
 def test_a_duration_in_batches_counts_batches_whatever_the_length_of_the_epochs() -> None:

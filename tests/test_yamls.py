@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -99,6 +100,57 @@ def test_files_compare_what_they_and_the_pages_say() -> None:
     assert options_of('born_again.yaml', 'BornAgain', 'method', 'ban') == ['ban', 'ban', 'ban']
     page = (ROOT / 'composer_kd' / 'algorithms' / 'born_again' / 'README.md').read_text()
     assert re.search(r'born_again_controls\.yaml` compares the four variants', page)
+
+
+def runs_of(name: str) -> dict[str, Any]:
+    """The first seed of each arm of a file at the published size."""
+    return {
+        run.arm: run.config for run in reversed(make_plan(read_yaml(shipped_yamls()[f'cifar100/{name}.yaml'])).runs)
+    }
+
+
+def test_the_recipe_with_adam_is_the_published_one_in_both_readings() -> None:
+    runs = runs_of('adam')
+    assert set(runs) == {'teacher', 'alone', 'of_samples', 'of_elements'}
+    for name in ('of_samples', 'of_elements'):
+        options = runs[name].algorithms['Distillation']
+        assert options['loss'] == {'name': 'kl', 'average': name.removeprefix('of_')}
+        assert (options['temperature'], options['kd_weight'], options.get('label_weight', 1)) == (43.25, 38.21, 1)
+    student = runs['alone']
+    assert student.optimizer == {'name': 'Adam', 'lr': 1e-3, 'betas': [0.9, 0.999], 'weight_decay': 1e-4}
+    assert student.scheduler == {'name': 'multi_step', 'milestones': ['180ep'], 'gamma': 0.1}
+    assert (student.max_duration, student.batch_size) == ('200ep', 64)
+
+
+def test_the_other_studies_at_the_published_size_are_the_published_ones() -> None:
+    born_again = runs_of('born_again')
+    assert born_again['ban'].model.model_dump(exclude_unset=True) == {'name': 'densenet', 'depth': 112, 'growth': 33}
+    methods = {name: run.algorithms['BornAgain']['method'] for name, run in born_again.items() if name[:3] != 'ban'
+               and run.algorithms}  # fmt: skip
+    assert methods == {'cwtm': 'cwtm', 'dkpp': 'dkpp'}
+    assert born_again['ban_with_labels'].algorithms['BornAgain']['method'] == 'ban+l'
+    chain = {name: born_again[name].algorithms['BornAgain']['teachers'] for name in ('ban', 'ban1', 'ban2', 'ban3')}
+    ends = {name: [Path(teacher).name for teacher in of] for name, of in chain.items()}
+    assert ends == {'ban': ['teacher'], 'ban1': ['teacher'], 'ban2': ['ban1'], 'ban3': ['ban2']}
+
+    oracle = runs_of('oracle')
+    asked = {
+        name: len(next(iter(run.algorithms.values()))['teachers']) for name, run in oracle.items() if run.algorithms
+    }
+    assert asked == {**{f'average_of_{k}': k for k in (2, 3, 4, 5)}, 'oracle_of_5': 5,
+                     'larger_average_of_5': 5, 'larger_oracle_of_5': 5}  # fmt: skip
+    assert {oracle['member'].model.name, oracle['oracle_of_5'].model.name} == {'resnet32'}
+    assert oracle['larger_oracle_of_5'].model.name == 'resnet110'
+
+    refinery = runs_of('label_refinery')
+    assert {run.data.augment.scale[0] for run in refinery.values()} == {0.08}
+    assert [name for name, run in refinery.items() if 'LabelRefinery' in run.algorithms] == [
+        'mobilenet_refined', 'refined2', 'refined1',
+    ]  # fmt: skip
+
+    sizes = {name: run.model.name for name, run in runs_of('takd').items()}
+    assert sizes == {'teacher': 'resnet110', 'assistant': 'resnet68', 'alone': 'resnet62', 'kd': 'resnet62',
+                     'takd': 'resnet62'}  # fmt: skip
 
 
 def test_label_refinery_is_shown_with_the_crops_that_it_is_for() -> None:

@@ -26,7 +26,9 @@ ALGORITHMS: Registry[type] = Registry('algorithms')
 ALGORITHMS.add('Distillation', Distillation, 'teachers, a mix, a loss and a schedule: the mechanism behind all methods')
 ALGORITHMS.add('TeacherMixupKD', TeacherMixupKD, 'CE + MSE to a linear combination of earlier iterations of the model')
 ALGORITHMS.add('OracleKD', OracleKD, 'CE + KL to the average of those teachers that are right about the sample')
-ALGORITHMS.add('BornAgain', BornAgain, 'its former self teaches the same architecture: BAN, BAN+L, CWTM, DKPP')
+ALGORITHMS.add(
+    'BornAgain', BornAgain, 'its former self teaches the same architecture, by the method ban, ban+l, cwtm or dkpp'
+)
 ALGORITHMS.add('LabelRefinery', LabelRefinery, 'KL to what the model before says of the very same crop, no label')
 ALGORITHMS.add('LossCurriculum', LossCurriculum, 'losses of samples, stored or its own, decide what an epoch trains on')
 ALGORITHMS.add(

@@ -32,7 +32,7 @@ class Predictions:
         labels: int64 ``[N]``.
         ids: int64 ``[N]``, ascending.
         facts: Where they are from: ``split``, ``epoch`` and ``batch`` (how many were trained), ``fingerprint`` of the
-            data, or null where it has none.
+            split's data, or null where it has none.
     """
 
     logits: Tensor
@@ -41,12 +41,21 @@ class Predictions:
     facts: Mapping[str, Any]
 
     def same_samples(self, other: Predictions) -> bool:
-        """Whether both are of the same samples with the same labels, and tell the same classes apart."""
+        """Whether both are of the same pixels with the same labels, and tell the same classes apart.
+
+        A drift leaves ids and labels as they are and changes the images: the fingerprint of the split's data tells.
+        """
         return (
             self.logits.shape == other.logits.shape
+            and not self.other_data(other)
             and torch.equal(self.ids, other.ids)
             and torch.equal(self.labels, other.labels)
         )
+
+    def other_data(self, other: Predictions) -> bool:
+        """Whether the two say that they are of different data; those without a fingerprint do not."""
+        ours, theirs = self.facts.get('fingerprint'), other.facts.get('fingerprint')
+        return ours is not None and theirs is not None and ours != theirs
 
     def write(self, path: Path) -> None:
         """All of it or nothing; the same predictions make the same bytes."""

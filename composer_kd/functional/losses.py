@@ -161,10 +161,15 @@ LEAST_SAMPLES: dict[Callable[..., Tensor], int] = {dist: 2}
 """Losses that cannot be computed for fewer samples than this; all others take one."""
 
 
-def standardize(logits: Tensor, eps: float = 1e-7) -> Tensor:
+def standardize(logits: Tensor, least: float = 0.01) -> Tensor:
     """The z-score of every sample's logits (`Sun et al, 2024 <https://arxiv.org/abs/2403.01427>`_).
 
     Only the shape of the outputs is compared then, not their scale; applied to both sides before any loss.
+
+    Args:
+        logits: ``[B, C]``.
+        least: Logits that spread less than this are divided by it: the gradient grows as the spread falls, and a net
+            whose last layer starts at zero would be thrown away by its first step.
     """
     centred = logits - logits.mean(dim=1, keepdim=True)
-    return centred / (torch.std(logits, dim=1, keepdim=True, correction=0) + eps)
+    return centred / torch.std(logits, dim=1, keepdim=True, correction=0).clamp_min(least)

@@ -36,7 +36,9 @@ def construct(factory: Callable[..., Any], options: dict[str, Any], where: str, 
     try:
         return factory(**given, **options)
     except UserError as error:
-        raise UserError(f'{where}: {error}') from None
+        # Most places end with the name that most lines begin with.
+        told = str(error).removeprefix(f'{where.rpartition(".")[2]}: ')
+        raise UserError(f'{where}: {told}') from None
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(
             f'{where}: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}'

@@ -161,7 +161,7 @@ def measure_ensemble(
     """Average what finished runs answer to the same samples: from their kept predictions, else their models are asked.
 
     Args:
-        paths: Their directories: of different seeds, architectures or subsets, but of one data set.
+        paths: Their directories: of different seeds, architectures or training data, but of one test set.
         split: ``'test'``, ``'val'`` or ``'train'``: the training data as they are stored.
         batch_size: Images in a forward pass, where a model is asked.
         device: ``auto``, ``cpu`` or ``gpu``, likewise.
@@ -176,6 +176,12 @@ def measure_ensemble(
     for run, manifest in zip(runs, manifests, strict=True):
         kept = None if split == 'train' else predictions_of(run, split)
         answers.append(kept or _ask(run, manifest, split, batch_size, device, say))
+        if answers[-1].other_data(answers[0]):
+            ours, theirs = (one.facts['fingerprint'] for one in (answers[-1], answers[0]))
+            raise UserError(
+                f'{run}: its {split} data ({ours}) are not those of {runs[0]} ({theirs}); an ensemble is of runs that '
+                f'are asked about the same images: leave one of them out'
+            )
         if not answers[-1].same_samples(answers[0]):
             raise UserError(
                 f'{run}: its {split} samples are not those of {runs[0]} (data.subset, data.val_fraction); '
@@ -197,21 +203,17 @@ def measure_ensemble(
 
 
 def _check_members(runs: Sequence[RunDir], manifests: Sequence[Manifest]) -> None:
-    """One data set, and no run twice."""
+    """The same classes, and no run twice."""
     places = [run.path.resolve() for run in runs]
     for number, (run, manifest) in enumerate(zip(runs, manifests, strict=True)):
         if places[number] in places[:number]:
             raise UserError(f'{run}: this run is there twice; name each member of an ensemble once')
-        ours, theirs = manifest.data, manifests[0].data
-        for what, own, first in (
-            ('classes', ours.num_classes, theirs.num_classes),
-            ('data', ours.fingerprint, theirs.fingerprint),
-        ):
-            if own != first:
-                raise UserError(
-                    f'{run}: its {what} ({own}) are not those of {runs[0]} ({first}); an ensemble is of runs of one '
-                    f'data set: leave one of them out'
-                )
+        own, first = manifest.data.num_classes, manifests[0].data.num_classes
+        if own != first:
+            raise UserError(
+                f'{run}: its classes ({own}) are not those of {runs[0]} ({first}); an ensemble is of runs of one data '
+                f'set: leave one of them out'
+            )
 
 
 def _ask(
@@ -235,5 +237,5 @@ def _ask(
     say(f'{run}: its model is asked about {len(dataset):,} {split} samples{why}')
     asked = Harvest(Archive(run), dataset, {}, RunTeacher(run), state, batch_size)
     logits = torch.cat([to_half(part)[0].cpu() for part in asked.logits(-1, np.arange(len(dataset)))])
-    facts = {'split': split, 'fingerprint': data.fingerprint}
+    facts = {'split': split, 'fingerprint': dataset.fingerprint}
     return Predictions(logits, torch.from_numpy(dataset.labels), torch.from_numpy(dataset.ids), facts)

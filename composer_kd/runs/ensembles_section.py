@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from composer_kd.archive.files import atomic_write
+from composer_kd.data.drift.drift import acting
 from composer_kd.errors import UserError, nearest
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.ensemble import Ensemble, measure_ensemble
@@ -85,6 +86,14 @@ def _check_data(where: str, first: str, run: str, configs: Mapping[str, RunConfi
             raise UserError(
                 f'{where}: {run!r} has another data.{key} than {first!r}; an ensemble is of runs of one data set'
             )
+    theirs, ours = (
+        [drift.description('test') for drift in acting(configs[one].data.drift or (), 'test')] for one in (first, run)
+    )
+    if ours != theirs:
+        raise UserError(
+            f'{where}: a data.drift moves the test data of {run!r} and {first!r} differently; an ensemble is of runs '
+            f'that are tested on the same images (parts: [train] leaves those as they are)'
+        )
 
 
 def write_ensembles(

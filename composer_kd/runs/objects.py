@@ -142,9 +142,13 @@ def check_objects(config: RunConfig, place: str) -> None:
         if issubclass(found, Distillation):
             options = {**options, 'teachers': [_NamedTeacher(teacher) for teacher in options['teachers']]}
         tried.append(construct(found, options, where))
-        if isinstance(tried[-1], Distillation) and config.epochs:
-            start = Progress(epoch=0, batch=0, epochs=config.epochs)
-            tried[-1].schedule.check(start, where=f'{where}.schedule')
+        if isinstance(tried[-1], Distillation):
+            _check_distillation(tried[-1], config, place, where)
+    if len(several := [type(one).__name__ for one in tried if isinstance(one, Distillation)]) > 1:
+        raise UserError(
+            f'{_join(place, "algorithms")}: {" and ".join(several)}: a run has one distillation; give one of them all '
+            f'teachers'
+        )
     makes_examples = any(isinstance(one, AdversarialRecycling) and one.makes_examples for one in tried)
     check_recording(config, place, [type(one).__name__ for one in tried], makes_examples)
     for key, once in (('start', WarmStart), ('adversarial', AdversarialRecycling)):
@@ -168,6 +172,19 @@ def check_objects(config: RunConfig, place: str) -> None:
         for name, options in entries.items():
             where = _join(place, f'{kind}.{name}')
             check_options(registry.get(name, where), options, where)
+
+
+def _check_distillation(algorithm: Distillation, config: RunConfig, place: str, where: str) -> None:
+    """What of its options does not fit the length of the training or its batches."""
+    if config.epochs:
+        algorithm.check_length(Progress(epoch=0, batch=0, epochs=config.epochs), f'{where}.')
+    for key in ('batch_size', 'microbatch_size'):
+        size = getattr(config, key)
+        if size is not None and size < algorithm.loss.least_samples:
+            raise UserError(
+                f'{_join(place, key)}: {size}, but the loss {algorithm.loss.name} compares the samples of a batch; use '
+                f'{algorithm.loss.least_samples} or more'
+            )
 
 
 def _check_company(algorithm: LossCurriculum | AdversarialRecycling, tried: list[Algorithm], place: str) -> None:

@@ -14,6 +14,8 @@ from composer_kd.errors import UserError
 __all__ = ['OutputChecks', 'at_chance_level']
 
 ENOUGH_SAMPLES = 512
+# Fewer samples than this may well be the same image, or blank ones.
+_ENOUGH_TO_VARY = 8
 
 
 def at_chance_level(correct: int, counted: int, classes: int) -> bool:
@@ -36,7 +38,7 @@ class OutputChecks:
         names: The teachers' names.
     """
 
-    COLUMNS = ('not_finite', 'constant', 'correct', 'counted')
+    COLUMNS = ('not_finite', 'alike', 'several', 'correct', 'counted')
 
     def __init__(self, names: Sequence[str]):
         self.names = list(names)
@@ -44,6 +46,7 @@ class OutputChecks:
         self.correct = [0] * len(self.names)
         self.counted = [0] * len(self.names)
         self.judged = [False] * len(self.names)
+        self._vary = [False] * len(self.names)
 
     def shapes(self, teacher: int, logits: Tensor, student: Tensor) -> None:
         """Refuse logits that cannot be compared with the student's."""
@@ -60,22 +63,26 @@ class OutputChecks:
     def row(self, teacher: int, logits: Tensor, labels: Tensor | None) -> Tensor:
         """What to look into, as one row of :attr:`COLUMNS`, float64 on the device."""
         not_finite = (~torch.isfinite(logits)).any()
-        several = logits.shape[0] > 1
-        constant = (logits == logits[0]).all() & several & ~not_finite
+        # Of the samples that can be compared, those of microbatches in which all are alike.
+        several = len(logits) if len(logits) > 1 else 0
         row = logits.new_zeros(len(self.COLUMNS), dtype=torch.float64)
-        row[0], row[1] = not_finite, constant
+        row[0], row[1], row[2] = not_finite, ((logits == logits[0]).all() & ~not_finite) * several, several
         if labels is not None and not self.judged[teacher]:
-            row[2], row[3] = (logits.argmax(dim=1) == labels).sum(), len(labels)
+            row[3], row[4] = (logits.argmax(dim=1) == labels).sum(), len(labels)
         return row
 
     def refuse_broken(self, rows: Sequence[Sequence[float]]) -> None:
-        """Refuse outputs that nothing can be learnt from; ``rows`` as in :meth:`judge`."""
-        for name, (not_finite, constant, *_) in zip(self.names, rows, strict=True):
+        """Refuse outputs that nothing can be learnt from; ``rows`` as in :meth:`judge`.
+
+        A teacher whose outputs have varied once is no constant: a later batch may be of one image.
+        """
+        for teacher, (name, (not_finite, alike, several, *_)) in enumerate(zip(self.names, rows, strict=True)):
             if not_finite:
                 raise UserError(
                     f'teacher {name!r} gives NaN or infinite outputs; check its weights, and try precision: fp32'
                 )
-            if constant:
+            self._vary[teacher] = self._vary[teacher] or alike < several
+            if not self._vary[teacher] and several >= _ENOUGH_TO_VARY:
                 raise UserError(
                     f'teacher {name!r} gives the same output for every sample of a batch; its weights are probably not '
                     f'the trained ones'
@@ -90,7 +97,7 @@ class OutputChecks:
         """
         self.refuse_broken(rows)
         metrics = {}
-        for teacher, (_, _, correct, counted) in enumerate(rows):
+        for teacher, (*_, correct, counted) in enumerate(rows):
             if self.judged[teacher]:
                 continue
             if counted:

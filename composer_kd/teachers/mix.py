@@ -68,6 +68,9 @@ class Mix:
     def check(self, teachers: int) -> None:
         """Refuse, in one line, a number of teachers that the mix cannot serve."""
 
+    def check_labels(self, labels: Tensor | None) -> None:
+        """Refuse, in one line, batches without hard labels where the mix needs them."""
+
     def asked(self, teachers: int, step: Step) -> Sequence[int]:
         """The numbers of the teachers that this step needs; the others do not run."""
         return range(teachers)
@@ -82,6 +85,10 @@ class Mix:
         A mix needs all its teachers' outputs, unless it says otherwise.
         """
         return None if step.known is None else step.known.all(dim=0)
+
+    def lesson(self, outputs: Tensor, step: Step) -> tuple[Tensor, Tensor | None]:
+        """The target, and which samples have one: both at once, where they are made of the same."""
+        return self(outputs, step), self.taught(outputs, step)
 
     def expected(self, outputs: Tensor) -> Tensor:
         """The target without chance, for evaluation: ``[B, C]`` of all teachers' logits ``[K, B, C]``."""
@@ -129,16 +136,23 @@ class Weights(Mix):
         if len(self.weights) != teachers:
             raise UserError(f'mix: {len(self.weights)} weights for {teachers} teachers; give one weight a teacher')
 
+    def asked(self, teachers: int, step: Step) -> Sequence[int]:
+        return [number for number, weight in enumerate(self.weights) if weight > 0]
+
     def __call__(self, outputs: Tensor, step: Step) -> Tensor:
-        return self.expected(outputs)
+        everybody = len(outputs) == len(self.weights)
+        return self._mixed(outputs, self.weights if everybody else [weight for weight in self.weights if weight > 0])
 
     def expected(self, outputs: Tensor) -> Tensor:
+        return self._mixed(outputs, self.weights)
+
+    @staticmethod
+    def _mixed(outputs: Tensor, weights: Sequence[float]) -> Tensor:
         # Made on the host and sent: torch.tensor(..., device=...) would wait for a GPU in every step.
-        weights = torch.tensor(self.weights, dtype=outputs.dtype).to(outputs.device, non_blocking=True)
-        return mix_outputs(outputs, weights)
+        return mix_outputs(outputs, torch.tensor(weights, dtype=outputs.dtype).to(outputs.device, non_blocking=True))
 
 
-@MIXES.register('dirichlet', "random weights from a symmetric Dirichlet distribution, per: 'batch' or 'sample'")
+@MIXES.register('dirichlet', 'random weights from a symmetric Dirichlet distribution, per batch or sample')
 @dataclass(frozen=True)
 class Dirichlet(Mix):
     """A linear combination whose weights are drawn anew from a symmetric Dirichlet distribution.
@@ -182,19 +196,22 @@ class Oracle(Mix):
     """The average of the teachers that are right about a sample; where none is, its label alone teaches it."""
 
     def __call__(self, outputs: Tensor, step: Step) -> Tensor:
-        return oracle_mix(outputs, self._labels(step), step.known)[0]
+        return self.lesson(outputs, step)[0]
 
     def taught(self, outputs: Tensor, step: Step) -> Tensor:
-        return oracle_mix(outputs, self._labels(step), step.known)[1]
+        return self.lesson(outputs, step)[1]
 
-    @staticmethod
-    def _labels(step: Step) -> Tensor:
-        if step.labels is None:
+    def lesson(self, outputs: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        self.check_labels(step.labels)
+        assert step.labels is not None
+        return oracle_mix(outputs, step.labels, step.known)
+
+    def check_labels(self, labels: Tensor | None) -> None:
+        if labels is None:
             raise UserError(
                 'mix: oracle asks which teachers are right, and the batch has no hard labels (integers of shape '
                 "[batch]); use 'uniform' or 'confidence'"
             )
-        return step.labels
 
 
 @MIXES.register('confidence', "sample by sample, in proportion to each teacher's top probability")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
+from composer.algorithms import MixUp
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -209,12 +211,68 @@ def test_refuses_in_one_line(make, line: str) -> None:
     assert '\n' not in str(refused.value)
 
 
-def test_an_oracle_needs_labels() -> None:
+@pytest.mark.parametrize('schedule', ['always', 'from 1ep to 2ep'])
+@pytest.mark.parametrize(
+    ('make', 'line'),
+    [
+        (OracleKD, 'mix: oracle asks which teachers are right, and the batch has no hard labels'),
+        (partial(Distillation, loss='dkd'), 'loss: dkd needs hard labels, and the batch has none'),
+    ],
+)
+def test_what_needs_labels_says_so_in_the_first_batch(make, line: str, schedule: str) -> None:
     images, labels = next(iter(loader()))
     soft = torch.utils.data.TensorDataset(images, F.one_hot(labels, 10).float())
-    data = torch.utils.data.DataLoader(soft, 32)
-    trainer, _ = make_trainer([OracleKD([trained_net(11)])], train_dataloader=data, epochs='1ba')
-    with pytest.raises(UserError, match='mix: oracle asks which teachers are right, and the batch has no hard labels'):
+    data = torch.utils.data.DataLoader(soft, 16)
+    trainer, _ = make_trainer([make([trained_net(11)], schedule=schedule)], train_dataloader=data, epochs='2ep')
+    with pytest.raises(UserError, match=line):
+        trainer.fit()
+    assert int(trainer.state.timestamp.batch) == 0
+    trainer.close()
+
+
+def test_labels_that_are_not_used_may_be_none() -> None:
+    images, labels = next(iter(loader()))
+    unlabelled = torch.utils.data.TensorDataset(images, torch.full_like(labels, -100))
+    trainer, log = make_trainer(
+        [LabelRefinery([trained_net(11)])], train_dataloader=torch.utils.data.DataLoader(unlabelled, 32), epochs='3ba'
+    )
+    trainer.fit()
+    trainer.close()
+    assert logged(log, 'loss/train/label') == [0.0] * 3
+    assert all(0 < loss < 10 for loss in logged(log, 'loss/train/total'))
+
+
+@pytest.mark.parametrize(
+    ('weights', 'epoch'),
+    [
+        ({'label_weight': 0, 'kd_weight': '1 to 0 until 1ep'}, 1),
+        ({'label_weight': '1 to 0 until 0.5dur', 'kd_weight': '0 to 0'}, 2),
+    ],
+)
+def test_weights_that_leave_nothing_to_learn_are_refused_before_the_first_step(weights, epoch: int) -> None:
+    trainer, _ = make_trainer([Distillation([trained_net(11)], **weights)], epochs='4ep')
+    with pytest.raises(UserError, match=f'label_weight and kd_weight are both 0 in epoch {epoch}'):
+        trainer.fit()
+    assert int(trainer.state.timestamp.batch) == 0
+    trainer.close()
+    with pytest.raises(UserError, match='label_weight and kd_weight are both 0: nothing would be learnt'):
+        Distillation([trained_net(11)], label_weight='0 to 0', kd_weight=0)
+
+
+def test_weights_that_pass_through_0_are_none_of_those() -> None:
+    for weights in (
+        {'label_weight': 0, 'kd_weight': '0 to 1 until 1ep'},
+        {'label_weight': '1 to 0', 'kd_weight': '0 to 1'},
+        {'label_weight': 0, 'kd_weight': '1 to 0 until 1ep', 'schedule': 'first 1ep'},
+    ):
+        trainer, _ = make_trainer([Distillation([trained_net(11)], **weights)], epochs='2ep')
+        trainer.fit()
+        trainer.close()
+
+
+def test_an_oracle_beside_mixup_says_what_teaches_those_that_nobody_gets_right() -> None:
+    trainer, _ = make_trainer([OracleKD([trained_net(11)]), MixUp(alpha=0.5)], epochs='1ba')
+    with pytest.warns(UserWarning, match='OracleKD: beside MixUp, what no teacher gets right is taught by the label'):
         trainer.fit()
     trainer.close()
 

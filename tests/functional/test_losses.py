@@ -275,4 +275,23 @@ def test_standardize_survives_a_sample_without_spread() -> None:
     # The outputs of a net whose last layer starts at zero.
     flat = torch.zeros(2, 4, requires_grad=True)
     kl(standardize(flat), standardize(logits(1, 2, 4).float())).backward()
-    assert torch.isfinite(flat.grad).all()
+    # With the spread for a divisor the gradient would be 1 / 1e-7 as large; it is as that of logits that spread 0.01.
+    assert 0 < flat.grad.abs().max() < 100
+
+
+def test_standardize_trains_a_layer_that_starts_at_zero() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, target = torch.randn(256, 8, generator=generator), torch.randn(8, 5, generator=generator)
+    layer = torch.nn.Linear(8, 5)
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.05, momentum=0.9)
+    losses = []
+    for _ in range(60):
+        loss = 9 * kl(standardize(layer(inputs)), standardize(inputs @ target), temperature=2.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert max(losses) <= 1.5 * losses[0]
+    assert losses[-1] < 0.1 * losses[0]

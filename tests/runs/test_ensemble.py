@@ -16,6 +16,7 @@ from composer_kd.cli import main
 from composer_kd.report import report
 from composer_kd.run import main as train
 from composer_kd.runs.ensemble import measure_ensemble
+from composer_kd.runs.plan import make_plan
 from tests.runs.common import TINY, write_yaml
 
 NAMES = ['gen0-s0', 'gen0-s1', 'small-s0', 'small-s1']
@@ -139,14 +140,42 @@ def test_what_is_refused(runs: Path, copies: Path, tmp_path: Path) -> None:
     values.pop('xxh3')
     values['data']['fingerprint'] = 'f00d'
     file.write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r'gen0-s1: its data \(f00d\) are not those of .*leave one of them out'):
-        measure_ensemble([first, copies / 'gen0-s1'])
     with pytest.raises(UserError, match=r'the data in synthetic100 is not what it was trained on'):
         measure_ensemble([copies / 'gen0-s1'], 'train')
     file.unlink()
     (copies / 'gen0-s1' / 'weights.safetensors').unlink()
     with pytest.raises(UserError, match=r'gen0-s1 has no weights.safetensors: the run has not finished'):
         measure_ensemble([first, copies / 'gen0-s1'])
+
+
+FOG = {'name': 'corruption', 'kind': 'fog', 'severity': 5, 'parts': ['test']}
+
+
+def test_members_answer_to_the_same_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lineage = {'whole': None, 'half': {'data': {'drift': {'name': 'growing', 'share': 0.5}}}}
+    file = write_yaml(tmp_path, max_duration='1ep', lineage=lineage, ensembles={'both': ['whole', 'half']})
+    assert train([str(file)]) == 0
+    whole, half = (tmp_path / 'runs' / name for name in ('whole', 'half'))
+    # Trained on other data, tested on the same.
+    assert 'both (whole, half): test accuracy' in capsys.readouterr().out
+    assert RunDir(half).manifest().data.fingerprint != RunDir(whole).manifest().data.fingerprint
+
+    # Ids and labels are the same under a drift of the test images, the images are not.
+    file = write_yaml(tmp_path, max_duration='1ep', lineage={'fogged': {'data': {'drift': FOG}}, 'whole': None})
+    assert train([str(file), '--only', 'fogged']) == 0
+    fogged = tmp_path / 'runs' / 'fogged'
+    assert RunDir(fogged).manifest().data.fingerprint == RunDir(whole).manifest().data.fingerprint
+    with pytest.raises(UserError, match=r'fogged: its test data \(.*\) are not those of .*whole \(.*leave one'):
+        measure_ensemble([whole, fogged])
+    # The same where a model is asked.
+    found = measure_ensemble([whole, fogged], 'train', device='cpu', say=lambda line: None)
+    assert found.samples == RunDir(whole).manifest().data.num_samples
+
+
+def test_members_that_would_be_tested_on_other_images_are_refused_before_they_train(tmp_path: Path) -> None:
+    lineage = {'whole': None, 'fogged': {'data': {'drift': FOG}}}
+    with pytest.raises(UserError, match=r"ensembles.both: a data.drift moves the test data of 'fogged' and 'whole'"):
+        make_plan({**TINY, 'lineage': lineage, 'ensembles': {'both': ['whole', 'fogged']}}, 'tiny')
 
 
 def test_a_lineage_measures_its_ensembles_and_its_report_shows_them(runs: Path) -> None:

@@ -13,6 +13,9 @@ from composer_kd.runs.plan import make_plan
 BASE: dict[str, Any] = {'model': {'name': 'mlp', 'hidden': [16]}, 'max_duration': '2ep'}
 
 
+BY_A = {'teachers': ['a']}
+
+
 def taught_by(*names: str, **options: Any) -> dict[str, Any]:
     return {'algorithms': {'TeacherMixupKD': {'teachers': list(names), **options}}}
 
@@ -112,6 +115,26 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     'wrong option of a later run': (
         {'lineage': {'a': None, 'b': taught_by('a', loss='msee')}},
         r"lineage\.b\.algorithms\.TeacherMixupKD: loss: 'msee' is not one of the losses; did you mean 'mse'",
+    ),
+    'two distillations': (
+        {'lineage': {'a': None, 'b': {'algorithms': {'Distillation': BY_A, 'OracleKD': BY_A}}}},
+        r'lineage\.b\.algorithms: Distillation and OracleKD: a run has one distillation',
+    ),
+    'dist of single samples': (
+        {'lineage': {'a': None, 'b': {**taught_by('a', loss='dist'), 'microbatch_size': 1}}},
+        r'lineage\.b\.microbatch_size: 1, but the loss dist compares the samples of a batch; use 2 or more',
+    ),
+    'temperature 0': (
+        {'lineage': {'a': None, 'b': {'algorithms': {'Distillation': {'teachers': ['a'], 'temperature': 0}}}}},
+        r'lineage\.b\.algorithms\.Distillation: temperature is a finite number above 0, got 0',
+    ),
+    'nothing to learn': (
+        {'lineage': {'a': None, 'b': taught_by('a', label_weight=0, kd_weight='1 to 0 until 1ep')}},
+        r'lineage\.b\.algorithms\.TeacherMixupKD\.label_weight and kd_weight are both 0 in epoch 1',
+    ),
+    'an unknown method': (
+        {'lineage': {'a': None, 'b': {'algorithms': {'BornAgain': {'teachers': ['a'], 'method': 'BANN'}}}}},
+        r"lineage\.b\.algorithms\.BornAgain: method 'BANN' is not known; did you mean 'ban'",
     ),
     'selective backprop': ({'algorithms': ['SelectiveBackprop']}, r'SelectiveBackprop: drops .* not their keys'),
     'unknown member': (

@@ -12,7 +12,7 @@ from torch import nn
 from composer_kd import Distillation, Teacher, UserError
 from composer_kd.models import weights_hash
 from composer_kd.teachers.checks import OutputChecks, at_chance_level
-from tests.algorithms.common import CLASSES, images_and_labels, logged, make_trainer, net, trained_net
+from tests.algorithms.common import CLASSES, images_and_labels, loader, logged, make_trainer, net, trained_net
 
 
 class Changed(nn.Module):
@@ -97,6 +97,25 @@ def test_broken_outputs_are_found_in_any_microbatch(microbatch: int) -> None:
     with pytest.raises(UserError, match="teacher 'gen0' gives NaN"):
         trainer.fit()
     trainer.close()
+
+
+@pytest.mark.parametrize('microbatch', [2, 32])
+def test_images_that_are_the_same_are_no_broken_teacher(microbatch: int) -> None:
+    images, labels = next(iter(loader()))
+    # Two of one image in the short last batch; every pair of the second batch is one image twice.
+    twins = images[:16].repeat_interleave(2, dim=0)
+    data = torch.utils.data.TensorDataset(
+        torch.cat([images, twins, images[:2] * 0]), torch.cat([labels, labels, labels[:2]])
+    )
+    trainer, log = make_trainer(
+        [Distillation([trained_net(12)])],
+        train_dataloader=torch.utils.data.DataLoader(data, 32),
+        epochs='2ep',
+        device_train_microbatch_size=microbatch,
+    )
+    trainer.fit()
+    trainer.close()
+    assert len(logged(log, 'distill/agreement')) == 6
 
 
 def test_a_teacher_that_breaks_on_the_way_is_found_then() -> None:

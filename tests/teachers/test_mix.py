@@ -36,6 +36,14 @@ def test_weights_are_used_as_they_are() -> None:
     torch.testing.assert_close(doubled(OUTPUTS, step()), 2 * OUTPUTS[1])
 
 
+def test_a_teacher_of_weight_0_is_not_asked() -> None:
+    mix = make_mix([0.25, 0, 0.75])
+    assert list(mix.asked(3, step())) == [0, 2]
+    expected = 0.25 * OUTPUTS[0] + 0.75 * OUTPUTS[2]
+    torch.testing.assert_close(mix(OUTPUTS[[0, 2]], step()), expected)
+    torch.testing.assert_close(mix.expected(OUTPUTS), expected)
+
+
 def test_dirichlet_per_batch_mixes_all_samples_alike_and_anew_each_batch() -> None:
     mix = make_mix({'name': 'dirichlet', 'alpha': 0.5})
     one, other = mix(OUTPUTS, step(batch=3)), mix(OUTPUTS, step(batch=4))

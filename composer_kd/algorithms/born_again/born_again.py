@@ -36,7 +36,7 @@ class BornAgain(Distillation):
 
     Args:
         teachers: The generation before, or several of them; as in :class:`.Distillation`.
-        method: One of the above. Default: ``'ban'``.
+        method: One of the above, in small letters or large ones. Default: ``'ban'``.
         schedule: As in :class:`.Distillation`. Default: ``'always'``.
 
     Example:
@@ -58,6 +58,7 @@ class BornAgain(Distillation):
         method: str = 'ban',
         schedule: str | Schedule = 'always',
     ):
-        if method not in METHODS:
+        parts = METHODS.get(str(method).lower())
+        if parts is None:
             raise UserError(f'BornAgain: method {method!r} is not known; {nearest(method, METHODS)}')
-        super().__init__(teachers=teachers, schedule=schedule, **METHODS[method])
+        super().__init__(teachers=teachers, schedule=schedule, **parts)

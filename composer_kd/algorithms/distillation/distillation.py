@@ -22,11 +22,12 @@ from composer_kd.algorithms.distillation.overtaking import Overtaking, watch
 from composer_kd.algorithms.distillation.step_sums import StepSums
 from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of, labels_of, logits_of, total_of
+from composer_kd.models.beside import MIX_IMAGES, first_of
 from composer_kd.ramp import Ramp
 from composer_kd.schedule import Progress, Schedule
 from composer_kd.teachers.checks import OutputChecks
 from composer_kd.teachers.live import LiveTeacher
-from composer_kd.teachers.mix import Mix, Step, make_mix
+from composer_kd.teachers.mix import Mix, Oracle, Step, make_mix
 from composer_kd.teachers.teacher import Teacher
 
 __all__ = ['Distillation']
@@ -103,7 +104,7 @@ class Distillation(Described):
         self.schedule = Schedule.of(schedule)
         self.mix = make_mix(mix)
         self.mix.check(len(several))
-        if self.label_weight.value == 0 and self.kd_weight.value == 0:
+        if not any((self.label_weight.first, self.label_weight.last, self.kd_weight.first, self.kd_weight.last)):
             raise UserError(f'{type(self).__name__}: label_weight and kd_weight are both 0: nothing would be learnt')
         if not isinstance(standardize, bool):
             raise UserError(f'{type(self).__name__}: standardize is true or false, got {standardize!r}')
@@ -216,16 +217,37 @@ class Distillation(Described):
                 stacklevel=2,
             )
 
+    def check_length(self, progress: Progress, where: str) -> None:
+        """Refuse what cannot work in a training of this length.
+
+        Args:
+            progress: At its start.
+            where: What stands before the name of an option in an error line.
+        """
+        self.schedule.check(progress, where=f'{where}schedule')
+        for changing in (self.label_weight, self.kd_weight, *self.loss.numbers.values()):
+            changing.check(progress, where)
+        for at in progress.ahead():
+            if self.schedule.weight(at) and not self.label_weight.at(at) and not self.strength(at):
+                raise UserError(
+                    f'{where}label_weight and kd_weight are both 0 in epoch {at.epoch}: nothing would be learnt then'
+                )
+
     def _fit_start(self, state: State) -> None:
         owner = type(self).__name__
         progress = Progress.of(state)
-        self.schedule.check(progress, where=f'{owner}: schedule')
-        for changing in (self.label_weight, self.kd_weight, *self.loss.numbers.values()):
-            changing.check(progress)
+        self.check_length(progress, f'{owner}: ')
         if self._overtaking is not None and not state.evaluators:
             raise UserError(
                 f"{owner}: schedule 'until overtaken' compares on the first evaluator, and the Trainer has none; "
                 f'give eval_dataloader (validation data)'
+            )
+        mixing = first_of(state.algorithms, MIX_IMAGES)
+        if mixing is not None and isinstance(self.mix, Oracle) and self.label_weight.value != 1:
+            warnings.warn(
+                f'{owner}: beside {mixing}, what no teacher gets right is taught by the label of the one image of a '
+                f'mixture alone; with label_weight=1 it is taught by both',
+                stacklevel=2,
             )
         self.faculty.start(state, self.strength)
 
@@ -249,11 +271,14 @@ class Distillation(Described):
         lesson = self._lesson = Lesson(self._labels, self._strength, label_weight, self._numbers)
         student = logits_of(state.outputs, 'the student')
         least = self.loss.least_samples
-        if len(student) < least and not self.faculty.met:
-            raise UserError(
-                f'loss: {self.loss.name} compares the samples of a batch, and this one has a single sample; use larger '
-                f'batches and microbatches'
-            )
+        if not self.faculty.met:  # In the first batch, whatever the schedule: not in epoch 10.
+            self.loss.check_labels(self._labels)
+            self.mix.check_labels(self._labels)
+            if len(student) < least:
+                raise UserError(
+                    f'loss: {self.loss.name} compares the samples of a batch, and this one has a single sample; use '
+                    f'larger batches and microbatches'
+                )
         if self._strength == 0.0 and self.faculty.met:
             return
         step = self._step(state, student)
@@ -266,7 +291,7 @@ class Distillation(Described):
                 return
             outputs, known = self.faculty.outputs(asked, batch)
             step = replace(step, known=known)
-            lesson.target, lesson.taught = self.mix(outputs, step), self.mix.taught(outputs, step)
+            lesson.target, lesson.taught = self.mix.lesson(outputs, step)
         if least > 1 and (len(student) if lesson.taught is None else int(lesson.taught.sum())) < least:
             lesson.taught = torch.zeros(len(student), dtype=torch.bool, device=student.device)
 

@@ -49,26 +49,31 @@ class Lesson:
             student: The student's logits ``[B, C]``.
             owner: How an error line calls the algorithm.
         """
-        label = self.label_weight * label
-        if self.target is None or self.taught is None or self.label_weight == 1.0 or bool(self.taught.all()):
+        # Not 0 times the label loss: where labels are not used they may be none (-100), and their loss no number.
+        label = self.label_weight * label if self.label_weight else 0.0 * student.sum()
+        if self.target is None or self.taught is None or self.label_weight == 1.0:
             return label
         if self.labels is None:
+            if bool(self.taught.all()):
+                return label
             raise UserError(
                 f"{owner}: samples that no teacher knows are taught by their labels (unseen='label'), "
                 f'and this batch has no hard labels; use label_weight=1'
             )
         losses = F.cross_entropy(student, self.labels.long(), reduction='none')
-        return label + (1.0 - self.label_weight) * (losses * ~self.taught).sum() / len(student)
+        alone = torch.where(self.taught, 0.0, losses).sum() / len(student)
+        return label + (1.0 - self.label_weight) * alone
 
     def distill(self, student: Tensor, loss: DistillLoss) -> Distilled:
         """The distillation term as weighted: averaged over all samples, to which those without a target add nothing."""
         target, labels, samples, compared = self.target, self.labels, len(student), None
         assert target is not None
         if self.taught is not None:
-            if not bool(self.taught.any()):
+            rows = self.taught.nonzero()[:, 0]  # The one wait for the device: how many there are.
+            if not len(rows):
                 return Distilled(0.0 * student.sum(), student.new_zeros(()), 0)
-            labels = None if labels is None else labels[self.taught]
-            student, target = student[self.taught], target[self.taught]
+            labels = None if labels is None else labels[rows]
+            student, target = student[rows], target[rows]
             compared = len(student)
         share = len(student) / samples
         term = self.strength * share * loss(student, target, labels, self.numbers)

@@ -45,12 +45,14 @@ class DistillLoss:
             student, target = standardize(student), standardize(target)
         options = {**self.options, **numbers}
         if self.wants_labels:
-            if labels is None:
-                raise UserError(
-                    f'loss: {self.name} needs hard labels, and the batch has none (integers of shape [batch])'
-                )
+            self.check_labels(labels)
             options['labels'] = labels
         return self.function(student, target, **options)
+
+    def check_labels(self, labels: Tensor | None) -> None:
+        """Refuse, in one line, batches without the labels that the loss needs."""
+        if self.wants_labels and labels is None:
+            raise UserError(f'loss: {self.name} needs hard labels, and the batch has none (integers of shape [batch])')
 
     def at(self, progress: Progress) -> dict[str, float]:
         """The numbers at this point of the training."""

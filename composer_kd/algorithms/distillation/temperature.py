@@ -58,8 +58,8 @@ class LearnedTemperature:
             # At most 1, so that one steep step does not end where the sigmoid is flat, and there is no way back.
             self._u += min(max(step, -1.0), 1.0)
 
-    def check(self, progress: Progress) -> None:
-        self.strength.check(progress)
+    def check(self, progress: Progress, where: str = '') -> None:
+        self.strength.check(progress, where)
 
     def state_dict(self) -> dict[str, float]:
         return {'u': self._u}
@@ -94,7 +94,7 @@ def make_temperature(written: Any) -> Temperature:
         return LearnedTemperature(**options)
     if isinstance(written, str) and get_close_matches(written, ['learned']):
         raise UserError(f"temperature: {written!r} is not a temperature; did you mean 'learned'?")
-    return Ramp(written, 'loss: the temperature', open=True)
+    return Ramp(written, 'temperature', open=True)
 
 
 def _sigmoid(u: float) -> float:

@@ -14,7 +14,7 @@ import torch
 import xxhash
 
 from composer_kd.data.dataset import Facts
-from composer_kd.data.drift.drift import Drift
+from composer_kd.data.drift.drift import Drift, acting
 from composer_kd.data.drift.population import Part as PartName
 from composer_kd.data.drift.population import Population
 from composer_kd.data.kept import kept
@@ -43,12 +43,10 @@ def drifted(
         where: The place of the drifts in the file, for error lines.
         paint: ``False`` leaves the pixels alone: to see whether the drifts fit the data.
     """
-    settled = [drift for drift in (given.settled() for given in drifts) if drift is not None]
     changed, facts_of = {}, {}
     for name, part in parts.items():
         part_name = cast(PartName, name)
-        acting = [drift for drift in settled if drift.acts_on(part_name)]
-        changed[name], facts_of[name] = _one(part_name, part, facts, acting, cache, where, paint)
+        changed[name], facts_of[name] = _one(part_name, part, facts, acting(drifts, part_name), cache, where, paint)
     classes = {name: of_part.classes for name, of_part in facts_of.items()}
     other = next((name for name in classes if classes[name] != classes.get('train', classes[name])), None)
     if other is not None:

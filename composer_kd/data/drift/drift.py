@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
@@ -14,7 +14,7 @@ from composer_kd.errors import UserError, nearest
 from composer_kd.registry import Registry
 from composer_kd.section import Section, keys_of
 
-__all__ = ['DRIFTS', 'AnyDrift', 'Drift', 'Drifts', 'linear', 'refused']
+__all__ = ['DRIFTS', 'AnyDrift', 'Drift', 'Drifts', 'acting', 'linear', 'refused']
 
 
 def linear(start: float, end: float, fraction: float) -> float:
@@ -81,6 +81,12 @@ class Drift(Section):
     def without_effect(self) -> Drift | None:
         """This drift with the numbers that change nothing, where it has such."""
         return self.model_copy(update=dict(self.nothing)) if self.nothing else None
+
+
+def acting(drifts: Iterable[Drift], part: Part) -> list[Drift]:
+    """What of these drifts changes something of a part, as the plain drifts that they come to."""
+    settled = (drift.settled() for drift in drifts)
+    return [drift for drift in settled if drift is not None and drift.acts_on(part)]
 
 
 def _numbers(drift: Drift) -> dict[str, Any]:

@@ -24,7 +24,15 @@ CORE = [
 EXTRAS = {
     'adversarial': ['foolbox>=3.3'],
     'tensorboard': ['tensorboard'],
-    'test': ['pytest>=8', 'pytest-timeout', 'pytest-xdist', 'setuptools>=70.1', 'ruff==0.17.5', 'pyright==1.1.414'],
+    'test': [
+        'foolbox>=3.3',
+        'pytest>=8',
+        'pytest-timeout',
+        'pytest-xdist',
+        'setuptools>=70.1',
+        'ruff==0.17.5',
+        'pyright==1.1.414',
+    ],
 }
 
 setup(

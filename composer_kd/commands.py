@@ -164,7 +164,9 @@ def _add_attack(commands) -> None:
     parser.add_argument('runs', nargs='+', metavar='RUN')
     parser.add_argument('--epsilon', type=float, help='in pixels from 0 to 255 (default: 8, in l2 128)')
     parser.add_argument('--steps', type=int, default=20, help='default: %(default)s')
-    parser.add_argument('--step-size', type=float, help='in pixels (default: a quarter of epsilon)')
+    parser.add_argument(
+        '--step-size', type=float, help='in pixels (default: a quarter of epsilon; 1.25 times for one step)'
+    )
     parser.add_argument('--norm', choices=('linf', 'l2'), default='linf', help='default: %(default)s')
     parser.add_argument('--with', dest='library', choices=('own', 'foolbox', 'autoattack'), default='own', help='who')
     parser.add_argument('--split', choices=('test', 'val'), default='test', help='default: %(default)s')

@@ -56,8 +56,8 @@ class Robustness(Callback):
     Args:
         folder: The run directory, which need not exist. One of a YAML's runs, or any folder for a Trainer of your own.
         attacks: Options of each attack: ``epsilon`` (8; 128 in ``l2``), ``steps`` (20), ``step_size`` (a quarter of
-            epsilon), ``norm`` (``'linf'``) and ``targeted``; ``None`` is PGD-20 as it stands in brackets.
-            Default: ``None``.
+            epsilon, 1.25 times epsilon for a single step), ``norm`` (``'linf'``) and ``targeted``; ``None`` is PGD-20
+            as it stands in brackets. Default: ``None``.
         splits: The labels of the evaluators whose data is attacked; ``None``: of all but ``train_clean``.
             Default: ``None``.
         interval: Also at the end of every so many epochs, as ``'5ep'``; ``None``: at the end of the training alone.
@@ -110,7 +110,8 @@ class Robustness(Callback):
         self.interval = None if interval is None else int(interval.removesuffix('ep'))
         self.batch_size = batch_size
         self._on_the_way, self._at_the_end = asked(self.attacks, subset, interval_subset, interval_attacks)
-        self._measured = -1  # After how many batches.
+        self._done: set[tuple[int, Attack, int | None]] = set()
+        """What was measured: after how many batches, by what, on how many samples."""
 
     def fit_start(self, state: State, logger: Logger) -> None:
         if not self._evaluated(state):
@@ -133,8 +134,8 @@ class Robustness(Callback):
             self._measure(state, logger, self._on_the_way)
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        if self._measured != int(state.timestamp.batch):
-            self._measure(state, logger, self._at_the_end)
+        # A training that was stopped early may have measured its last batch on the way: with less than the end asks.
+        self._measure(state, logger, self._at_the_end)
 
     def _evaluated(self, state: State) -> list[tuple[str, KeyedImages]]:
         """The splits that are attacked, and their data."""
@@ -157,10 +158,18 @@ class Robustness(Callback):
         return dataset
 
     def _measure(self, state: State, logger: Logger, wanted: Sequence[tuple[Attack, int | None]]) -> None:
-        self._measured = int(state.timestamp.batch)
+        batch = int(state.timestamp.batch)
+        left = [
+            (number, attack, subset)
+            for number, (attack, subset) in enumerate(wanted)
+            if (batch, attack, subset) not in self._done
+        ]
+        self._done |= {(batch, attack, subset) for _, attack, subset in left}
+        if not left:
+            return
         share_buffers(state.model)  # What is measured is what is saved.
         for split, dataset in self._evaluated(state):
-            for number, (attack, subset) in enumerate(wanted):
+            for number, attack, subset in left:
                 line = {
                     'epoch': int(state.timestamp.epoch),
                     'batch': int(state.timestamp.batch),

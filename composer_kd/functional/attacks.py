@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from composer_kd.errors import UserError
 from composer_kd.functional.augment import coefficients
 from composer_kd.functional.counter import counter_hash, uniform
 
@@ -33,13 +34,15 @@ Bound = float | Tensor
 
 NORMS = ('linf', 'l2')
 
-# Goes into the hash, as the versions of the augmentation do.
-_START_VERSION = 1
-_TARGET_VERSION = 1
-_ROUNDING_VERSION = 1
+# First in the hash, each another number, so that no two draws of one sample and step are the same. (1 is taken by the
+# choice of the share of a batch that is attacked.)
+_START, _TARGET, _ROUNDING = 0xA1, 0xA2, 0xA3
 
-# Only the gradient's direction counts. In float16 that of a sample which the model is sure of would be rounded to 0.
+# Only the gradient's direction counts. In float16 small ones would be rounded to 0.
 _SCALE = 256.0
+
+# How far rounding may take a pixel beyond the bounds.
+_BESIDE = 0.01
 
 
 def fgsm(
@@ -74,6 +77,10 @@ def pgd(
 ) -> Tensor:
     """Projected gradient descent (Madry et al, 2018) on the cross-entropy of each sample.
 
+    The cross-entropy is ``softplus(m)`` of ``m = logsumexp(other logits) - label's logit``, so that its gradient points
+    where that of ``m`` does, which is what is followed: the one of the cross-entropy itself is rounded to 0 where a
+    model is sure, and such a model would seem to withstand what it was never shown.
+
     With ``linf`` a step is ``delta + step_size * sign(g)``, with ``l2`` it is ``delta + step_size * g / |g|``; after
     each, ``delta`` is put back into the ball of radius ``epsilon`` and the image into the bounds. Gradients of the
     model's parameters are neither computed nor touched; whether it is in evaluation mode is the caller's matter.
@@ -98,6 +105,7 @@ def pgd(
         The adversarial images, float32.
     """
     clean = images.float()
+    _refuse_other_scale(clean, epsilon, bounds)
     sign = -1.0 if targeted else 1.0
     adversarial = _within(clean, torch.zeros_like(clean) if start is None else start, epsilon, norm, bounds)
     best, best_loss = adversarial, torch.full_like(labels, -torch.inf, dtype=torch.float32)
@@ -121,6 +129,24 @@ def pgd(
     return best
 
 
+def _refuse_other_scale(images: Tensor, epsilon: float, bounds: tuple[Bound, Bound]) -> None:
+    """Refuse images and an epsilon that are not on the scale of the bounds; callers who give tensors know theirs."""
+    low, high = bounds
+    if isinstance(low, Tensor) or isinstance(high, Tensor) or not images.numel():
+        return
+    least, most = (float(end) for end in torch.aminmax(images))
+    if not (low - _BESIDE <= least and most <= high + _BESIDE):
+        raise UserError(
+            f'pgd: images from {least:.3g} to {most:.3g} lie outside of the bounds, {low:g} to {high:g}; give pixels '
+            f'on that scale, and what the model wants as normalization'
+        )
+    if high - low > 2 and epsilon < 1:
+        raise UserError(
+            f'pgd: epsilon {epsilon:.3g} is less than a pixel of {low:g} to {high:g}; 8 stands for 8/255, or give '
+            f'images from 0 to 1 and bounds=(0, 1)'
+        )
+
+
 def project(deltas: Tensor, epsilon: float, norm: str = 'linf') -> Tensor:
     """The nearest deltas within the ball of radius ``epsilon``, sample by sample."""
     if norm == 'linf':
@@ -140,7 +166,7 @@ def random_start(shape: Sequence[int], ids: Tensor, seed: int, step: int, epsilo
         norm: ``'linf'`` or ``'l2'``.
     """
     pixels = int(torch.Size(shape[1:]).numel())
-    drawn = uniform(_START_VERSION, seed, step, ids.view(-1, 1), torch.arange(pixels + 1, device=ids.device))
+    drawn = uniform(_START, seed, step, ids.view(-1, 1), torch.arange(pixels + 1, device=ids.device))
     drawn, radius = drawn[:, :pixels], drawn[:, pixels:]
     if norm == 'linf':
         return ((2 * drawn - 1) * epsilon).float().view(*shape)
@@ -164,7 +190,7 @@ def round_at_random(deltas: Tensor, ids: Tensor, seed: int, step: int) -> Tensor
     pixels = int(torch.Size(deltas.shape[1:]).numel())
     # A hash has 64 bits and a pixel takes 16: a hash for each would take as long as a tenth of an attack.
     quarters = torch.arange(-(-pixels // 4), device=ids.device)
-    hashes = counter_hash(_ROUNDING_VERSION, seed, step, ids.view(-1, 1), quarters)
+    hashes = counter_hash(_ROUNDING, seed, step, ids.view(-1, 1), quarters)
     parts = torch.stack([(hashes >> bits) & 0xFFFF for bits in (0, 16, 32, 48)], dim=2).flatten(1)[:, :pixels]
     drawn = (parts.to(torch.float32) + 0.5) / 2**16
     return (deltas + drawn.view(deltas.shape)).floor()
@@ -172,7 +198,7 @@ def round_at_random(deltas: Tensor, ids: Tensor, seed: int, step: int) -> Tensor
 
 def other_labels(labels: Tensor, ids: Tensor, seed: int, classes: int) -> Tensor:
     """A class other than its own for each sample, from a hash of (seed, id): the target of a targeted attack."""
-    drawn = counter_hash(_TARGET_VERSION, seed, ids).remainder(classes - 1)
+    drawn = counter_hash(_TARGET, seed, ids).remainder(classes - 1)
     return (labels + 1 + drawn).remainder(classes)
 
 
@@ -193,7 +219,10 @@ def pixels_of(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def _losses(model: Model, pixels: Tensor, labels: Tensor, normalization: Normalization | None) -> Tensor:
-    return F.cross_entropy(model(normalised(pixels, normalization)).float(), labels, reduction='none')
+    """Of each sample the logarithm of the odds against its label: the larger, the larger the cross-entropy."""
+    logits = model(normalised(pixels, normalization)).float()
+    label = F.one_hot(labels, logits.shape[1]).bool()
+    return logits.masked_fill(label, -torch.inf).logsumexp(dim=1) - logits.gather(1, labels[:, None])[:, 0]
 
 
 def _losses_and_gradient(

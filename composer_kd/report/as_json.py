@@ -88,6 +88,7 @@ def _robustness(found: Robustness) -> dict[str, Any]:
         'drifts': list(found.drifts),
         'corruptions': kinds,
         'groups': found.groups,
+        'left_out': [run.name for run in found.left_out],
         'arms': {name: asdict(arm) for name, arm in found.arms.items()},
     }
 

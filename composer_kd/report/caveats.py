@@ -37,6 +37,7 @@ def caveats(summary: Summary) -> list[str]:
         *_seeds(summary),
         *_repeats(summary),
         *_unfinished(summary),
+        *_measured_otherwise(summary),
         *_reached_by_some(summary),
         *_machine(summary),
         *_speeds(summary),
@@ -132,6 +133,15 @@ def _unfinished(summary: Summary) -> Iterable[str]:
     left_out = [f'{names[run.path]} ({progress(run)})' for run in summary.runs if id(run) not in counted]
     if left_out:
         yield f'Not in the means, because unfinished: {_names(left_out)}.'
+
+
+def _measured_otherwise(summary: Summary) -> Iterable[str]:
+    if summary.robustness is not None and summary.robustness.left_out:
+        names = [summary.labels[run.path] for run in summary.robustness.left_out]
+        yield (
+            f'Not in the tables of robustness, because measured under other drifts than most runs: {_names(names)}; '
+            f'`composer-kd robustness` measures what they lack.'
+        )
 
 
 def _reached_by_some(summary: Summary) -> Iterable[str]:

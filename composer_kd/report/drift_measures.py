@@ -58,19 +58,23 @@ def effective_robustness(clean: Sequence[float], drifted: Sequence[float]) -> li
 
     Expected is what a line through the other models says, fitted on the logit scale by least squares: a model that is
     in the fit itself pulls the line towards it, and with few models most of the way. ``None`` for each model with fewer
-    than three others, with others of one clean accuracy, and for all where an accuracy is 0 or 1.
+    than three others and with others of one clean accuracy. One that is at 0 or 1 has no place on the scale: it has
+    none, and is no other of the rest.
 
     Args:
         clean: Of each model, as fractions.
         drifted: Likewise, under drift.
     """
-    if not all(0 < one < 1 for one in (*clean, *drifted)):
-        return [None] * len(clean)
-    x, y = [_logit(one) for one in clean], [_logit(one) for one in drifted]
-    found: list[float | None] = []
-    for number, (at, own) in enumerate(zip(x, drifted, strict=True)):
-        expected = _on_the_line(x[:number] + x[number + 1 :], y[:number] + y[number + 1 :], at)
-        found.append(None if expected is None else own - 1 / (1 + math.exp(-expected)))
+    places = {
+        number: (_logit(before), _logit(after))
+        for number, (before, after) in enumerate(zip(clean, drifted, strict=True))
+        if 0 < before < 1 and 0 < after < 1
+    }
+    found: list[float | None] = [None] * len(clean)
+    for number, (at, _) in places.items():
+        others = [place for other, place in places.items() if other != number]
+        expected = _on_the_line([x for x, _ in others], [y for _, y in others], at)
+        found[number] = None if expected is None else drifted[number] - 1 / (1 + math.exp(-expected))
     return found
 
 

@@ -1,4 +1,4 @@
-"""How arms stand up to drift, out of the ``drift.json`` of their runs: over the drifts that all were put under."""
+"""How arms stand up to drift, out of the ``drift.json`` of their runs: over the drifts that most were put under."""
 
 from __future__ import annotations
 
@@ -61,14 +61,16 @@ class Robustness:
     Attributes:
         arms: In the order of the report.
         kinds: Kind of corruption to severity to the name of the drift.
-        drifts: The names of all drifts that all measured runs have in common.
+        drifts: The names of the drifts that are compared: those that most of the measured runs were put under.
         groups: What a worst group is one of: ``superclass``, ``class`` or ``fine class``.
+        left_out: Runs that were measured, and lack one of these.
     """
 
     arms: dict[str, ArmRobustness]
     kinds: dict[str, dict[float, str]]
     drifts: tuple[str, ...]
     groups: str
+    left_out: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ class Measured:
         found = (one for one in self.drifts.values() if one.get('fingerprint') == fingerprint)
         return next((float(one['accuracy']) for one in found), None)
 
+    def has(self, drifts: Mapping[str, Any]) -> bool:
+        """Whether it was measured under all of these, told by their names and by all that describes them."""
+        return all(name in self.drifts and self.drifts[name]['drift'] == drift for name, drift in drifts.items())
+
     def accuracy(self, name: str) -> float:
         return float(self.drifts[name]['accuracy'])
 
@@ -100,16 +106,20 @@ class Measured:
 
 
 def robustness(arms: Sequence[Arm]) -> Robustness | None:
-    """Of the runs that enter means and were measured; ``None`` where there are none, or no drift is common to them.
+    """Of the runs that enter means and were measured under what most of them were; ``None`` where there are none.
 
     Args:
         arms: The baseline first.
     """
-    by_arm = {arm.name: [found for run in arm.counted if (found := measured_of(run)) is not None] for arm in arms}
-    everyone = [one for measured in by_arm.values() for one in measured]
-    names = _common(everyone)
-    if not names:
+    runs = [(arm.name, run, found) for arm in arms for run in arm.counted if (found := measured_of(run)) is not None]
+    compared = _compared([found for *_, found in runs])
+    if not compared:
         return None
+    names = tuple(compared)
+    kept = [(name, found) for name, _, found in runs if found.has(compared)]
+    left_out = tuple(run for _, run, found in runs if not found.has(compared))
+    everyone = [found for _, found in kept]
+    by_arm = {arm.name: [found for name, found in kept if name == arm.name] for arm in arms}
     kinds = _kinds(everyone[0], names)
     baseline = by_arm[arms[0].name]
     found = {name: _arm(measured, baseline, names, kinds) for name, measured in by_arm.items() if measured}
@@ -117,7 +127,7 @@ def robustness(arms: Sequence[Arm]) -> Robustness | None:
         [one.clean.mean for one in found.values()], [one.drifted.mean for one in found.values()]
     )
     found = {name: replace(one, effective=beyond) for (name, one), beyond in zip(found.items(), effective, strict=True)}
-    return Robustness(found, kinds, names, everyone[0].groups)
+    return Robustness(found, kinds, names, everyone[0].groups, left_out)
 
 
 def _arm(
@@ -155,16 +165,21 @@ def _arm(
     )
 
 
-def _common(everyone: Sequence[Measured]) -> tuple[str, ...]:
-    """The drifts that all runs were put under, told by all that describes them, in the order of the first run."""
-    if not everyone:
-        return ()
-    first, others = everyone[0], everyone[1:]
-    return tuple(
-        name
-        for name, entry in first.drifts.items()
-        if all(name in other.drifts and other.drifts[name]['drift'] == entry['drift'] for other in others)
-    )
+def _compared(everyone: Sequence[Measured]) -> dict[str, Any]:
+    """The drifts that more than half of the runs were put under, or else those of the first; what describes each."""
+    several = [one.drifts for one in everyone if one.drifts]
+    if not several:
+        return {}
+    described = {name: entry['drift'] for drifts in reversed(several) for name, entry in drifts.items()}
+    common = {
+        name: drift
+        for name, drift in described.items()
+        if 2 * sum(one.has({name: drift}) for one in everyone) > len(everyone)
+    }
+    # In the order of the first run that has them.
+    order = [name for drifts in several for name in drifts]
+    chosen = common or {name: entry['drift'] for name, entry in several[0].items()}
+    return {name: chosen[name] for name in sorted(chosen, key=order.index)}
 
 
 def _kinds(measured: Measured, names: Sequence[str]) -> dict[str, dict[float, str]]:

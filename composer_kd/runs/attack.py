@@ -163,8 +163,16 @@ def _autoattack(module: nn.Module, attack: Attack, dataset: KeyedImages, device:
         return module(normalised(images * 255, dataset.normalization))
 
     norm = {'linf': 'Linf', 'l2': 'L2'}[attack.norm]
+    if dataset.num_classes < 4:
+        raise UserError(
+            f'with: the loss of autoattack compares the first four classes, and the data has {dataset.num_classes}; '
+            f'let our own code attack, or foolbox'
+        )
     theirs = AutoAttack(forward, norm=norm, eps=attack.epsilon / 255, version='standard', device=device, verbose=False)
     theirs.seed = 0
+    # Its targeted attacks try nine other classes one after the other, whether there are so many or not.
+    for targeted in (theirs.apgd_targeted, theirs.fab):
+        targeted.n_target_classes = min(9, dataset.num_classes - 1)
 
     def attacker(images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
         return theirs.run_standard_evaluation(images / 255, labels, bs=len(images)) * 255

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -64,6 +64,9 @@ class Step:
 
 class Mix:
     """How K teachers' logits become one target's."""
+
+    leaves_some_to_labels: ClassVar[bool] = False
+    """Whether samples may be left without a target although all teachers are known."""
 
     def check(self, teachers: int) -> None:
         """Refuse, in one line, a number of teachers that the mix cannot serve."""
@@ -194,6 +197,8 @@ class RandomOne(Mix):
 @dataclass(frozen=True)
 class Oracle(Mix):
     """The average of the teachers that are right about a sample; where none is, its label alone teaches it."""
+
+    leaves_some_to_labels = True
 
     def __call__(self, outputs: Tensor, step: Step) -> Tensor:
         return self.lesson(outputs, step)[0]

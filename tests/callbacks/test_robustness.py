@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from composer.algorithms import EMA
-from composer.core import DataSpec, Evaluator
+from composer.core import Callback, DataSpec, Evaluator
 from torch.utils.data import DataLoader
 
 from composer_kd import Robustness, UserError
@@ -38,6 +38,27 @@ def fit(callback: Robustness, epochs: str = '2ep', **options):
     trainer.fit()
     trainer.close()
     return trainer, log
+
+
+def test_a_training_that_is_stopped_early_is_measured_as_its_end_asks(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def epoch_end(self, state, logger) -> None:
+            if int(state.timestamp.epoch) == 2:
+                state.stop_training()
+
+    attacks = [{'steps': 1}, {'steps': 1, 'epsilon': 20}]
+    measured = Robustness(tmp_path, attacks, interval='1ep', interval_subset=32, interval_attacks=1, subset=None)
+    trainer, _ = make_trainer(
+        [], epochs='4ep', train_dataloader=pixel_loader(), eval_dataloader=[held_out()], eval_interval=100,
+        callbacks=[measured, Stop()],
+    )  # fmt: skip
+    for evaluator in trainer.state.evaluators:
+        evaluator.eval_interval = lambda state, event: False
+    trainer.fit()
+    trainer.close()
+    lines = [(line['epoch'], line['subset'], line['epsilon']) for line in read_lines(tmp_path / 'robustness.jsonl')]
+    # On the way, at the second epoch's end too; then what the end asks and was not measured yet.
+    assert lines == [(1, 32, 8.0), (2, 32, 8.0), (2, None, 8.0), (2, None, 20.0)]
 
 
 def test_counts_are_those_of_a_loop_by_hand(tmp_path: Path) -> None:

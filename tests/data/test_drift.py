@@ -217,6 +217,7 @@ def test_a_path_begins_and_ends_at_its_ends(start, end) -> None:
 
 
 FOG = {'name': 'corruption', 'kind': 'fog', 'severity': 1.0}
+NOISE = {'name': 'label_noise', 'rate': 0.3}
 
 
 @pytest.mark.parametrize(
@@ -298,6 +299,8 @@ def test_a_path_keeps_to_the_parts_of_both() -> None:
         ({'name': 'growing', 'share': 0.5, 'parts': []}, r'^data\.drift\.parts: '),
         ({'name': 'subpopulation', 'side': 'source', 'parts': ['test']}, r'^data\.drift\.parts: superclasses are'),
         ({**FOG, 'files': '/x', 'parts': ['train']}, r'^data\.drift\.parts: the publ'),
+        ([NOISE, NOISE], r'^data\.drift\.1: a second label_noise with seed 0 draws what the first one draws; give it'),
+        ([FOG, {**FOG, 'kind': 'snow', 'files': '/x'}], r'^data\.drift\.1: the images of its files would take'),
         ({'name': 'path', 'steps': 3, 'step': 4, 'to': {'name': 'growing', 'share': 0.5}}, r'^data\.drift\.step: 4 of'),
         ({'name': 'path', 'steps': 3, 'step': 1, 'to': {'name': 'growing'}}, r'^data\.drift\.to\.share: .* required$'),
     ],
@@ -342,6 +345,16 @@ def test_what_a_run_writes_down_is_read_again(drift) -> None:
     given = [drift, {'name': 'path', 'steps': 3, 'step': 1, 'from': drift, 'to': drift}]
     section = parse_section(DataSection, {'drift': given}, 'data')
     assert parse_section(DataSection, section.model_dump(mode='json'), 'data') == section
+
+
+def test_two_of_a_kind_with_seeds_of_their_own_draw_apart() -> None:
+    given = [NOISE, {**NOISE, 'seed': 1}, {**FOG, 'kind': 'snow'}, FOG]
+    section = parse_section(DataSection, {'drift': given}, 'data')
+    first, second, *_ = section.drift or []
+    noisy = second.change(first.change(population([2000] * 4)))
+    wrong = (noisy.labels != population([2000] * 4).labels).mean()
+    # 0.3 + 0.3 - 0.09, less those that come back to a label of four by the second draw: 0.09 / 3.
+    assert wrong == pytest.approx(0.48, abs=0.02)
 
 
 def test_no_drift_is_the_default_however_it_is_written() -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from composer_kd.cli import main
 from composer_kd.data.cache import open_cache
 from composer_kd.data.convert import convert
+from composer_kd.data.drift.population import split_seed
 from composer_kd.data.drift.sheet import contact_sheet, rows_of_a_sheet
 from composer_kd.data.section import DataSection
 from composer_kd.data.shards import open_shards
@@ -43,7 +44,8 @@ def test_cells_are_the_first_test_images_at_every_severity(gray, tmp_path, capsy
     ids = torch.from_numpy(np.sort(test.table.ids)[:2])
     images = test.images[np.argsort(test.table.ids)[:2]]
     for column in range(6):
-        shown = images if column == 0 else corrupt(images, ids, 'fog', column, 3)
+        # The very pixels of a run on that data: data.drift: {name: corruption, kind: fog, severity: ..., seed: 3}.
+        shown = images if column == 0 else corrupt(images, ids, 'fog', column, split_seed(3, 'test'))
         expected = np.concatenate([image[0].numpy().repeat(8, 0).repeat(8, 1) for image in shown], 1)
         assert np.array_equal(cell(sheet, 1, column, 2), np.repeat(expected[..., None], 3, 2))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from composer_kd.errors import UserError
 from composer_kd.functional import fgsm, pgd, project, random_start, round_at_random
 from composer_kd.functional.attacks import normalised, other_labels, pixels_of
 from composer_kd.functional.augment import normalise
@@ -185,6 +186,73 @@ def test_normalised_is_what_the_loader_does_and_pixels_come_back() -> None:
     assert torch.equal(normalised(images.float(), (MEAN, STD)), as_loaded)
     assert torch.equal(pixels_of(as_loaded, MEAN, STD).round().to(torch.uint8), images)
     assert torch.equal(normalised(images.float(), lambda given: given / 2), images.float() / 2)
+
+
+# -- other scales -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('images', 'epsilon', 'line'),
+    [
+        (torch.randn(4, *SHAPE), 8.0, r'images from -.* lie outside of the bounds, 0 to 255; give pixels'),
+        (torch.rand(4, *SHAPE), 8 / 255, r'epsilon 0.0314 is less than a pixel of 0 to 255; 8 stands for 8/255'),
+    ],
+)
+def test_images_and_epsilon_are_on_the_scale_of_the_bounds(images: Tensor, epsilon: float, line: str) -> None:
+    labels = torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(UserError, match=line) as refused:
+        pgd(small_net(), images, labels, epsilon, epsilon / 4, 2, normalization=(MEAN, STD))
+    assert '\n' not in str(refused.value)
+
+
+def test_other_bounds_are_another_scale() -> None:
+    model, images, labels = small_net(), pixels(), torch.arange(5) % 4
+    ours = pgd(model, images, labels, 8.0, 2.0, 4, normalization=(MEAN, STD))
+    of_one = pgd(model, images / 255, labels, 8 / 255, 2 / 255, 4, bounds=(0, 1),
+                 normalization=lambda given: normalised(255 * given, (MEAN, STD)))  # fmt: skip
+    assert ((255 * of_one - ours).abs() < 0.01).float().mean() > 0.99
+
+
+def test_what_is_drawn_for_one_purpose_has_nothing_to_do_with_what_is_drawn_for_another() -> None:
+    ids, shape = torch.arange(4000), (4000, 1, 2, 4)
+    start = random_start(shape, ids, 3, 5, 8.0).flatten(1)
+    up = round_at_random(torch.full(shape, 0.5), ids, 3, 5).flatten(1)
+    together = torch.corrcoef(torch.cat([start, up], dim=1).T)[:8, 8:]
+    assert together.abs().max() < 0.07  # four standard deviations of none
+
+
+# -- sure models ------------------------------------------------------------------------------------------------------
+
+
+def sure(times: float) -> nn.Module:
+    """The same decisions between two classes, that much surer of them."""
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(72, 2)).eval()
+    with torch.no_grad():
+        for parameter in net[-1].parameters():
+            parameter.mul_(times)
+    return net
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+@pytest.mark.parametrize('strongest', [False, True])
+def test_a_model_that_is_surer_of_the_same_decisions_withstands_no_more(norm: str, strongest: bool) -> None:
+    images = pixels(60, 0, 256)
+    with torch.no_grad():
+        labels = sure(1.0)(normalised(images, (MEAN, STD))).argmax(dim=1)
+    shown, right = {}, {}
+    for times in (1.0, 3000.0):
+        shown[times] = pgd(
+            sure(times), images, labels, 20.0, 5.0, 10, norm, normalization=(MEAN, STD), strongest=strongest
+        )
+        with torch.no_grad():
+            right[times] = sure(times)(normalised(shown[times], (MEAN, STD))).argmax(dim=1) == labels
+        margins = sure(times)(normalised(images, (MEAN, STD))).detach().diff(dim=1).abs()
+    # So sure that the cross-entropy of nearly all is 0 to the last bit of a float.
+    assert margins.median() > 100
+    assert torch.equal(right[1.0], right[3000.0])
+    assert 0 < right[1.0].float().mean() < 1
+    assert ((shown[1.0] - shown[3000.0]).abs() < 0.01).float().mean() > 0.99
 
 
 # -- the peer ---------------------------------------------------------------------------------------------------------

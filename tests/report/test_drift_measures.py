@@ -66,6 +66,10 @@ def test_effective_robustness_needs_three_others_and_logits():
     assert effective_robustness([0.4, 0.5, 0.6], [0.2, 0.3, 0.5]) == [None] * 3
     assert effective_robustness([0.4, 0.5, 0.6, 1.0], [0.2, 0.3, 0.4, 0.4]) == [None] * 4
     assert effective_robustness([0.4, 0.5, 0.6, 0.7], [0.0, 0.3, 0.4, 0.4]) == [None] * 4
+    # One that has no place on the scale takes nothing from the others.
+    rest, drifted = [0.4, 0.5, 0.6, 0.7], [0.2, 0.3, 0.4, 0.4]
+    assert effective_robustness([*rest, 0.9], [*drifted, 0.0]) == [*effective_robustness(rest, drifted), None]
+    assert None not in effective_robustness(rest, drifted)
     upright = effective_robustness([0.5, 0.5, 0.5, 0.6], [0.2, 0.3, 0.4, 0.5])
     assert [one is None for one in upright] == [False, False, False, True], 'three others of one clean accuracy'
 

@@ -61,6 +61,31 @@ def study(tmp_path):
     return tmp_path
 
 
+def test_a_run_under_other_drifts_is_named_and_spoils_nothing(study):
+    before = table(report(study))
+    assert report(study).summary.robustness.left_out == ()
+    write(study, 'warm', 0, 0.60, [0.5, 0.3], algorithms=KD)  # fog alone
+    other = write(study, 'other', 0, 0.60, [0.5], algorithms=KD)
+    content = json.loads((other / 'drift.json').read_text())
+    content['drifts'] = {'blur': {'drift': corruption('defocus_blur', 2.0), **measured(0.4)}}
+    (other / 'drift.json').write_text(json.dumps(content))
+    made = report(study)
+    assert table(made) == before
+    (line,) = [line for line in made.caveats if 'tables of robustness' in line]
+    assert 'other-s0 and warm-s0' in line or 'warm-s0 and other-s0' in line
+    assert sorted(json.loads(made.json())['robustness']['left_out']) == ['other-s0', 'warm-s0']
+
+
+def test_where_most_runs_have_nothing_in_common_the_first_ones_drifts_are_shown(tmp_path):
+    write(tmp_path, 'scratch', 0, 0.6, [0.5])
+    other = write(tmp_path, 'kd', 0, 0.7, [0.6], algorithms=KD)
+    content = json.loads((other / 'drift.json').read_text())
+    content['drifts'] = {'blur': {'drift': corruption('defocus_blur', 2.0), **measured(0.4)}}
+    (other / 'drift.json').write_text(json.dumps(content))
+    (row,) = table(report(tmp_path))
+    assert row['under drift'] == '50.00'
+
+
 def test_the_table(study):
     scratch, kd = table(report(study))
     assert scratch['n'] == '2'
@@ -103,18 +128,24 @@ def test_a_fourth_arm_gives_effective_robustness(study):
     assert values['third'] < 0
 
 
-def test_drifts_that_all_have_in_common_are_compared(study):
+def test_drifts_that_most_have_in_common_are_compared(study):
     write(study, 'short', 0, 0.6, [0.5, 0.3])
     made = report(study)
-    assert json.loads(made.json())['robustness']['drifts'] == ['fog-1', 'fog-3']
-    assert table(made)[0]['worst drift'] == 'fog-3'
+    assert len(json.loads(made.json())['robustness']['drifts']) == 5
+    assert {row['arm'] for row in table(made)} == {'scratch', 'kd'}
+    for seed in (1, 2, 3, 4):
+        write(study, 'short', seed, 0.6, [0.5, 0.3])
+    found = json.loads(report(study).json())['robustness']
+    assert (found['drifts'], found['left_out']) == (['fog-1', 'fog-3'], [])
+    assert table(report(study))[0]['worst drift'] == 'fog-3'
 
 
 def test_another_drift_of_the_same_name_is_another_one(study):
     run = write(study, 'other', 0, 0.6, [0.5, 0.3])
     file = run / 'drift.json'
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
-    assert table(report(study)) == []
+    assert {row['arm'] for row in table(report(study))} == {'scratch', 'kd'}
+    assert json.loads(report(study).json())['robustness']['left_out'] == ['other-s0']
 
 
 def test_what_was_measured_of_other_weights_does_not_count(study):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,6 +161,35 @@ def test_own_and_foolboxs_attacks_find_the_same(options: dict, robust_run: Path)
     assert own['robust_accuracy'] == pytest.approx(theirs['robust_accuracy'], abs=0.01)
     weaker = attack_run(robust_run, make_attack({**options, 'steps': 1, 'step_size': attack.step_size}))
     assert weaker['robust_accuracy'] > own['robust_accuracy'] + 0.05, 'an attack that does less is told apart'
+
+
+def test_autoattack_is_asked_for_no_more_classes_than_there_are(
+    trained: Path, robust_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in with that library's parts, which are not on PyPI: what it is given, and what comes back."""
+    given: dict[str, Any] = {}
+
+    class AutoAttack:
+        def __init__(self, forward, **options):
+            given.update(options, forward=forward)
+            self.apgd_targeted, self.fab = SimpleNamespace(n_target_classes=9), SimpleNamespace(n_target_classes=9)
+            given['targeted'] = (self.apgd_targeted, self.fab)
+
+        def run_standard_evaluation(self, images, labels, bs):
+            assert 0 <= float(images.min()) <= float(images.max()) <= 1
+            given['right'] = (given['forward'](images).argmax(dim=1) == labels).float().mean().item()
+            return images
+
+    monkeypatch.setitem(sys.modules, 'autoattack', SimpleNamespace(AutoAttack=AutoAttack))
+    monkeypatch.setattr('composer_kd.runs.attack.metadata.version', lambda name: '0.1')
+    found = attack_run(trained / 'made', make_attack({'epsilon': 8}), 'autoattack')
+    assert found['library'] == 'autoattack 0.1'
+    classes = RunDir(trained / 'made').manifest().data.num_classes
+    assert [one.n_target_classes for one in given['targeted']] == [min(9, classes - 1)] * 2
+    assert (given['eps'], given['norm'], given['version']) == (8 / 255, 'Linf', 'standard')
+    assert found['robust_accuracy'] == found['accuracy'] == pytest.approx(given['right'])
+    with pytest.raises(UserError, match='autoattack compares the first four classes, and the data has 3'):
+        attack_run(robust_run, make_attack({'epsilon': 8}), 'autoattack')
 
 
 @pytest.mark.parametrize(

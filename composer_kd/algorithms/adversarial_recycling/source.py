@@ -79,6 +79,11 @@ def _read(archive: Archive, samples: Samples, shape: Sequence[int], owner: str) 
             f'{owner}: the deltas of {archive.run} are on a pixel scale of 0 to {facts.get("pixels", "(not said)")}, '
             f'not of 0 to {PIXELS}; record them anew'
         )
+    if unsaid := [name for name in ('epsilon', 'norm') if name not in facts]:
+        raise UserError(
+            f'{owner}: the archive of {archive.run} does not say the {unsaid[0]} of its adversarial examples; record '
+            f'them anew'
+        )
     theirs = list(table['delta'].shape[1:])
     if theirs != list(shape):
         raise UserError(

@@ -27,7 +27,7 @@ from composer_kd.ramp import Ramp
 from composer_kd.schedule import Progress, Schedule
 from composer_kd.teachers.checks import OutputChecks
 from composer_kd.teachers.live import LiveTeacher
-from composer_kd.teachers.mix import Mix, Oracle, Step, make_mix
+from composer_kd.teachers.mix import Mix, Step, make_mix
 from composer_kd.teachers.teacher import Teacher
 
 __all__ = ['Distillation']
@@ -243,7 +243,7 @@ class Distillation(Described):
                 f'give eval_dataloader (validation data)'
             )
         mixing = first_of(state.algorithms, MIX_IMAGES)
-        if mixing is not None and isinstance(self.mix, Oracle) and self.label_weight.value != 1:
+        if mixing is not None and self.mix.leaves_some_to_labels and self.label_weight.value != 1:
             warnings.warn(
                 f'{owner}: beside {mixing}, what no teacher gets right is taught by the label of the one image of a '
                 f'mixture alone; with label_weight=1 it is taught by both',

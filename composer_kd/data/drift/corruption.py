@@ -55,6 +55,10 @@ class Corruption(Drift):
     def paints(self) -> bool:
         return True
 
+    @property
+    def replaces_images(self) -> bool:
+        return self.files is not None
+
     def settled(self) -> Drift | None:
         return self if self.severity > 0 else None
 

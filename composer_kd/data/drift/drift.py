@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from torch import Tensor
 
@@ -43,6 +43,11 @@ class Drift(Section):
     @property
     def paints(self) -> bool:
         """Whether it changes pixels."""
+        return False
+
+    @property
+    def replaces_images(self) -> bool:
+        """Whether it puts whole images in the place of those that it is given."""
         return False
 
     def acts_on(self, part: Part) -> bool:
@@ -136,5 +141,27 @@ def _parse_several(value: Any) -> Any:
     return value if value is None else [_parse(value)]
 
 
+def _fit_each_other(drifts: list[Drift] | None) -> list[Drift] | None:
+    """Two of a kind with one seed would draw the same; whole images would hide what was painted before them."""
+    given = drifts or []
+    kinds = [(drift.name, getattr(drift, 'kind', None), drift.seed) for drift in given]
+    for place, (drift, kind) in enumerate(zip(given, kinds, strict=True)):
+        if kind in kinds[:place]:
+            what = f'a second {kind[1] or kind[0]} with seed {kind[2]}'
+            raise refused(
+                str(place),
+                f'{what} draws what the first one draws; give it another seed',
+                drift.model_dump(mode='json'),
+            )
+        painted = next((one.name for one in given[:place] if one.paints), None)
+        if drift.replaces_images and painted:
+            raise refused(
+                str(place),
+                f'the images of its files would take the place of what {painted} has painted; put it first',
+                drift.model_dump(mode='json'),
+            )
+    return drifts
+
+
 AnyDrift = Annotated[SerializeAsAny[Drift], BeforeValidator(_parse)]
-Drifts = Annotated[list[AnyDrift] | None, BeforeValidator(_parse_several)]
+Drifts = Annotated[list[AnyDrift] | None, BeforeValidator(_parse_several), AfterValidator(_fit_each_other)]

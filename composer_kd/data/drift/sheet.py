@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from composer_kd.archive.files import replacing
 from composer_kd.data.cache import CachedSplit, open_cache
+from composer_kd.data.drift.corruption import Corruption
 from composer_kd.data.drift.drift import DRIFTS, Drift
 from composer_kd.data.drift.path import Path as DriftPath
 from composer_kd.data.drift.population import Population
@@ -19,7 +20,7 @@ from composer_kd.data.loaders import open_source
 from composer_kd.data.section import DataSection
 from composer_kd.data.shards import ShardFolder
 from composer_kd.errors import UserError, nearest
-from composer_kd.functional.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from composer_kd.functional.corruptions import CORRUPTIONS, SEVERITIES
 
 __all__ = ['contact_sheet', 'rows_of_a_sheet']
 
@@ -89,7 +90,8 @@ def _pictures(kind: str, test: CachedSplit, count: int, seed: int) -> list[NDArr
     """The first images of the test split beside each other, as they are and at every severity: [S, W, 3] each."""
     rows = torch.from_numpy(np.argsort(test.table.ids, kind='stable')[:count])
     images, ids = test.images.index_select(0, rows), torch.from_numpy(test.table.ids[rows.numpy()])
-    cells = [images, *(corrupt(images, ids, kind, severity, seed) for severity in range(1, SEVERITIES + 1))]
+    severities = (Corruption(kind=kind, severity=severity, seed=seed) for severity in range(1, SEVERITIES + 1))
+    cells = [images, *(drift.paint(images, ids, 'test') for drift in severities)]
     return [np.concatenate([_enlarged(image) for image in cell.numpy()], 1) for cell in cells]
 
 

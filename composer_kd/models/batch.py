@@ -10,7 +10,13 @@ from torch import Tensor
 
 from composer_kd.errors import UserError
 
-__all__ = ['input_of', 'keys_of', 'labels_of', 'logits_of', 'total_of']
+__all__ = ['batch_of_teachers', 'input_of', 'keys_of', 'labels_of', 'logits_of', 'total_of']
+
+
+def batch_of_teachers(state: Any) -> Any:
+    """What teachers are asked about: the batch as the student saw it, unless an algorithm has kept another for them."""
+    kept = (getattr(algorithm, 'batch_for_teachers', None) for algorithm in state.algorithms)
+    return next((batch for batch in kept if batch is not None), state.batch)
 
 
 def input_of(batch: Any) -> Tensor:

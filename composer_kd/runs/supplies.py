@@ -50,8 +50,13 @@ def _check_logits(source: PlannedRun, run: PlannedRun, where: str) -> None:
             f'write {{recorded: {name}, fill: true}}'
         )
     # That an algorithm changes the images is known by its name; those with a key of their own say so there.
-    changing = [one for one in run.config.algorithms if one in CHANGE_IMAGES | DROP_SAMPLES]
-    changing += ['adversarial'] if run.config.adversarial is not None else []
+    given = {**run.config.algorithms, 'adversarial': run.config.adversarial}
+    changing = [
+        one
+        for one, options in given.items()
+        if (one in CHANGE_IMAGES | DROP_SAMPLES or (one == 'adversarial' and options is not None))
+        and (options or {}).get('teachers_see') != 'clean'
+    ]
     if changing:
         raise UserError(
             f'{where}: {name!r} is looked up, which answers to the image that a key names, and {changing[0]} makes '

@@ -248,10 +248,12 @@ class RecordedTeacher(Teacher):
 def refused_beside(algorithms: Iterable[Any]) -> str | None:
     """Why recorded outputs would be those of other images, beside these algorithms; ``None`` if they are not."""
     algorithms = list(algorithms)
-    if name := first_of(algorithms, CHANGE_IMAGES):
+    changing = [one for one in algorithms if not getattr(one, 'leaves_teachers_the_views', False)]
+    if name := first_of(changing, CHANGE_IMAGES):
+        way_out = 'set its teachers_see to clean' if name == 'AdversarialRecycling' else f'leave out {name}'
         return (
             f'recorded outputs belong to the image that its key names, and {name} makes another one of it; '
-            f'leave out {name}, or use the live teacher'
+            f'{way_out}, or use the live teacher'
         )
     if name := first_of(algorithms, DROP_SAMPLES):
         return (

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from composer.algorithms import SAM, CutMix
+from composer.algorithms import SAM, CutMix, MixUp
 from composer.core import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,6 +43,7 @@ from tests.algorithms.common import (
     run_with_examples,
     trained_net,
 )
+from tests.teachers.recorded_runs import harvest, tiny_data, train, trained_run
 
 CROPS = Augmentation('crop_flip', seed=5, padding=2)
 TASK = PixelTask(CROPS)
@@ -270,6 +271,38 @@ def test_teachers_see_the_images_that_the_student_sees() -> None:
     for seen, pixels, image in zip(teacher.inputs[-3:], shown.pixels, clean, strict=True):
         torch.testing.assert_close(pixels_of(seen, *TASK.normalization), pixels)
         assert (pixels - image).abs().max() > 4
+
+
+@pytest.mark.parametrize('microbatch', [None, 12])
+def test_teachers_may_see_the_views_as_they_were(microbatch: int | None) -> None:
+    teacher, shown = Spy(trained_net(11)), Shown()
+    distillation = Distillation([Teacher.live(teacher)], loss='mse')
+    fit(
+        AdversarialRecycling(teachers_see='clean'), distillation, callbacks=(shown,), epochs='3ba',
+        device_train_microbatch_size=microbatch,
+    )  # fmt: skip
+    asked = len(shown.keys)
+    clean = [clean_views(keys) for keys in shown.keys]
+    for seen, pixels, image in zip(teacher.inputs[-asked:], shown.pixels, clean, strict=True):
+        torch.testing.assert_close(pixels_of(seen, *TASK.normalization), image, atol=1e-3, rtol=0)
+        assert (pixels - image).abs().max() > 4
+
+
+def test_what_was_recorded_of_the_views_teaches_adversarial_images_as_the_live_teacher_does(tmp_path: Path) -> None:
+    run, weights = trained_run(tmp_path, max_duration='4ep'), {}
+    harvest(run, tiny_data(), views=2)
+    for name, teacher, see in (
+        ('live', Teacher.from_run(run), 'clean'),
+        ('recorded', Teacher.recorded(run), 'clean'),
+        ('shown', Teacher.from_run(run), 'shown'),
+    ):
+        distillation = Distillation([teacher], loss='mse', kd_weight=10.0)
+        beside = AdversarialRecycling(teachers_see=see)
+        weights[name] = train(distillation, tiny_data(), '2ep', beside=(beside,)).weights
+        assert distillation.images_taught[0] == (0 if name == 'recorded' else beside.images_attacked)
+    # The one differs by what float16 rounds off the logits, the other by what it is asked about.
+    rounding, question = ((weights[name] - weights['live']).abs().max() for name in ('recorded', 'shown'))
+    assert rounding < 0.05 * question
 
 
 def test_the_classifiers_autocast_on_the_cpu_is_that_of_the_attack() -> None:
@@ -664,7 +697,9 @@ def test_a_run_without_examples_is_refused(tmp_path: Path) -> None:
 def test_recorded_teachers_are_refused_beside(tmp_path: Path) -> None:
     line = refused_beside([AdversarialRecycling()])
     assert line is not None
-    assert 'AdversarialRecycling makes another one of it' in line
+    assert 'AdversarialRecycling makes another one of it; set its teachers_see to clean' in line
+    assert refused_beside([AdversarialRecycling(teachers_see='clean')]) is None
+    assert 'MixUp makes another' in str(refused_beside([AdversarialRecycling(teachers_see='clean'), MixUp()]))
 
 
 def test_losses_of_adversarial_examples_are_the_students() -> None:

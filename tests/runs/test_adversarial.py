@@ -243,6 +243,12 @@ def test_what_a_plan_refuses() -> None:
         {'one': harvested, 'two': taught},
         "lineage.two.algorithms.Distillation.teachers: 'one' is looked up, which answers to the image that a key names",
     )
+    clean = {**taught, 'adversarial': {'teachers_see': 'clean'}}
+    assert make_plan({**TINY, 'lineage': {'one': harvested, 'two': clean}})
+    refused(
+        {'one': {'adversarial': {'teachers_see': 'clear'}}},
+        "lineage.one.adversarial.teachers_see: should be 'shown' or 'clean', got 'clear'",
+    )
     larger = {'adversarial': {'from': 'made'}, 'data': {**TINY['data'], 'image_size': 16}}
     refused({'made': MADE, 'next': larger}, "the examples of 'made' are of images with data.image_size: None")
     twice = {'adversarial': {}, 'algorithms': {'AdversarialRecycling': {}}}

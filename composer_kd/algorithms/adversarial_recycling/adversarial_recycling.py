@@ -45,8 +45,8 @@ class AdversarialRecycling(Described):
     ``'replay'``: the examples of an earlier run, without an attack.
 
     A delta is kept for the stored image, before crop and flip, and so serves every view. Teachers of a
-    :class:`.Distillation` see the images that the student sees. The callback :class:`.RecordAdversarial` leaves the
-    deltas in the run's archive.
+    :class:`.Distillation` see the images that the student sees, or those as they were. The callback
+    :class:`.RecordAdversarial` leaves the deltas in the run's archive.
 
     Logged at the end of every step: ``adversarial/loss`` and ``adversarial/success`` (the share that the student gets
     wrong) of the adversarial examples in the pass that trains; ``adversarial/attacked`` and ``adversarial/replayed``,
@@ -77,6 +77,10 @@ class AdversarialRecycling(Described):
         reset: (recycle) After every so many epochs, as ``'10ep'``, or batches, as ``'500ba'``, all that is kept is
             forgotten, an earlier run's examples too: the next attacks begin as the first ones did. ``None``: never.
             Default: ``None``.
+        teachers_see: What teachers are asked about: ``'shown'``, the images that the student sees, or ``'clean'``, the
+            same views without what the attack has added: the student is then to say of an adversarial image what its
+            teachers say of the clean one (`Goldblum et al, 2020 <https://arxiv.org/abs/1905.09747>`_), and recorded
+            teachers know that. Default: ``'shown'``.
         budget: (recycle, fresh) A bound on what is kept: a number of samples, or a size as ``'64MB'``; ``None`` keeps
             all. ``'fresh'`` keeps some for :class:`.RecordAdversarial` alone. Default: ``None``.
 
@@ -107,6 +111,7 @@ class AdversarialRecycling(Described):
         share: float = 1.0,
         keep: Literal['newest', 'strongest'] = 'newest',
         reset: str | None = None,
+        teachers_see: Literal['shown', 'clean'] = 'shown',
         budget: int | str | None = None,
     ):
         check_arguments(mode, self.arguments)
@@ -116,6 +121,9 @@ class AdversarialRecycling(Described):
         self.begin = start
         self.reset = None if reset is None else length_of(reset, 'reset')
         self.budget = Budget(budget)
+        self.teachers_see = teachers_see
+        self.batch_for_teachers: Any = None
+        """The microbatch under way as it was, where teachers are asked about that."""
         self.archive = source if isinstance(source, Archive) or source is None else Archive(source)
         self._in_steps, self._between = Clock(), Clock()
         self._on_gpu = False
@@ -161,12 +169,14 @@ class AdversarialRecycling(Described):
         elif event == Event.BEFORE_TRAIN_BATCH:
             self._of_step.start_pass()
             self._sums.start_pass()
+            self.batch_for_teachers = None
         elif event == Event.BEFORE_FORWARD:
             self._show(state)
         elif event == Event.AFTER_FORWARD:
             self._count(state)
         elif event == Event.AFTER_TRAIN_BATCH:
             self._sums.end_pass()
+            self.batch_for_teachers = None
         elif event == Event.BATCH_END:
             self._commit(state, logger)
 
@@ -178,6 +188,11 @@ class AdversarialRecycling(Described):
     def attack_seconds(self) -> tuple[float, float]:
         """Seconds spent on adversarial examples so far in this process, on this rank: in steps, and between them."""
         return self._in_steps.seconds(), self._between.seconds()
+
+    @property
+    def leaves_teachers_the_views(self) -> bool:
+        """Whether what was recorded of the views is what teachers would say."""
+        return self.teachers_see == 'clean'
 
     @property
     def makes_examples(self) -> bool:
@@ -306,6 +321,7 @@ class AdversarialRecycling(Described):
             self.images_attacked += made.attacked
             self.images_replayed += made.replayed
         self._labels, self._made = labels, made
+        self.batch_for_teachers = state.batch if self.teachers_see == 'clean' else None
         if len(made.shown):
             state.batch = (made.images, *state.batch[1:])
 

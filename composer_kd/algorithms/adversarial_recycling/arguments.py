@@ -10,16 +10,22 @@ from composer_kd.errors import UserError, nearest
 
 __all__ = ['OF_MODE', 'check_arguments', 'count_of', 'length_of', 'share_of']
 
+_ALL = {'share', 'teachers_see'}
 _ATTACK = {'epsilon', 'steps', 'step_size', 'norm', 'targeted', 'start', 'every', 'budget'}
 
 # Which arguments a mode has; what is given beside them would do nothing, and is refused.
 OF_MODE = {
-    'recycle': _ATTACK | {'source', 'share', 'keep', 'reset'},
-    'fresh': _ATTACK | {'share'},
-    'replay': {'source', 'share'},
+    'recycle': _ALL | _ATTACK | {'source', 'keep', 'reset'},
+    'fresh': _ALL | _ATTACK,
+    'replay': _ALL | {'source'},
 }
 
-_VALUES = {'mode': tuple(OF_MODE), 'start': ('random', 'image'), 'keep': ('newest', 'strongest')}
+_VALUES = {
+    'mode': tuple(OF_MODE),
+    'start': ('random', 'image'),
+    'keep': ('newest', 'strongest'),
+    'teachers_see': ('shown', 'clean'),
+}
 
 
 def check_arguments(mode: str, given: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from composer_kd.algorithms.distillation.loss import make_loss
 from composer_kd.algorithms.distillation.overtaking import Overtaking, watch
 from composer_kd.algorithms.distillation.step_sums import StepSums
 from composer_kd.errors import UserError
-from composer_kd.models.batch import keys_of, labels_of, logits_of, total_of
+from composer_kd.models.batch import batch_of_teachers, keys_of, labels_of, logits_of, total_of
 from composer_kd.models.beside import MIX_IMAGES, first_of
 from composer_kd.ramp import Ramp
 from composer_kd.schedule import Progress, Schedule
@@ -283,7 +283,7 @@ class Distillation(Described):
             return
         step = self._step(state, student)
         asked = self.mix.asked(len(self.teachers), step) if self._strength else []
-        batch = Microbatch(state, student, self._labels, self._sums)
+        batch = Microbatch(state, batch_of_teachers(state), student, self._labels, self._sums)
         with self.faculty.clock.running(student.is_cuda):
             if not self.faculty.met:
                 self.faculty.meet(batch, soon=asked)

@@ -31,13 +31,15 @@ class Microbatch:
     """What the teachers are asked about.
 
     Attributes:
-        state: Composer's state, with the very batch that the student saw.
+        state: Composer's state.
+        shown: What teachers see: the very batch that the student saw, unless an algorithm has kept another for them.
         student: The student's logits ``[B, C]``, for the shapes.
         labels: The hard labels ``[B]``, where the batch has them.
         sums: The step's sums, which collect what the checks have to look into.
     """
 
     state: State
+    shown: Any
     student: Tensor
     labels: Tensor | None
     sums: StepSums
@@ -133,7 +135,7 @@ class Faculty:
 
     def ask(self, number: int, batch: Microbatch) -> Tensor:
         """The logits that a teacher computes for the microbatch, checked and counted."""
-        logits = self.teachers[number].logits(batch.state.batch, batch.state)
+        logits = self.teachers[number].logits(batch.shown, batch.state)
         self.checks.shapes(number, logits, batch.student)
         self.check(number, logits, batch)
         self.images_taught[number] += len(logits)

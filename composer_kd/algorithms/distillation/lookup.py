@@ -114,7 +114,7 @@ class Lookup:
         A sample that an archive does not know is computed by that teacher's model, where it has one to hand.
         """
         faculty, looked = self._faculty, self._looked
-        keys = keys_of(batch.state.batch)
+        keys = keys_of(batch.shown)
         assert looked is not None
         assert keys is not None
         logits, seen, moved = looked.part(batch.sums.samples, keys)
@@ -129,7 +129,7 @@ class Lookup:
             faculty.checks.shapes(number, logits[place], batch.student)
             own, known = logits[place], None if seen is None else seen[place]
             if known is not None and not bool(known.all()):
-                own, known = self._complete(number, own, known, batch.state)
+                own, known = self._complete(number, own, known, batch)
             if not faculty.checks.judged[number]:
                 if known is None:
                     faculty.check(number, own, batch)
@@ -148,15 +148,15 @@ class Lookup:
         whole = torch.ones(len(batch.student), dtype=torch.bool, device=batch.student.device)
         return torch.stack(rows), torch.stack([whole if known is None else known for known in masks])
 
-    def _complete(self, number: int, own: Tensor, known: Tensor, state: State) -> tuple[Tensor, Tensor | None]:
+    def _complete(self, number: int, own: Tensor, known: Tensor, batch: Microbatch) -> tuple[Tensor, Tensor | None]:
         teacher = self._faculty.teachers[number]
         assert isinstance(teacher, RecordedTeacher)
         if teacher.unseen == 'label' and not teacher.fill:
             return own, known
         unknown = ~known
-        some: Any = tuple(part[unknown] for part in state.batch)
+        some: Any = tuple(part[unknown] for part in batch.shown)
         own = own.clone()
-        own[unknown] = teacher.compute(some, state)
+        own[unknown] = teacher.compute(some, batch.state)
         self._faculty.images_taught[number] += int(unknown.sum())
         return own, None
 

@@ -29,7 +29,7 @@ from composer_kd.archive import atomic_write
 HERE = Path(__file__).parent
 OUT, README = HERE / 'RESULTS.md', HERE / 'README.md'
 SCALES = ('cpu', 'h200')
-STUDIES = ('views', 'curriculum', 'methods', 'oracle', 'hinton', 'adversarial', 'drift')
+STUDIES = ('views', 'curriculum', 'methods', 'oracle', 'oracle_fashion', 'hinton', 'adversarial', 'drift')
 LEDGER = '<!-- ledger -->'
 
 INTRODUCTION = """# Results

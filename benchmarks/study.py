@@ -45,11 +45,11 @@ AGAINST = {
         'ban': ['ban2', 'ban_with_labels', 'cwtm', 'dkpp'],
         'kd_of_3': ['oracle_of_3', 'confidence_of_3', 'random_one_of_3', 'dirichlet_of_3'],
     },
-    'oracle': {
+    **dict.fromkeys(('oracle', 'oracle_fashion'), {
         'kd_of_1': ['kd_of_3', 'kd_of_5', 'oracle_of_1'],
         'kd_of_3': ['oracle_of_3'],
         'kd_of_5': ['oracle_of_5'],
-    },
+    }),
 }  # fmt: skip
 NOTHING = '–'
 

@@ -13,8 +13,9 @@ from composer_kd.runs.plan import Plan, PlannedRun, make_plan
 from composer_kd.runs.yaml_file import read_yaml
 
 # The arms that teach those that are compared.
-TEACHERS = {'methods': ['teacher', 'assistant'], 'oracle': [f'member{k}' for k in range(5)]}
-RUNS = {'methods': 69, 'oracle': 36, 'hinton': 9}
+MEMBERS = [f'member{k}' for k in range(5)]
+TEACHERS = {'methods': ['teacher', 'assistant'], 'oracle': MEMBERS, 'oracle_fashion': MEMBERS}
+RUNS = {'methods': 69, 'oracle': 36, 'oracle_fashion': 36, 'hinton': 9}
 # What a student may leave for others decides nothing about itself.
 OF_A_STUDENT = {'algorithms', 'archive'}
 OF_A_TEACHER = {'seed', 'data', 'model', 'max_duration'}
@@ -107,8 +108,9 @@ def test_methods_learn_from_whom_they_say() -> None:
     assert ensemble.seeds[1] == ('ban-s1', 'ban2-s1')
 
 
-def test_oracles_have_the_teachers_of_the_average_beside_them() -> None:
-    plan = plan_of('oracle')
+@pytest.mark.parametrize('name', ['oracle', 'oracle_fashion'])
+def test_oracles_have_the_teachers_of_the_average_beside_them(name: str) -> None:
+    plan = plan_of(name)
     by = {run.arm: run.teachers for run in plan.runs if run.name.endswith('-s2')}
     for count in (1, 3, 5):
         assert by[f'kd_of_{count}'] == by[f'oracle_of_{count}'] == tuple(f'member{k}-s2' for k in range(count))

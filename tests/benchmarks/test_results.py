@@ -24,7 +24,7 @@ def test_the_committed_pages_are_what_the_committed_results_give():
 
 def test_what_has_not_run_is_said_to_wait(tmp_path: Path):
     page = results_page(tmp_path)
-    assert page.count('Not run yet') == 2 + 17
+    assert page.count('Not run yet') == 2 + 18
     assert page.count('it waits for a GPU') == 1 + 4
     assert 'Not run yet: `python -m benchmarks.study benchmarks/oracle/oracle.yaml --baseline' in page
     assert '±' not in page

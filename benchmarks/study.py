@@ -37,6 +37,11 @@ from composer_kd.runs.yaml_file import apply_overrides, read_yaml
 
 # What the studies that ours repeat have published, by the arms of ours: test accuracies in percent.
 PUBLISHED = {'hinton': {'teacher': 99.33, 'alone': 98.54, 'distilled': 99.26}}
+_ENSEMBLES = {
+    'kd_of_1': ['kd_of_3', 'kd_of_5', 'oracle_of_1'],
+    'kd_of_3': ['oracle_of_3'],
+    'kd_of_5': ['oracle_of_5'],
+}
 # What a study is about beside what its arms gain over the baseline: an arm, and those that are held against it.
 AGAINST = {
     'methods': {
@@ -45,11 +50,8 @@ AGAINST = {
         'ban': ['ban2', 'ban_with_labels', 'cwtm', 'dkpp'],
         'kd_of_3': ['oracle_of_3', 'confidence_of_3', 'random_one_of_3', 'dirichlet_of_3'],
     },
-    **dict.fromkeys(('oracle', 'oracle_fashion'), {
-        'kd_of_1': ['kd_of_3', 'kd_of_5', 'oracle_of_1'],
-        'kd_of_3': ['oracle_of_3'],
-        'kd_of_5': ['oracle_of_5'],
-    }),
+    'oracle': _ENSEMBLES,
+    'oracle_fashion': _ENSEMBLES,
 }  # fmt: skip
 NOTHING = '–'
 
@@ -169,6 +171,7 @@ def figures(run: PlannedRun) -> dict[str, Any]:
         'student': last['multiply_adds_student_total'],
         'teacher': last['multiply_adds_teacher_total'],
         **looked_up(run, lines),
+        **left_to_labels(lines),
         **under_attack(run, last),
         **size_of(run, last),
         'curve': tested,
@@ -191,6 +194,12 @@ def looked_up(run: PlannedRun, lines: list[dict[str, Any]]) -> dict[str, float]:
         if saved is None:
             saved = recorded * (archive.manifest().multiply_adds or 0)
     return {'saved': saved or 0.0, 'harvest': harvest}
+
+
+def left_to_labels(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """The share of the samples that had no target, over the steps in which there were teachers; nothing without any."""
+    shares = [line['label_only'] for line in lines if line.get('label_only') is not None]
+    return {'label_only': round(100 * statistics.fmean(shares), 2)} if shares else {}
 
 
 def gains(arm: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> list[float]:
@@ -245,6 +254,7 @@ def table(result: dict[str, Any], folder: str = '') -> str:
     return '\n'.join(
         lines
         + _against(result, digits)
+        + _left_to_labels(result)
         + sizes_table(result)
         + (attacked_table(result, student) if student else [])
         + steps_tables(result)
@@ -265,6 +275,19 @@ def _against(result: dict[str, Any], digits: int) -> list[str]:
     ]
     title = '**Arm against arm** (paired by seed, points of test accuracy)'
     return ['', title, '', '| arm | against | gain |', '|---|---|---:|', *rows] if rows else []
+
+
+def _left_to_labels(result: dict[str, Any]) -> list[str]:
+    shares = [
+        f'{arm} {spread([one["label_only"] for one in runs])} %'
+        for arm, runs in result['arms'].items()
+        if all('label_only' in one for one in runs)
+    ]
+    return (
+        ['', f'Samples that no teacher was right about, which their labels taught: {", ".join(shares)}.']
+        if shares
+        else []
+    )
 
 
 def _gain(differences: list[float], digits: int) -> str:

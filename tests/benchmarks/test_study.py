@@ -72,6 +72,15 @@ def test_published_figures_stand_beside_ours_to_their_last_digit() -> None:
     assert 'published, %' not in table(result(arms))
 
 
+def test_what_an_oracle_leaves_to_the_labels_is_said() -> None:
+    lines = [{'label_only': 0.5}, {'label_only': None}, {}, {'label_only': 0.25}]
+    assert study.left_to_labels(lines) == {'label_only': 37.5}
+    assert study.left_to_labels([{'label_only': None}, {}]) == {}
+    arms = {'alone': [one(0, 1.0)], 'oracle': [one(0, 2.0, label_only=40.0), one(1, 2.0, label_only=42.0)]}
+    assert 'which their labels taught: oracle 41.0 ± 1.4 %.' in table(result(arms))
+    assert 'their labels taught' not in table(result({'alone': [one(0, 1.0)]}))
+
+
 def test_arms_are_held_against_each_other_where_both_have_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, 'AGAINST', {'some': {'kd': ['mse', 'dist'], 'dist': ['mse']}})
     arms = {'alone': [one(0, 1.0)], 'kd': [one(0, 10.0), one(1, 20.0)], 'mse': [one(0, 12.0), one(1, 24.0)]}

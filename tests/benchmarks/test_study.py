@@ -76,6 +76,7 @@ def test_what_an_oracle_leaves_to_the_labels_is_said() -> None:
     lines = [{'label_only': 0.5}, {'label_only': None}, {}, {'label_only': 0.25}]
     assert study.left_to_labels(lines) == {'label_only': 37.5}
     assert study.left_to_labels([{'label_only': None}, {}]) == {}
+    assert study.left_to_labels([{'label_only': 0.0}]) == {}
     arms = {'alone': [one(0, 1.0)], 'oracle': [one(0, 2.0, label_only=40.0), one(1, 2.0, label_only=42.0)]}
     assert 'which their labels taught: oracle 41.0 ± 1.4 %.' in table(result(arms))
     assert 'their labels taught' not in table(result({'alone': [one(0, 1.0)]}))

@@ -197,7 +197,7 @@ def looked_up(run: PlannedRun, lines: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def left_to_labels(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """The share of the samples that had no target, over the epochs in which there were teachers; nothing where all had one."""
+    """The share of the samples that had no target, over the epochs with teachers; nothing where all had one."""
     shares = [line['label_only'] for line in lines if line.get('label_only') is not None]
     return {'label_only': round(100 * statistics.fmean(shares), 2)} if any(shares) else {}
 

@@ -454,6 +454,64 @@ def test_the_page_on_choosing_names_every_loss_mix_and_schedule() -> None:
         assert rows == {name for name in names if not name.startswith('...')}
 
 
+def accuracies_of(study: str) -> dict[str, str]:
+    """Arms to their last test accuracies, as the study's page has them."""
+    ((first, *_),) = tables(ROOT / 'benchmarks' / study / f'{study}.md').values()
+    head, *rows = first
+    return {row[0]: row[head.index('test, last, %')] for row in rows}
+
+
+# What stands on the pages for the arms of the study.
+QUOTED = {
+    'labels alone': 'alone', 'squared distance (`TeacherMixupKD`)': 'mse', '`dkd`': 'dkd', '`dist`': 'dist',
+    '`kl`, temperature 4': 'kd', 'the same, standardized': 'kd_standardized',
+    "the teacher's first choice, `hard`": 'hard',
+    'no label, BAN': 'ban', 'with label, BAN+L': 'ban_with_labels', "the teacher's confidence alone, CWTM": 'cwtm',
+    'its probabilities shuffled, DKPP': 'dkpp', 'through an assistant, TAKD': 'takd',
+    'three teachers, their average': 'kd_of_3', 'three teachers, those that are right (oracle)': 'oracle_of_3',
+    '`kl`': 'kd', '`mse`': 'mse', '`hard`': 'hard', '`cwtm`': 'cwtm', '`soft_ce`': None,
+    'the same, `standardize`, temperature 2': 'kd_standardized', '`dkd`, `beta` 2': 'dkd',
+    '`kl` by an assistant, ResNet-32': 'takd', '`kl` by the average of three teachers': 'kd_of_3', '`ban`': 'ban',
+    '`ban+l`': 'ban_with_labels', '`dkpp`': 'dkpp', '`ban`, the generation after the first': 'ban2',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('page', 'heading', 'columns'),
+    [
+        ('README.md', 'Which loss, which teachers', (1, 3)),
+        ('docs/choosing.md', 'Losses', (3,)),
+        ('composer_kd/algorithms/distillation/README.md', 'Measured', (2,)),
+        ('composer_kd/algorithms/born_again/README.md', 'Measured', (1,)),
+    ],
+)
+def test_what_methods_reached_is_quoted_from_the_results(page: str, heading: str, columns: tuple[int, ...]) -> None:
+    found, compared = accuracies_of('methods'), 0
+    for row in tables(ROOT / page)[heading][0][1:]:
+        for column in columns:
+            name = row[column - 1] if len(columns) > 1 else row[0]
+            if name == 'the two generations as one, logits averaged':
+                continue
+            arm = QUOTED[name]
+            assert row[column].strip('*') == ('' if arm is None else found[arm]), name
+            compared += arm is not None
+    assert compared >= 5
+
+
+def test_what_oracles_reached_is_quoted_from_the_results() -> None:
+    studies = {name: accuracies_of(name) for name in ('methods', 'oracle', 'oracle_fashion')}
+    rows = tables(ROOT / 'composer_kd' / 'algorithms' / 'oracle_kd' / 'README.md')['Measured'][0][1:]
+    arms = [('methods', 3), ('oracle', 3), ('oracle', 5), ('oracle_fashion', 3), ('oracle_fashion', 5)]
+    for row, (study, count) in zip(rows, arms, strict=True):
+        of = studies[study]
+        assert row[2:4] == [of[f'kd_of_{count}'], of[f'oracle_of_{count}']], row[0]
+        page = (ROOT / 'benchmarks' / study / f'{study}.md').read_text()
+        # Its share of samples, and the difference with its interval.
+        assert f'oracle_of_{count} {row[1]}' in page
+        mean, low, _, high = row[4].replace(',', '').split()
+        assert f'| oracle_of_{count} | kd_of_{count} | {mean} ({low} to {high}), p ' in page
+
+
 def test_what_a_teacher_costs_is_quoted_from_the_results() -> None:
     """Cells of the page on choosing against those of the page of results; what is not measured is left empty."""
     rows = tables(ROOT / 'docs' / 'choosing.md')['What a teacher costs'][0][1:]

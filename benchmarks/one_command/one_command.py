@@ -43,11 +43,10 @@ def main() -> int:
         print(f'{name} ...', flush=True)
         with tempfile.TemporaryDirectory() as folder:
             measured, facts = measure(name, Path(folder), changes)
-        result['files'][name] = measured
-        result = {**facts, **result}
-    result['files'] = dict(sorted(result['files'].items()))
-    atomic_write(out, json.dumps(result, indent=1) + '\n')
-    atomic_write(out.with_suffix('.md'), table(result) + '\n')
+        result = {**result, **facts, 'files': dict(sorted({**result['files'], name: measured}.items()))}
+        # After each: what has been measured stays, whatever becomes of the rest.
+        atomic_write(out, json.dumps(result, indent=1) + '\n')
+        atomic_write(out.with_suffix('.md'), table(result) + '\n')
     print(table(result))
     return 0
 

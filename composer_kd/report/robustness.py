@@ -166,20 +166,18 @@ def _arm(
 
 
 def _compared(everyone: Sequence[Measured]) -> dict[str, Any]:
-    """The drifts that more than half of the runs were put under, or else those of the first; what describes each."""
-    several = [one.drifts for one in everyone if one.drifts]
-    if not several:
-        return {}
-    described = {name: entry['drift'] for drifts in reversed(several) for name, entry in drifts.items()}
-    common = {
-        name: drift
-        for name, drift in described.items()
-        if 2 * sum(one.has({name: drift}) for one in everyone) > len(everyone)
-    }
-    # In the order of the first run that has them.
-    order = [name for drifts in several for name in drifts]
-    chosen = common or {name: entry['drift'] for name, entry in several[0].items()}
-    return {name: chosen[name] for name in sorted(chosen, key=order.index)}
+    """What some run was put under: of that which more than half of the runs were, the most; else what most runs were.
+
+    The names of the drifts, and what describes each.
+    """
+    candidates = [{name: entry['drift'] for name, entry in one.drifts.items()} for one in everyone if one.drifts]
+
+    def rank(drifts: dict[str, Any]) -> tuple[bool, int, int]:
+        runs = sum(one.has(drifts) for one in everyone)
+        most = 2 * runs > len(everyone)
+        return most, len(drifts) if most else 0, runs
+
+    return max(candidates, key=rank, default={})
 
 
 def _kinds(measured: Measured, names: Sequence[str]) -> dict[str, dict[float, str]]:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from benchmarks.paired import Paired, Run, at_least, pairs, spread
+from benchmarks.damaged import names_in_grids
+from benchmarks.paired import Paired, Run, at_least, held_from, pairs, spread
 from composer_kd.archive import RunDir
 from composer_kd.archive.drift_file import DriftFile
 from composer_kd.report.collect import collect, group_arms
@@ -69,7 +70,7 @@ def ageing(run: PlannedRun, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any
     """Of a finished run of a lineage that ages; nothing where it replaces none and knows of no drifts to come.
 
     ``spent``, where it replaces another: epochs that were tested, with the multiply-adds until then, live teachers
-    inside. ``drifts``: its accuracy in percent under each of ``drifts:`` that was measured.
+    inside. ``drifts``: its accuracy in percent under each of ``drifts:`` that was measured, but not of grids.
     """
     found: dict[str, Any] = {}
     if run.config.replaces is not None:
@@ -79,7 +80,9 @@ def ageing(run: PlannedRun, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any
         ]
     weights = RunDir(run.folder).manifest().weights if run.config.drifts else None
     if weights is not None and (measured := DriftFile.read(run.folder, weights.hash)) is not None:
-        found['drifts'] = {name: round(100 * one['accuracy'], 2) for name, one in measured.drifts.items()}
+        damage = names_in_grids(run)
+        drifts = {name: one for name, one in measured.drifts.items() if name not in damage}
+        found['drifts'] = {name: round(100 * one['accuracy'], 2) for name, one in drifts.items()}
     return found
 
 
@@ -126,8 +129,8 @@ class Ageing:
         found = {}
         for own, anew in pairs(self.runs(way, step), self.runs(ANEW, step)):
             spent = dict(own['spent'])
-            first = next((epoch for epoch, test in own['curve'] if test >= anew['test']), None)
-            epochs = max(spent) if first is None else first
+            first = held_from([test for _, test in own['curve']], anew['test'])
+            epochs = max(spent) if first is None else own['curve'][first][0]
             work = (spent[epochs] + own['harvest']) / _whole(anew)
             found[own['repetition']] = _There(first is not None, float(epochs), work)
         return found
@@ -199,9 +202,9 @@ def _costs(of: Ageing) -> list[str]:
     lines = [
         '',
         f'**What each way takes to be as good as training anew in full** (until the test accuracy that {ANEW} ends',
-        f'with at that step in the same repetition; work as a part of what {ANEW} takes there. Each way goes on from',
-        'its own model of the step before, trained to its end. Where not all runs got there, the others enter with all',
-        'that they took: a lower bound, and it is said how many did)',
+        'with at that step in the same repetition, held to the end; work as a part of what it takes there. Each way',
+        'goes on from its own model of the step before, trained to its end. Where not all runs got there, the others',
+        'enter with all that they took: a lower bound, and it is said how many did)',
         '',
         f'| {" | ".join(heads)} |',
         '|---|' + '---:|' * (len(heads) - 1),

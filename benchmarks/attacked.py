@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from benchmarks.paired import Paired, Run, at_least, pairs, spread
+from benchmarks.paired import Paired, Run, at_least, held_from, pairs, spread
 from composer_kd.archive import RunDir
 from composer_kd.report.under_attack import attack_in_words, by_attack, lines_at_the_end
 from composer_kd.runs.plan import PlannedRun
 
-__all__ = ['MARGIN', 'attacked_table', 'under_attack']
+__all__ = ['MARGIN', 'attacked_table', 'by_others', 'under_attack']
 
 # Points of robust accuracy that an arm may be worse by and still count as robust; studies say so in their heads.
 MARGIN = 1.0
@@ -59,6 +61,23 @@ def _percent(share: float) -> float:
     return round(100 * share, 2)
 
 
+def by_others(result: dict[str, Any], folder: Path) -> None:
+    """Enter what other libraries left of the same weights: files that ``composer-kd attack --json`` wrote there.
+
+    A file is called ``attacked-*.json``. What is of other weights than the run has now is no word about it.
+    """
+    for file in sorted(folder.glob('attacked-*.json')):
+        for line in json.loads(file.read_text())['runs']:
+            name = f'{attack_in_words(line)}, {line["library"]}, {line["samples"]:,} samples'
+            for run in (one for runs in result['arms'].values() for one in runs if 'under_attack' in one):
+                if run.get('weights') is not None and run['weights'] == line['weights']:
+                    run['under_attack'][name] = {
+                        'as it is': _percent(line['accuracy']),
+                        'robust': _percent(line['robust_accuracy']),
+                        'samples': line['samples'],
+                    }
+
+
 def attacked_table(result: dict[str, Any], student: float) -> list[str]:
     """Lines of Markdown; none where no arm was attacked.
 
@@ -74,7 +93,7 @@ def attacked_table(result: dict[str, Any], student: float) -> list[str]:
         return []
     plain = result.get('baseline') or next(iter(result['arms']))
     table = _Table(measured, attacks, plain, student)
-    sizes = sorted({one['samples'] for of in everyone for one in of.values()})
+    sizes = sorted({of[attacks[0]]['samples'] for of in everyone if attacks[0] in of})
     most = table.most
     lines = [
         '',
@@ -82,8 +101,9 @@ def attacked_table(result: dict[str, Any], student: float) -> list[str]:
         f'as they are and as the attack leaves them. Gain: under {attacks[0]}, over {most}, paired by repetition; as',
         f'robust: the lower end of its 95 % interval is above -{MARGIN:g}, "no" if the upper one is below. Attacks in',
         f"training: multiply-adds as shares of {plain}'s training; until there: as shares of all those of {most},",
-        f'until the accuracy on the way that {most} ends with, less {MARGIN:g}; in how many runs, where not in all.',
-        'Seconds are of runs that had the machine for themselves, and compared between such runs alone)',
+        f'until the accuracy on the way that {most} ends with, less {MARGIN:g}, held to the end; in how many runs,',
+        'where not in all. Seconds are of runs that had the machine for themselves, and compared between such runs',
+        'alone)',
         '',
     ]
     heads = ['arm', 'seeds', 'as they are, %', *(f'{attack}, %' for attack in attacks), 'gain', 'as robust']
@@ -141,8 +161,8 @@ class _Table:
         for one, other in pairs(runs, self._measured[self.most]):
             if one.get('on_the_way') and other.get('on_the_way') and other['attack']:
                 level = other['on_the_way'][-1][1] - MARGIN
-                first = next((work for _, robust, work in one['on_the_way'] if robust >= level), None)
-                spent = one['attack'] if first is None else first
+                first = held_from([robust for _, robust, _ in one['on_the_way']], level)
+                spent = one['attack'] if first is None else one['on_the_way'][first][2]
                 shares.append((100 * spent / other['attack'], first is not None))
         return at_least(shares, ' %', 0) if shares else '–'
 

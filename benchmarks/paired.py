@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ['Paired', 'Run', 'at_least', 'p_value', 'pairs', 'quantile', 'repetition', 'spread']
+__all__ = ['Paired', 'Run', 'at_least', 'held_from', 'p_value', 'pairs', 'quantile', 'repetition', 'spread']
 
 Run = dict[str, Any]
 
@@ -97,3 +97,10 @@ def _area(angle: float, freedom: int, parts: int = 2000) -> float:
     ends = 1.0 + math.cos(angle) ** (freedom - 1)
     inner = sum((4 if k % 2 else 2) * math.cos(k * width) ** (freedom - 1) for k in range(1, parts))
     return width / 3 * (ends + inner)
+
+
+def held_from(values: Sequence[float], level: float) -> int | None:
+    """The place from which on all values are at least as high: one good measurement among poorer ones is noise."""
+    below = [place for place, value in enumerate(values) if value < level]
+    first = below[-1] + 1 if below else 0
+    return first if first < len(values) else None

@@ -25,7 +25,8 @@ from typing import Any
 
 from benchmarks.aged import aged_table, ageing, steps_tables, takeovers_of, with_more_seeds
 from benchmarks.aged_picture import aged_picture
-from benchmarks.attacked import attacked_table, under_attack
+from benchmarks.attacked import attacked_table, by_others, under_attack
+from benchmarks.damaged import damaged, damaged_picture, damaged_table
 from benchmarks.paired import Paired, pairs, repetition, spread
 from benchmarks.pieces import train_for
 from benchmarks.sizes import size_of, sizes_table
@@ -53,6 +54,11 @@ AGAINST = {
     'oracle': _ENSEMBLES,
     'oracle_fashion': _ENSEMBLES,
 }  # fmt: skip
+# What is drawn of a study that has it: by whom, after which part of the file's name, and what one sees.
+PICTURES = (
+    (aged_picture, '', 'Test accuracy of each way at each step, by epochs and by work'),
+    (damaged_picture, '-damaged', 'Test accuracy of each arm on images damaged in fifteen ways, as a heat map'),
+)
 NOTHING = '–'
 
 
@@ -100,13 +106,16 @@ def _write(options: argparse.Namespace, plan: Plan, page: Path, first: str) -> i
     if not result['arms']:
         print(f'{options.yaml}: nothing of it has finished yet; the same command goes on', file=sys.stderr)
         return 0 if options.minutes is not None else 1
+    by_others(result, page.parent)
     if takeovers := with_more_seeds(before.get('takeovers', {}), takeovers_of(plan.runs)):
         result['takeovers'] = takeovers
     if plan.ensembles:
         result['ensembles'] = ensembles_of(plan.folder) or before.get('ensembles', {})
-    if picture := aged_picture(result):
-        result['picture'] = page.with_suffix('.png').name
-        atomic_write(page.with_suffix('.png'), picture)
+    for picture, suffix, alt in PICTURES:
+        if drawn := picture(result):
+            file = page.with_name(f'{page.stem}{suffix}.png')
+            atomic_write(file, drawn)
+            result.setdefault('pictures', {})[file.name] = alt
     if options.changes:
         result['command'] += f' {" ".join(options.changes)}'
     if options.baseline:
@@ -134,7 +143,8 @@ def collect(runs: list[PlannedRun], yaml: Path, before: dict[str, Any]) -> dict[
             finished = str((manifest.model_extra or {}).get('finished_at'))[:10]
             facts = {'hardware': manifest.hardware, 'versions': manifest.versions, 'date': finished}
             processor = manifest.hardware.get('gpu', manifest.hardware['cpu'])
-            earlier = [{**figures(run), 'repetition': number, 'cpu': processor}]
+            weights = manifest.weights.hash if manifest.weights else None
+            earlier = [{**figures(run), 'repetition': number, 'cpu': processor, 'weights': weights}]
         arms.setdefault(run.arm, []).extend(earlier)
     planned = {arm: sum(run.arm == arm for run in runs) for arm in arms}
     what = yaml.read_text().splitlines()[0].lstrip('# ')
@@ -173,6 +183,7 @@ def figures(run: PlannedRun) -> dict[str, Any]:
         **looked_up(run, lines),
         **left_to_labels(lines),
         **under_attack(run, last),
+        **damaged(run),
         **size_of(run, last),
         'curve': tested,
         **ageing(run, lines),
@@ -212,7 +223,7 @@ def table(result: dict[str, Any], folder: str = '') -> str:
 
     Args:
         result: As its JSON has it.
-        folder: Where its picture lies, as the page says it, with a slash at the end.
+        folder: Where its pictures lie, as the page says it, with a slash at the end.
     """
     arms, baseline = result['arms'], result['baseline']
     published = PUBLISHED.get(Path(result['yaml']).stem, {})
@@ -257,6 +268,7 @@ def table(result: dict[str, Any], folder: str = '') -> str:
         + _left_to_labels(result)
         + sizes_table(result)
         + (attacked_table(result, student) if student else [])
+        + damaged_table(result)
         + steps_tables(result)
         + _pictures(result, folder)
         + aged_table(result.get('takeovers', {}))
@@ -295,9 +307,7 @@ def _gain(differences: list[float], digits: int) -> str:
 
 
 def _pictures(result: dict[str, Any], folder: str) -> list[str]:
-    if 'picture' not in result:
-        return []
-    return ['', f'![Test accuracy of each way at each step, by epochs and by work]({folder}{result["picture"]})']
+    return [line for name, alt in result.get('pictures', {}).items() for line in ('', f'![{alt}]({folder}{name})')]
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ from composer_kd.report.picture import WIDTH, Figure, finished, look
 from composer_kd.report.robustness import Robustness
 from composer_kd.report.summary import Summary
 
-__all__ = ['PALEST', 'STRONGEST', 'heat_maps']
+__all__ = ['PALEST', 'STRONGEST', 'heat_map', 'heat_maps']
 
 _COLOR = ACCENTS[1].light
 # At most so much of the colour: letters keep a contrast of 4.5 on it.
@@ -45,7 +45,9 @@ def _by_arm(found: Robustness, shades: tuple[float, float]) -> Figure:
     ]
     several = ' Kinds of corruption: mean over their severities.' if of_kinds else ''
     caption = f'Mean over the seeds, %; more colour is higher.{several}'
-    return _map('drift_arms', 'Test accuracy under drift', caption, ['clean', *rows], list(found.arms), cells, shades)
+    return heat_map(
+        'drift_arms', 'Test accuracy under drift', caption, ['clean', *rows], list(found.arms), cells, shades
+    )
 
 
 def _by_severity(found: Robustness, shades: tuple[float, float]) -> list[Figure]:
@@ -61,11 +63,11 @@ def _by_severity(found: Robustness, shades: tuple[float, float]) -> list[Figure]
         ]
         title = f'{_short(name, 28)}, by severity'
         caption = f'Test accuracy of {name} under corruptions, mean over the seeds, %; more colour is higher.'
-        figures.append(_map(f'drift_severity_{place}', title, caption, list(found.kinds), columns, cells, shades))
+        figures.append(heat_map(f'drift_severity_{place}', title, caption, list(found.kinds), columns, cells, shades))
     return figures
 
 
-def _map(
+def heat_map(
     name: str,
     title: str,
     caption: str,
@@ -74,6 +76,17 @@ def _map(
     cells: Sequence[Sequence[float | None]],
     shades: tuple[float, float],
 ) -> Figure:
+    """One map, in the look of reports.
+
+    Args:
+        name: Of the figure.
+        title: Stands in the picture.
+        caption: How to read it.
+        rows: Their names, from above.
+        columns: Their names, from the left.
+        cells: By rows, shares; ``None`` where there is none.
+        shades: The shares that are palest and strongest.
+    """
     from matplotlib.figure import Figure as Canvas
     from matplotlib.patches import Rectangle
 

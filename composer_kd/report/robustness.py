@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -56,7 +57,7 @@ class ArmRobustness:
 
 @dataclass(frozen=True)
 class Robustness:
-    """Arms by name, those that were measured; and of the drifts that are a corruption alone, which and how severe.
+    """Arms by name, those that were measured; and of the corruptions among the drifts, which and how severe.
 
     Attributes:
         arms: In the order of the report.
@@ -181,11 +182,15 @@ def _compared(everyone: Sequence[Measured]) -> dict[str, Any]:
 
 
 def _kinds(measured: Measured, names: Sequence[str]) -> dict[str, dict[float, str]]:
+    """Corruptions that come last, after the same other drifts: after none, or after what most of them come after."""
+    drifts = {name: measured.drifts[name]['drift'] for name in names}
+    corrupted = {name: drift for name, drift in drifts.items() if drift and drift[-1].get('name') == 'corruption'}
+    before = {name: json.dumps(drift[:-1], sort_keys=True) for name, drift in corrupted.items()}
+    usual = max(before.values(), key=Counter(before.values()).__getitem__, default=None)
     kinds: dict[str, dict[float, str]] = {}
-    for name in names:
-        drift = measured.drifts[name]['drift']
-        if len(drift) == 1 and drift[0].get('name') == 'corruption':
-            kinds.setdefault(plain_text(drift[0]['kind']), {}).setdefault(float(drift[0]['severity']), name)
+    for name, drift in corrupted.items():
+        if before[name] == usual:
+            kinds.setdefault(plain_text(drift[-1]['kind']), {}).setdefault(float(drift[-1]['severity']), name)
     return {kind: dict(sorted(severities.items())) for kind, severities in kinds.items()}
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from benchmarks.paired import Paired, at_least, p_value, pairs, quantile, repetition, spread
+from benchmarks.paired import Paired, at_least, held_from, p_value, pairs, quantile, repetition, spread
 
 # Two-sided 95 % quantiles, as every table of the distribution prints them.
 PRINTED = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 29: 2.045}
@@ -50,3 +50,11 @@ def test_runs_are_told_by_their_repetition():
     first, second, third = ({'repetition': number} for number in range(3))
     assert pairs([third, first], [first, second, third]) == [(third, third), (first, first)]
     assert pairs([second], [first]) == []
+
+
+@pytest.mark.parametrize(
+    ('values', 'level', 'place'),
+    [([1, 5, 2, 4, 4], 4, 3), ([4, 5], 4, 0), ([5, 3], 4, None), ([5], 6, None), ([], 1, None)],
+)
+def test_a_level_counts_where_it_is_held_to_the_end(values: list[float], level: float, place: int | None) -> None:
+    assert held_from(values, level) == place

@@ -71,12 +71,16 @@ def test_arms_under_attack_differ_in_their_examples_alone(planned) -> None:
     across = {'refreshed', 'warm', 'warm_replayed'}
     for run in plan.runs:
         assert described(run, 'data', 'optimizer', *RECIPE) == described(first, 'data', 'optimizer', *RECIPE)
-        assert run.config.max_duration == ('10ep' if run.arm.startswith('warm') else '30ep')
+        assert run.config.max_duration == ('8ep' if run.arm.startswith('warm') else '24ep')
         assert set(run.after) == ({f'recycled{run.name[-3:]}'} if run.arm in across else set())
     # A run that goes on from another one's examples or weights draws other numbers than that.
     seeds = {arm: {run.config.seed for run in plan.runs if run.arm == arm} for arm in {run.arm for run in plan.runs}}
     assert all(len(of) == 3 for of in seeds.values())
     assert all(seeds[arm].isdisjoint(seeds['recycled']) for arm in across)
+    # What is damaged is of the task that they learn.
+    for drifts in scenarios_of(first.config.drifts).values():
+        assert [*drifts[:-1]] == list(first.config.data.drift or ())
+        assert drifts[-1].name == 'corruption'
     assert first.config.robustness is not None
     assert first.config.robustness.splits == ['test']
     assert first.config.robustness.subset is None

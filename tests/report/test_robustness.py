@@ -61,6 +61,24 @@ def study(tmp_path):
     return tmp_path
 
 
+def test_corruptions_of_another_task_are_compared_among_themselves(study):
+    before = table(report(study))
+    for file in study.glob('*/drift.json'):
+        content = json.loads(file.read_text())
+        for name, entry in content['drifts'].items():
+            if name != 'tail':
+                entry['drift'] = [{'name': 'subpopulation', 'side': 'source', 'seed': 0}, *entry['drift']]
+        # One after something else is no severity of its kind: these may be other samples.
+        tail = [{'name': 'long_tail', 'factor': 10.0}, *corruption('fog', 5.0)]
+        content['drifts']['tail']['drift'] = tail
+        file.write_text(json.dumps(content))
+    assert table(report(study)) == before
+    assert report(study).summary.robustness.kinds == {
+        'fog': {1.0: 'fog-1', 3.0: 'fog-3'},
+        'snow': {1.0: 'snow-1', 3.0: 'snow-3'},
+    }
+
+
 def test_a_run_under_other_drifts_is_named_and_spoils_nothing(study):
     before = table(report(study))
     assert report(study).summary.robustness.left_out == ()

@@ -195,6 +195,8 @@ def test_the_file_of_other_weights_is_not_gone_on_with(run: Path) -> None:
         ({'a': {'severities': [6]}}, r'drifts\.a\.severities'),
         ({'a': {'name': 'label_noise', 'rate': 0.1}}, r'drifts\.a: label_noise leaves the test part alone'),
         ({'fog-1': FOG, 'grid': {}}, r"drifts: 'fog-1' is there twice"),
+        ({'a': {'after': {'name': 'long_tial'}}}, r'drifts\.a\.after.*did you mean'),
+        ({'a': {'kinds': ['snow', 'fog'], 'after': FOG}}, r'drifts.*a second fog with seed 0 draws what the first one'),
         (['fog'], r'drifts'),
     ],
 )
@@ -212,6 +214,20 @@ def test_drifts_of_a_plan_stand_in_run_yaml_and_can_be_read_again() -> None:
     (two,) = make_plan({**values, 'drifts': json.loads(json.dumps(resolved['drifts']))}).runs
     assert two.resolved()['drifts'] == resolved['drifts']
     assert resolved['drifts']['own'][0]['kind'] == 'fog'
+
+
+def test_a_grid_of_a_task_that_drifts_have_made(tmp_path: Path) -> None:
+    own = {'name': 'subpopulation', 'side': 'source', 'seed': 3}
+    data = {**TINY['data'], 'drift': own}
+    grid = {'kinds': ['brightness'], 'severities': [1, 3], 'after': own}
+    file = written(tmp_path, data=data, drifts={'grid': grid})
+    assert train([str(file)]) == 0
+    found = measured(tmp_path / 'runs' / 'gen0')
+    for name, severity in (('brightness-1', 1.0), ('brightness-3', 3.0)):
+        first, last = found['drifts'][name]['drift']
+        assert (first['name'], first['seed'], first['side']) == ('subpopulation', 3, 'source')
+        assert (last['kind'], last['severity']) == ('brightness', severity)
+        assert found['drifts'][name]['samples'] == found['clean']['samples']
 
 
 def test_another_task_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

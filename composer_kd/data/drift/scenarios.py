@@ -25,6 +25,7 @@ class CorruptionGrid(Section):
         severities: Of each kind.
         seed: Of what the damage draws.
         files: A folder with the published files, read instead of computing.
+        after: What has drifted before: of a model whose task is ``subpopulation``, that. ``null``: nothing.
     """
 
     kinds: Literal['all'] | list[str] = 'all'
@@ -33,6 +34,7 @@ class CorruptionGrid(Section):
     )
     seed: Annotated[int, Field(ge=0)] = 0
     files: str | None = None
+    after: Drifts = None
 
     @field_validator('kinds', mode='before')
     @classmethod
@@ -44,12 +46,14 @@ class CorruptionGrid(Section):
             raise refused(None, f'expected all, or a list of kinds of corruption, got {kinds!r}', kinds)
         return kinds
 
-    def drifts(self) -> Iterator[tuple[str, Drift]]:
+    def drifts(self) -> Iterator[tuple[str, list[Drift]]]:
         corruption = DRIFTS.get('corruption')
         for kind in CORRUPTIONS if self.kinds == 'all' else self.kinds:
             for severity in self.severities:
                 options = {'kind': kind, 'severity': severity, 'seed': self.seed, 'files': self.files}
-                yield f'{kind}-{severity:g}', corruption.model_validate(options)
+                # Together they are checked as a list of drifts in a file is.
+                several = [*(self.after or ()), corruption.model_validate(options)]
+                yield f'{kind}-{severity:g}', TypeAdapter(Drifts).validate_python(several)
 
 
 def _scenario(value: Any) -> CorruptionGrid | list[Drift]:
@@ -97,7 +101,7 @@ def scenarios_of(value: Mapping[str, Any] | None) -> dict[str, tuple[Drift, ...]
         for own_name, drifts in several:
             if own_name in found:
                 raise UserError(f'{own_name!r} is there twice; give each drift a name of its own')
-            found[own_name] = (drifts,) if isinstance(drifts, Drift) else tuple(drifts)
+            found[own_name] = tuple(drifts)
     return found
 
 

@@ -195,6 +195,7 @@ def test_the_file_of_other_weights_is_not_gone_on_with(run: Path) -> None:
         ({'a': {'severities': [6]}}, r'drifts\.a\.severities'),
         ({'a': {'name': 'label_noise', 'rate': 0.1}}, r'drifts\.a: label_noise leaves the test part alone'),
         ({'fog-1': FOG, 'grid': {}}, r"drifts: 'fog-1' is there twice"),
+        ({'a': {'after': {'name': 'label_noise', 'rate': 0.1}}}, r'drifts\.a\.after: label_noise leaves the test part'),
         ({'a': {'after': {'name': 'long_tial'}}}, r'drifts\.a\.after.*did you mean'),
         ({'a': {'kinds': ['snow', 'fog'], 'after': FOG}}, r'drifts.*a second fog with seed 0 draws what the first one'),
         (['fog'], r'drifts'),

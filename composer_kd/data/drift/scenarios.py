@@ -46,14 +46,19 @@ class CorruptionGrid(Section):
             raise refused(None, f'expected all, or a list of kinds of corruption, got {kinds!r}', kinds)
         return kinds
 
+    @field_validator('after')
+    @classmethod
+    def _of_the_test_part(cls, after: Drifts) -> Drifts:
+        return _acting_on_tests(after)
+
     def drifts(self) -> Iterator[tuple[str, list[Drift]]]:
         corruption = DRIFTS.get('corruption')
         for kind in CORRUPTIONS if self.kinds == 'all' else self.kinds:
             for severity in self.severities:
                 options = {'kind': kind, 'severity': severity, 'seed': self.seed, 'files': self.files}
-                # Together they are checked as a list of drifts in a file is.
                 several = [*(self.after or ()), corruption.model_validate(options)]
-                yield f'{kind}-{severity:g}', TypeAdapter(Drifts).validate_python(several)
+                TypeAdapter(Drifts).validate_python(several)  # As a list in a file is: whether they fit each other.
+                yield f'{kind}-{severity:g}', several
 
 
 def _scenario(value: Any) -> CorruptionGrid | list[Drift]:
@@ -68,12 +73,14 @@ def _scenario(value: Any) -> CorruptionGrid | list[Drift]:
                     str(key), f'unknown key of a grid of corruptions, and no drift without name; {hint}', value
                 )
         return CorruptionGrid.model_validate(value)
-    drifts = TypeAdapter(Drifts).validate_python(value) or []
-    for drift in drifts:
+    return _acting_on_tests(TypeAdapter(Drifts).validate_python(value)) or []
+
+
+def _acting_on_tests(drifts: Drifts) -> Drifts:
+    for drift in drifts or ():
         if not drift.acts_on('test'):
-            raise refused(
-                None, f'{drift.name} leaves the test part alone, which is what is measured; add parts: [test]', value
-            )
+            what = f'{drift.name} leaves the test part alone, which is what is measured; add parts: [test]'
+            raise refused(None, what, drift.model_dump(mode='json'))
     return drifts
 
 

@@ -33,10 +33,17 @@ class OpenSplit:
 
 @dataclass(frozen=True)
 class Painted:
-    """Other pixels for the samples of a part, uint8 [N, C, H, W], and the hash of each that they have changed, or 0."""
+    """Other pixels for the samples of a part.
 
-    images: Tensor
+    Attributes:
+        hashes: Of their content as it is now, a row a sample.
+        paint: Makes them, of uint8 images [B, C, H, W] and their ids.
+        images: Painted already, a row a sample, where the split is decoded.
+    """
+
     hashes: NDArray[np.uint64]
+    paint: Callable[[Tensor, Tensor], Tensor]
+    images: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Part:
         labels: Other labels than those of the table.
         fine: The finer class that each sample was of before a drift, where its class is a coarser one now.
         painted: Other pixels, a row a sample.
+        rows: Which of those rows are of these samples.
     """
 
     split: OpenSplit
@@ -73,8 +81,7 @@ class Part:
         if self.labels is not None:
             table = replace(table, labels=self.labels)
         if self.painted is not None:
-            hashes = self.painted.hashes[self.rows]
-            table = replace(table, hashes=np.where(hashes == 0, table.hashes, hashes))
+            table = replace(table, hashes=self.painted.hashes[self.rows])
         return table
 
     def take(self, chosen: NDArray[np.int64]) -> Part:
@@ -94,7 +101,7 @@ class Part:
     ) -> KeyedImages:
         """The samples as a data set; ``place`` gives images where they are to be gathered."""
         split = self.split
-        if self.painted is not None and self.rows is not None:
+        if self.painted is not None and self.painted.images is not None and self.rows is not None:
             images, places = place(self.painted.images), self.rows
             dataset: KeyedImages = CachedImages(name, self.table, facts, augmentation, views, images, places)
         elif split.cached is not None:
@@ -104,7 +111,8 @@ class Part:
             from composer_kd.data.stream import StreamedImages
 
             stream, size = split.stream, split.image_size
-            dataset = StreamedImages(name, self.table, facts, augmentation, views, stream, self.positions, size)
+            paint = None if self.painted is None else self.painted.paint
+            dataset = StreamedImages(name, self.table, facts, augmentation, views, stream, self.positions, size, paint)
         dataset.fine = self.fine
         return dataset
 

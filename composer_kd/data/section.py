@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from composer_kd.archive.fetch import default_cache
 from composer_kd.data.augment_section import AugmentSection
-from composer_kd.data.drift.drift import Drifts, refused
+from composer_kd.data.drift.drift import Drifts
 from composer_kd.errors import UserError, nearest
 from composer_kd.section import Section
 
@@ -103,17 +103,6 @@ class DataSection(Section):
         if not isinstance(std, str) and not all(0 < deviation < float('inf') for deviation in std):
             raise ValueError('every standard deviation must be greater than 0')
         return std
-
-    @field_validator('drift')
-    @classmethod
-    def _nothing_painted_in_a_stream(cls, drift: Drifts, info: ValidationInfo) -> Drifts:
-        settled = [(one.name, one.settled()) for one in drift or ()]
-        painting = next((name for name, one in settled if one is not None and one.paints), None)
-        if painting and info.data.get('mode') == 'stream':
-            raise refused(
-                None, f'{painting} changes pixels, which mode: stream decodes as it goes; use mode: cache', drift
-            )
-        return drift
 
     @field_validator('augment_on', 'workers')
     @classmethod

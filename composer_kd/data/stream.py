@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class StreamedImages(KeyedImages):
         stream: The StreamingDataset of the whole split.
         positions: Where in the split each of the part's samples is.
         image_size: Resize to this square.
+        paint: Makes of images and their ids what drifts show in their place.
     """
 
     def __init__(
@@ -43,17 +45,20 @@ class StreamedImages(KeyedImages):
         stream: StreamingDataset,
         positions: NDArray[np.int64],
         image_size: int | None,
+        paint: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(part, table, facts, augmentation, views)
         self._stream = stream
         self._positions = positions
         self._image_size = image_size
+        self._paint = paint
 
     def images(self, rows: Tensor) -> Tensor:
         images = [as_image(self._stream[int(position)]['x']) for position in self._positions[rows.numpy()]]
         if self._image_size:
             images = [resize(image, self._image_size) for image in images]
-        return torch.from_numpy(np.stack(images))
+        decoded = torch.from_numpy(np.stack(images))
+        return decoded if self._paint is None else self._paint(decoded, torch.from_numpy(self.ids[rows.numpy()]))
 
 
 def open_stream(split: Split, cache: Path) -> StreamingDataset:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 from composer.core import Evaluator
 
 from composer_kd import (
@@ -23,7 +24,10 @@ from composer_kd import (
 )
 from composer_kd.archive.predictions import Predictions, read_predictions
 from composer_kd.callbacks.same_buffers import SameBuffers
+from composer_kd.data import open_data
+from composer_kd.data.section import DataSection
 from composer_kd.models import weights_hash
+from composer_kd.section import parse_section
 from tests.algorithms.common import images_and_labels, make_trainer, net, pixel_loader
 from tests.callbacks.keyed import keyed_data, small_net, tables, train
 from tests.callbacks.test_drift_measures import FOG, SECTION, accuracies_of
@@ -135,6 +139,10 @@ with warnings.catch_warnings(record=True) as said:
     trainer.fit()
 noted['warned'] = [str(one.message) for one in said if 'bring no keys' in str(one.message)]
 
+# Each rank paints for itself: into a folder of its own, and what it streams.
+own = test_two_ranks.painted(folder / f'painted{dist.get_global_rank()}', 'cache')
+noted['pixels'] = dist.all_gather_object([own, test_two_ranks.painted(folder / 'streamed', 'stream')])
+
 # Under drift, with BatchNorm, whose statistics are each rank's own when the training ends.
 measured = test_two_ranks.measure_drift(folder / 'drifted')
 if dist.get_global_rank() == 0:
@@ -152,6 +160,17 @@ def predict(run: Path) -> None:
 
 def measure_drift(folder: Path) -> torch.nn.Module:
     return train([DriftMeasures(folder, SECTION, {'foggy': FOG}, batch_size=16)], epochs='1ep')
+
+
+def painted(cache: Path, mode: str) -> str:
+    """A hash of the pixels, labels and content hashes of the training samples under a scenario."""
+    way = {'name': 'path', 'steps': 3, 'step': 2, 'from': FOG, 'to': {'name': 'corruption', 'kind': 'snow', 'seed': 3}}
+    values = {'synthetic': {'train_size': 200, 'test_size': 100}, 'cache_dir': str(cache), 'mode': mode}
+    values['drift'] = [way, {'name': 'label_noise', 'rate': 0.3}]
+    data = open_data(parse_section(DataSection, values, 'data'), 10, 0)
+    dataset = data.train.dataloader.dataset
+    shown = dataset.images(torch.arange(len(dataset))).numpy(), dataset.labels, dataset.content_hashes
+    return xxhash.xxh3_64_hexdigest(b''.join(one.tobytes() for one in shown))
 
 
 @pytest.fixture(scope='module')
@@ -281,3 +300,8 @@ def test_two_ranks_measure_the_model_of_rank_0_under_drift(folder: Path) -> None
     stated = (found['clean']['accuracy'], found['drifts']['foggy']['accuracy'])
     assert stated == pytest.approx(accuracies_of(net))
     assert found['weights'] == weights_hash(net)
+
+
+def test_each_rank_paints_what_another_process_paints(noted: dict, tmp_path: Path) -> None:
+    alone = painted(tmp_path, 'cache')
+    assert noted['pixels'] == [[alone, alone], [alone, alone]], 'decoded and streamed, on both ranks'

@@ -1,4 +1,4 @@
-"""Drifts over the parts of a data set: samples and labels at once, pixels painted once and kept."""
+"""Drifts over the parts of a data set: samples and labels at once, pixels once and for all, or as they are streamed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 import xxhash
+from torch import Tensor
 
 from composer_kd.data.dataset import Facts
 from composer_kd.data.drift.drift import Drift, acting
@@ -19,13 +21,12 @@ from composer_kd.data.drift.population import Part as PartName
 from composer_kd.data.drift.population import Population
 from composer_kd.data.kept import kept
 from composer_kd.data.parts import Painted, Part
-from composer_kd.data.table import pixel_hash
 from composer_kd.errors import UserError
 
 __all__ = ['drifted']
 
 # Part of the folder's name: painted pixels of another layout are left alone.
-_LAYOUT = 'v1'
+_LAYOUT = 'v2'
 # So many bytes of images at once: their float32 copies stay in the processor's cache.
 _CHUNK = 250 * 3 * 32 * 32
 
@@ -84,47 +85,46 @@ def _one(
     )
     left = replace(part.take(population.rows), labels=population.labels, fine=population.fine)
     painters = [drift for drift in drifts if drift.paints]
-    if painters and part.split.cached is None:
-        raise UserError(
-            f'{where}: {painters[0].name} changes pixels, which mode: stream decodes as it goes; use mode: cache'
-        )
     if painters and paint:
         with _at(where):
-            painted = _painted(name, left, painters, facts, cache)
-        left = replace(left, painted=painted, rows=np.arange(len(left)))
+            left = replace(left, painted=_painted(name, left, painters, facts, cache), rows=np.arange(len(left)))
     return left, facts_after
 
 
 def _painted(name: PartName, part: Part, drifts: Sequence[Drift], facts: Facts, cache: Path) -> Painted:
-    """The pixels of a part after the drifts, computed when they are first asked for, and read from then on."""
+    """What drifts make of a part: computed when it is first asked for, and read from then on; a stream's as it goes."""
+    ids, marks = torch.from_numpy(part.stored.ids), part.table.hashes
+    for drift in drifts:
+        marks = drift.mark(marks, ids, name)
+    paint = partial(_one_after_the_other, drifts=drifts, part=name)
     stored = part.split.cached
-    assert stored is not None
+    if stored is None:
+        return Painted(marks, paint)
     identity = [
         _LAYOUT, facts.fingerprint, 'test' if name == 'test' else 'train',
         xxhash.xxh3_128_hexdigest(part.positions.tobytes()), [drift.description(name) for drift in drifts],
     ]  # fmt: skip
-    positions, ids = torch.from_numpy(part.positions), torch.from_numpy(part.stored.ids)
+    positions = torch.from_numpy(part.positions)
 
     def build(target: Path) -> None:
         size = max(1, _CHUNK // int(np.prod(stored.shape[1:])))
-        hashes = np.zeros(len(part), np.uint64)
         with open(target / 'images.u8', 'wb') as file:
             for start in range(0, len(part), size):
                 chunk = slice(start, start + size)
-                before = images = stored.index_select(0, positions[chunk])
-                for drift in drifts:
-                    images = drift.paint(images, ids[chunk], name)
-                # Whoever is as before keeps the content hash, and with it what was recorded of it.
-                for row in (images != before).flatten(1).any(1).nonzero().view(-1).tolist():
-                    hashes[start + row] = pixel_hash(images[row].numpy())
+                images = paint(stored.index_select(0, positions[chunk]), ids[chunk])
                 file.write(images.contiguous().numpy().tobytes())
-        np.save(target / 'hashes.npy', hashes)
 
     folder = kept(cache, f'drift-{xxhash.xxh3_128_hexdigest(json.dumps(identity, sort_keys=True))}', build)
     shape = (len(part), *stored.shape[1:])
     # Private pages: nothing that writes to a batch can reach the file.
     pixels = torch.from_file(str(folder / 'images.u8'), shared=False, size=int(np.prod(shape)), dtype=torch.uint8)
-    return Painted(pixels.view(shape), np.load(folder / 'hashes.npy', allow_pickle=False))
+    return Painted(marks, paint, pixels.view(shape))
+
+
+def _one_after_the_other(images: Tensor, ids: Tensor, drifts: Sequence[Drift], part: PartName) -> Tensor:
+    for drift in drifts:
+        images = drift.paint(images, ids, part)
+    return images
 
 
 @contextmanager

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from composer_kd.data.drift.drift import Drift, linear, refused
+from composer_kd.data.drift.drift import Drift, linear, marked, refused
 from composer_kd.data.drift.population import Part, Population, split_seed
 from composer_kd.data.drift.published import PublishedFile
 from composer_kd.errors import nearest
@@ -76,16 +79,31 @@ class Corruption(Drift):
             self._published.check(undrifted.ids, undrifted.labels, shape)
 
     def paint(self, images: Tensor, ids: Tensor, part: Part) -> Tensor:
-        seed = split_seed(self.seed, part)
         if self.files is None:
-            return corrupt(images, ids, self.kind, self.severity, seed)
+            return corrupt(images, ids, self.kind, self.severity, split_seed(self.seed, part))
         images = images.clone()
-        severities = severities_of(ids, self.severity, seed)
+        severities = self._severities(ids, part)
         for severity in severities.unique().tolist():
             if severity > 0:
                 chosen = severities == severity
                 images[chosen] = self._published.images(severity, ids[chosen])
         return images
+
+    def mark(self, hashes: NDArray[np.uint64], ids: Tensor, part: Part) -> NDArray[np.uint64]:
+        severities = self._severities(ids, part)
+        marks = hashes.copy()
+        for severity in severities.unique().tolist():
+            if severity > 0:
+                chosen = (severities == severity).numpy()
+                own = {**self.description(part), 'severity': float(severity)}
+                marks[chosen] = marked(hashes[chosen], ids[chosen], part, own)
+        return marks
+
+    def _severities(self, ids: Tensor, part: Part) -> Tensor:
+        """Of each sample: between two of them, where no constants lie between, it has the one or the other."""
+        if self.files is None and CORRUPTIONS[self.kind].none is not None:
+            return torch.full((len(ids),), self.severity, dtype=torch.float64)
+        return severities_of(ids, self.severity, split_seed(self.seed, part))
 
     @property
     def _published(self) -> PublishedFile:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from torch import Tensor
 
 from composer_kd.data.drift.population import PARTS, Part, Population
 from composer_kd.errors import UserError, nearest
+from composer_kd.functional.counter import counter_hash
 from composer_kd.registry import Registry
 from composer_kd.section import Section, keys_of
 
-__all__ = ['DRIFTS', 'AnyDrift', 'Drift', 'Drifts', 'acting', 'linear', 'refused']
+__all__ = ['DRIFTS', 'AnyDrift', 'Drift', 'Drifts', 'acting', 'linear', 'marked', 'refused']
 
 
 def linear(start: float, end: float, fraction: float) -> float:
@@ -76,6 +82,13 @@ class Drift(Section):
         """Other pixels for uint8 images [B, C, H, W]: a function of each image and its id, in any company."""
         return images
 
+    def mark(self, hashes: NDArray[np.uint64], ids: Tensor, part: Part) -> NDArray[np.uint64]:
+        """Content hashes of what :meth:`paint` makes of images with these hashes, without looking at an image.
+
+        Those whom it leaves alone keep theirs. All others have hashes of what decides over their pixels.
+        """
+        return marked(hashes, ids, part, self.description(part)) if self.paints else hashes
+
     def towards(self, end: Drift, fraction: float) -> Drift | None:
         """The drift between this one and ``end``, where they differ in numbers that have something between them."""
         if type(self) is not type(end) or {**dict(self), **_numbers(end)} != dict(end):
@@ -92,6 +105,13 @@ def acting(drifts: Iterable[Drift], part: Part) -> list[Drift]:
     """What of these drifts changes something of a part, as the plain drifts that they come to."""
     settled = (drift.settled() for drift in drifts)
     return [drift for drift in settled if drift is not None and drift.acts_on(part)]
+
+
+def marked(hashes: NDArray[np.uint64], ids: Tensor, part: Part, description: Mapping[str, Any]) -> NDArray[np.uint64]:
+    """Other content hashes: of the former ones, the ids, the split, and the description of what is done."""
+    named = json.dumps(['test' if part == 'test' else 'train', dict(description)], sort_keys=True)
+    other = counter_hash(xxhash.xxh3_64_intdigest(named), ids, torch.from_numpy(hashes.view(np.int64)))
+    return other.numpy().view(np.uint64)
 
 
 def _numbers(drift: Drift) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, model_serializer, model_validator
 from torch import Tensor
 
@@ -99,11 +102,23 @@ class Path(Drift):
 
     def paint(self, images: Tensor, ids: Tensor, part: Part) -> Tensor:
         images = images.clone()
-        over = torch.from_numpy(within(ids, self.step / self.steps, split_seed(self.seed, part)))
+        for end, members in self._members(ids, part):
+            chosen = torch.from_numpy(members)
+            images[chosen] = end.paint(images[chosen], ids[chosen], part)
+        return images
+
+    def mark(self, hashes: NDArray[np.uint64], ids: Tensor, part: Part) -> NDArray[np.uint64]:
+        marks = hashes.copy()
+        for end, members in self._members(ids, part):
+            marks[members] = end.mark(hashes[members], ids[torch.from_numpy(members)], part)
+        return marks
+
+    def _members(self, ids: Tensor, part: Part) -> Iterator[tuple[Drift, NDArray[np.bool_]]]:
+        """The ends that act on a part, and whom each of them has."""
+        over = within(ids, self.step / self.steps, split_seed(self.seed, part))
         for end, members in zip(self._ends, (~over, over), strict=True):
             if end is not None and end.acts_on(part) and members.any():
-                images[members] = end.paint(images[members], ids[members], part)
-        return images
+                yield end, members
 
     @property
     def _given(self) -> list[Drift]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from composer_kd.errors import UserError
-from composer_kd.functional.corruptions import CORRUPTIONS, corrupt, severities_of
+from composer_kd.functional.corruptions import CORRUPTIONS, corrupt, noise, severities_of
 from composer_kd.functional.corruptions.blur import zoom_blur, zoomed
 from composer_kd.functional.corruptions.digital import displacement, elastic_transform
 from composer_kd.functional.corruptions.draws import Draws
@@ -164,6 +164,22 @@ def test_gaussian_noise_has_the_published_scale(severity: int, scale: float) -> 
     noise = corrupt(flat(128), torch.arange(64), 'gaussian_noise', severity).double() - 128
     assert noise.std().item() == pytest.approx(255 * scale, rel=0.01)
     assert abs(noise.mean().item()) < 0.3
+
+
+@pytest.mark.parametrize('level', [0, 1, 9, 60, 255])
+def test_many_photons_are_counted_as_few_are(level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(variance: float) -> torch.Tensor:
+        return shot_noise(flat(level) / 255, Draws(0, 1, torch.arange(64)), variance).double()
+
+    exact = shown(1 / 2000)
+    monkeypatch.setattr(noise, '_FINEST', 1.0)
+    counts = (shown(1 / 2000) - exact).abs() * 2000
+    assert counts.max() <= 1.001, 'one photon, an eighth of a grey level'
+    assert counts.mean() < 0.05
+    # As the noise goes to nothing, so does what it does; the tables of that would have millions of columns.
+    finer = shown(1e-7)
+    assert finer.var().item() == pytest.approx(level / 255 * 1e-7, rel=0.05, abs=1e-12)
+    assert finer.mean().item() == pytest.approx(level / 255, abs=1e-5)
 
 
 @pytest.mark.parametrize(('severity', 'photons'), enumerate([500, 250, 100, 75, 50], 1))

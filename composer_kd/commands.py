@@ -163,7 +163,7 @@ def _add_attack(commands) -> None:
     parser = commands.add_parser('attack', help="what is left of finished runs' accuracy under adversarial attack")
     parser.add_argument('runs', nargs='+', metavar='RUN')
     parser.add_argument('--epsilon', type=float, help='in pixels from 0 to 255 (default: 8, in l2 128)')
-    parser.add_argument('--steps', type=int, default=20, help='default: %(default)s')
+    parser.add_argument('--steps', type=int, help='how many (default: 20)')
     parser.add_argument(
         '--step-size', type=float, help='in pixels (default: a quarter of epsilon; 1.25 times for one step)'
     )
@@ -184,6 +184,10 @@ def _attack(arguments: argparse.Namespace) -> int:
 
     quieten()
     options = {name: getattr(arguments, name) for name in ('epsilon', 'steps', 'step_size', 'norm')}
+    options = {name: value for name, value in options.items() if value is not None}
+    for name in ('steps', 'step_size'):
+        if arguments.library == 'autoattack' and name in options:
+            raise UserError(f'--{name.replace("_", "-")}: autoattack chooses its own; leave it out')
     show_attacks(
         arguments.runs,
         make_attack(options),

@@ -199,6 +199,8 @@ def test_autoattack_is_asked_for_no_more_classes_than_there_are(
         (['--steps', '0'], 'steps: expected a whole number from 1 on'),
         (['--subset', '0'], 'subset: a whole number from 1 on, got 0'),
         (['--with', 'autoattack'], 'with: autoattack is not installed'),
+        (['--with', 'autoattack', '--steps', '20'], '--steps: autoattack chooses its own; leave it out'),
+        (['--with', 'autoattack', '--step-size', '2'], '--step-size: autoattack chooses its own; leave it out'),
     ],
 )
 def test_a_wrong_command_is_one_line(words: list[str], line: str, trained: Path, capsys) -> None:

@@ -17,7 +17,8 @@ benchmarks/h200.sh PHASE [ARGUMENT...]
   retrain           the study of the scale h200, all phases in their order, as far as the time goes
   retrain-N         its Nth phase alone (`phases` lists them)
   phases            the phases of the scale h200 and the minutes that they are estimated at
-  adversarial       the study benchmarks/adversarial on the GPU, one run at a time, so that its seconds count
+  adversarial       the study benchmarks/adversarial on the GPU, ResNet-20s on all that the task has of CIFAR-100, one
+                    run at a time, so that its seconds count
   drift             the study benchmarks/drift on the GPU, likewise; both train what benchmarks/h200/*.json lacks
   alone             one run of each of some arms, with nothing beside it: the study's seconds
   keep              a .tar of each earlier iteration in kept/, so that the next machine need not train it again
@@ -69,13 +70,14 @@ study() {
 
 # A lineage of benchmarks/NAME: what is not among its results, one run after the other.
 study_of_lineage() {
-    local name=$1 status=0 file=benchmarks/$1/$1.yaml changes=(device=gpu data.mode=device)
+    local name=$1 status=0 file=benchmarks/$1/$1.yaml
+    local changes=(device=gpu data.mode=device data.subset=null model.name=resnet20)
     if [[ -n ${TOY:-} ]]; then
         file=$toy/$name.yaml changes=(device=cpu)
         [[ -f $file ]] || "$python" -m benchmarks.h200.toy "$file" "$name"
     fi
     "$python" -m benchmarks.study "$file" "${changes[@]}" --minutes "$minutes" --out "$results" || status=$?
-    hand_over "$results/$name".{json,md,png}
+    hand_over "$results/$name"{.json,.md,.png,-damaged.png}
     return "$status"
 }
 

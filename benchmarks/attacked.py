@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.paired import Paired, Run, at_least, held_from, pairs, spread
 from composer_kd.archive import RunDir
+from composer_kd.errors import UserError
 from composer_kd.report.under_attack import attack_in_words, by_attack, lines_at_the_end
 from composer_kd.runs.plan import PlannedRun
 
@@ -64,11 +65,12 @@ def _percent(share: float) -> float:
 def by_others(result: dict[str, Any], folder: Path) -> None:
     """Enter what other libraries left of the same weights: files that ``composer-kd attack --json`` wrote there.
 
-    A file is called ``attacked-*.json``. What is of other weights than the run has now is no word about it.
+    A file is called ``attacked-*.json``. What is of other weights than the run has now is no word about it, and what is
+    of validation samples none about the test.
     """
     for file in sorted(folder.glob('attacked-*.json')):
-        for line in json.loads(file.read_text())['runs']:
-            name = f'{attack_in_words(line)}, {line["library"]}, {line["samples"]:,} samples'
+        for line in _lines_of(file):
+            name = f'{_by_another(line)}, {line["library"]}, {line["samples"]:,} samples'
             for run in (one for runs in result['arms'].values() for one in runs if 'under_attack' in one):
                 if run.get('weights') is not None and run['weights'] == line['weights']:
                     run['under_attack'][name] = {
@@ -76,6 +78,21 @@ def by_others(result: dict[str, Any], folder: Path) -> None:
                         'robust': _percent(line['robust_accuracy']),
                         'samples': line['samples'],
                     }
+
+
+def _lines_of(file: Path) -> list[dict[str, Any]]:
+    try:
+        document = json.loads(file.read_text())
+        if document['format'] != 'composer_kd.attack':
+            raise ValueError
+        return [line for line in document['runs'] if line['split'] == 'test']
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f'{file}: not what `composer-kd attack --json` writes; remove it') from None
+
+
+def _by_another(line: Mapping[str, Any]) -> str:
+    """AutoAttack has no steps."""
+    return attack_in_words(line) if 'steps' in line else f'{line["norm"]} {line["epsilon"]:g}'
 
 
 def attacked_table(result: dict[str, Any], student: float) -> list[str]:

@@ -8,31 +8,38 @@ from typing import Any
 
 from benchmarks.paired import Paired, Run, pairs, spread
 from composer_kd.archive import RunDir
-from composer_kd.archive.drift_file import DriftFile
+from composer_kd.archive.drift_file import DriftFile, same_samples
+from composer_kd.data.drift import Drift
 from composer_kd.data.drift.corruption import Corruption
 from composer_kd.data.drift.scenarios import CorruptionGrid
+from composer_kd.errors import UserError
 from composer_kd.report.drift_measures import mean_corruption_error, relative_mean_corruption_error
 from composer_kd.runs.plan import PlannedRun
 
 __all__ = ['damaged', 'damaged_picture', 'damaged_table', 'names_in_grids']
 
 
-def names_in_grids(run: PlannedRun) -> dict[str, Corruption]:
+def names_in_grids(run: PlannedRun) -> dict[str, list[Drift]]:
     """What the grids of corruptions among a run's ``drifts`` call each of theirs."""
     grids = [one for one in (run.config.drifts or {}).values() if isinstance(one, CorruptionGrid)]
-    several = {name: drifts[-1] for grid in grids for name, drifts in grid.drifts()}
-    return {name: drift for name, drift in several.items() if isinstance(drift, Corruption)}
+    return {name: drifts for grid in grids for name, drifts in grid.drifts()}
 
 
 def damaged(run: PlannedRun) -> dict[str, Any]:
     """Of a finished run whose ``drifts`` have a grid: accuracies in percent, by kind and severity."""
     grid, weights = names_in_grids(run), RunDir(run.folder).manifest().weights
     measured = DriftFile.read(run.folder, weights.hash) if grid and weights is not None else None
-    if measured is None or not measured.clean or not set(grid) <= set(measured.drifts):
+    if measured is None or not measured.clean:
+        return {}
+    if not all(measured.knows(name, [one.description('test') for one in drifts]) for name, drifts in grid.items()):
         return {}
     kinds: dict[str, dict[str, float]] = {}
-    for name, drift in grid.items():
-        kinds.setdefault(drift.kind, {})[f'{drift.severity:g}'] = _percent(measured.drifts[name]['accuracy'])
+    for name, drifts in grid.items():
+        damage = drifts[-1]
+        assert isinstance(damage, Corruption)
+        kinds.setdefault(damage.kind, {})[f'{damage.severity:g}'] = _percent(measured.drifts[name]['accuracy'])
+    if not all(same_samples(measured.fingerprint, measured.drifts[name]) for name in grid):
+        raise UserError(f'{run.name}: drifts: its grid is of other samples than data.drift; let `after` be the same')
     return {'damaged': {'as it is': _percent(measured.clean['accuracy']), 'kinds': kinds}}
 
 
@@ -52,7 +59,7 @@ def damaged_table(result: Mapping[str, Any]) -> list[str]:
         '',
         f'**Damaged images** ({len(some)} kinds of corruption at severity {severities}; test accuracy, %; gain: of the',
         f'mean over kinds and severities, over {plain}, paired by repetition; mCE: errors over those of {plain},',
-        'averaged over kinds; relative: of what the damage adds to the errors)',
+        f'averaged over kinds; relative: of what the damage adds to the errors{_left_out(result, arms)})',
         '',
     ]
     heads = 'arm', 'seeds', 'as they are', 'damaged', 'gain', 'mCE, %', 'relative mCE, %', 'worst kind, there'
@@ -114,14 +121,21 @@ def _by_kind(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def _measured(result: Mapping[str, Any]) -> dict[str, list[Run]]:
-    """Arms whose runs answered the same questions as those of the first of them."""
+    """Arms with their runs that answered what most runs were asked."""
     found = {arm: [one for one in runs if 'damaged' in one] for arm, runs in result['arms'].items()}
     found = {arm: runs for arm, runs in found.items() if runs}
     if not found:
         return {}
-    asked = _questions(next(iter(found.values()))[0])
+    everyone = [_questions(one) for runs in found.values() for one in runs]
+    asked = max(everyone, key=everyone.count)
     same = {arm: [one for one in runs if _questions(one) == asked] for arm, runs in found.items()}
     return {arm: runs for arm, runs in same.items() if runs}
+
+
+def _left_out(result: Mapping[str, Any], arms: Mapping[str, Sequence[Run]]) -> str:
+    asked = sum('damaged' in one for runs in result['arms'].values() for one in runs)
+    others = asked - sum(map(len, arms.values()))
+    return f'; {others} runs were asked about other damage and are not here' if others else ''
 
 
 def _questions(run: Run) -> dict[str, list[str]]:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.damaged import names_in_grids
 from composer_kd.archive import RunDir
 from composer_kd.outcome import report_errors
 from composer_kd.runs.command import quieten
@@ -58,10 +59,12 @@ def missing(plan: Plan, arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> list
 
 def _is_whole(result: Mapping[str, Any], run: PlannedRun) -> bool:
     """Whether a result is of this run, and holds what is measured after the training as well."""
-    measured = (run.config.robustness is None or 'under_attack' in result) and (
-        not run.config.drifts or 'drifts' in result
+    measured = (
+        run.config.robustness is None or 'under_attack' in result,
+        not run.config.drifts or 'drifts' in result,
+        not names_in_grids(run) or 'damaged' in result,
     )
-    return result['seed'] == run.config.seed and measured
+    return result['seed'] == run.config.seed and all(measured)
 
 
 def train_for(minutes: float, yaml: Path, changes: Sequence[str], plan: Plan, arms: Mapping[str, Any]) -> int:

@@ -87,7 +87,11 @@ def main() -> int:
     if options.only is not None or (status and options.minutes is None):
         return status
     # What has ended until a run failed is worth its tables, too.
-    return _write(options, plan, page, arms[0]) or status
+    try:
+        return _write(options, plan, page, arms[0]) or status
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
 
 
 def _train(options: argparse.Namespace, plan: Plan, there: dict[str, Any]) -> int:

@@ -77,5 +77,5 @@ def _refuse_other_task(found: Facts, clean: Facts, where: str) -> None:
     if found.classes != clean.classes:
         raise UserError(
             f'{where}: the test part has {found.num_classes} classes then and the model {clean.num_classes} or others; '
-            f'leave it out, or measure a model of that task'
+            f'let it come after the drifts that make the task (`after` in a grid), or leave it out'
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from composer_kd.archive.drift_file import same_samples
 from composer_kd.errors import UserError
 from composer_kd.report.collect import Arm, Run, plain_text
 from composer_kd.report.drift_measures import (
@@ -90,6 +91,10 @@ class Measured:
         found = (one for one in self.drifts.values() if one.get('fingerprint') == fingerprint)
         return next((float(one['accuracy']) for one in found), None)
 
+    def clean_is_of(self, name: str) -> bool:
+        """Whether the samples under a drift are those of ``clean``, but for the last thing that is done to them."""
+        return same_samples(self.fingerprint, self.drifts[name])
+
     def has(self, drifts: Mapping[str, Any]) -> bool:
         """Whether it was measured under all of these, told by their names and by all that describes them."""
         return all(name in self.drifts and self.drifts[name]['drift'] == drift for name, drift in drifts.items())
@@ -143,14 +148,18 @@ def _arm(
     worst = min(by_drift, key=lambda name: by_drift[name].mean)
     absolute: list[float | None] = []
     relative: list[float | None] = []
+    # What damage adds is counted from the same samples as they are.
+    corrupted = [name for of in kinds.values() for name in of.values()]
+    same = all(one.clean_is_of(name) for one in (*measured, *baseline) for name in corrupted)
     if baseline:
         errors = [one.errors(kinds) for one in baseline]
-        theirs = {kind: [fmean(same) for same in zip(*(one[kind] for one in errors), strict=True)] for kind in kinds}
+        theirs = {kind: [fmean(each) for each in zip(*(one[kind] for one in errors), strict=True)] for kind in kinds}
         their_clean = fmean(1 - float(one.clean['accuracy']) for one in baseline)
         for one, accuracy in zip(measured, clean, strict=True):
             own = one.errors(kinds)
             absolute.append(mean_corruption_error(own, theirs))
-            relative.append(relative_mean_corruption_error(own, 1 - accuracy, theirs, their_clean))
+            added = relative_mean_corruption_error(own, 1 - accuracy, theirs, their_clean) if same else None
+            relative.append(added)
     return ArmRobustness(
         clean=_spread(clean),
         drifted=_spread(drifted),
@@ -182,11 +191,13 @@ def _compared(everyone: Sequence[Measured]) -> dict[str, Any]:
 
 
 def _kinds(measured: Measured, names: Sequence[str]) -> dict[str, dict[float, str]]:
-    """Corruptions that come last, after the same other drifts: after none, or after what most of them come after."""
+    """Corruptions alone; where there are none, those that come last, after the same other drifts as most of them."""
     drifts = {name: measured.drifts[name]['drift'] for name in names}
-    corrupted = {name: drift for name, drift in drifts.items() if drift and drift[-1].get('name') == 'corruption'}
+    places = {name: [one.get('name') == 'corruption' for one in drift] for name, drift in drifts.items()}
+    corrupted = {name: drifts[name] for name, place in places.items() if place and place[-1] and sum(place) == 1}
     before = {name: json.dumps(drift[:-1], sort_keys=True) for name, drift in corrupted.items()}
-    usual = max(before.values(), key=Counter(before.values()).__getitem__, default=None)
+    often = Counter(before.values())
+    usual = max(often, key=lambda one: (one == '[]', often[one]), default=None)
     kinds: dict[str, dict[float, str]] = {}
     for name, drift in corrupted.items():
         if before[name] == usual:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.attacked import attacked_table, by_others, under_attack
+from composer_kd.errors import UserError
 from composer_kd.runs.plan import make_plan
 from tests.report.runs_on_disk import write_run
 
@@ -86,16 +87,26 @@ def test_other_libraries_are_columns_where_they_attacked_the_same_weights(tmp_pa
     arms = {'pgd7': [{**run(0, 35.0, strong=40.0), 'weights': 'aa'}, {**run(1, 35.0, strong=41.0), 'weights': 'bb'}],
             'plain': [{**run(0, 0.0, strong=1.0), 'weights': 'cc'}, run(1, 0.0, strong=1.0)]}  # fmt: skip
     attack = {'library': 'foolbox 3.3.4', 'epsilon': 8.0, 'steps': 50, 'step_size': 2.0, 'norm': 'linf',
-              'targeted': False, 'samples': 1500, 'accuracy': 0.6}  # fmt: skip
+              'targeted': False, 'samples': 1500, 'accuracy': 0.6, 'split': 'test'}  # fmt: skip
     runs = [{**attack, 'run': 'anywhere', 'weights': weights, 'robust_accuracy': left}
             for weights, left in (('aa', 0.39), ('bb', 0.37), ('dd', 0.9), (None, 0.9))]  # fmt: skip
-    (tmp_path / 'attacked-foolbox.json').write_text(json.dumps({'runs': runs}))
+    runs += [{**attack, 'split': 'val', 'run': 'anywhere', 'weights': 'aa', 'robust_accuracy': 0.9, 'samples': 9}]
+    document = {'format': 'composer_kd.attack', 'version': 1}
+    (tmp_path / 'attacked-foolbox.json').write_text(json.dumps({**document, 'runs': runs}))
+    steps = 'steps', 'step_size', 'targeted'
+    third = {key: value for key, value in runs[0].items() if key not in steps} | {'library': 'autoattack 0.1'}
+    (tmp_path / 'attacked-auto.json').write_text(json.dumps({**document, 'runs': [third]}))
     result = {'arms': arms}
     by_others(result, tmp_path)
     page, rows = rows_of(**result)
     column = 'PGD-50, linf 8, foolbox 3.3.4, 1,500 samples, %'
     assert {arm: row[column] for arm, row in rows.items()} == {'pgd7': '38.0 ± 1.4', 'plain': '–'}
+    assert rows['pgd7']['linf 8, autoattack 0.1, 1,500 samples, %'] == '39.0'
+    assert not [name for name in rows['pgd7'] if '9 samples' in name]
     assert '(1,000 test samples;' in page['text'], 'those of the attack that gains are of'
+    (tmp_path / 'attacked-auto.json').write_text('[]')
+    with pytest.raises(UserError, match=r'attacked-auto\.json: not what `composer-kd attack --json` writes'):
+        by_others(result, tmp_path)
 
 
 def test_seconds_are_compared_where_runs_had_the_machine_alone() -> None:

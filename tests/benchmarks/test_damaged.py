@@ -10,6 +10,7 @@ import pytest
 from benchmarks.aged import ageing
 from benchmarks.damaged import damaged, damaged_picture, damaged_table
 from composer_kd.archive import RunDir
+from composer_kd.errors import UserError
 from composer_kd.run import main as train
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.yaml_file import read_yaml
@@ -51,7 +52,8 @@ def test_corruption_errors_by_hand() -> None:
 
 def test_other_questions_are_not_compared_and_no_baseline_has_no_ratio() -> None:
     odd = {'repetition': 0, 'damaged': {'as it is': 1.0, 'kinds': {'fog': {'5': 1.0}}}}
-    assert list(rows_of({**ARMS, 'odd': [odd]})) == ['plain', 'robust']
+    assert list(rows_of({'odd': [odd], **ARMS}, baseline='plain')) == ['plain', 'robust']
+    assert '; 1 runs were asked about other damage' in ' '.join(damaged_table({'arms': {'odd': [odd], **ARMS}}))
     assert rows_of(ARMS, baseline='other')['robust']['mCE, %'] == '–'
     assert damaged_table({'arms': {'plain': [{'repetition': 0}]}}) == []
 
@@ -79,5 +81,13 @@ def test_what_is_read_off_a_run(tmp_path: Path) -> None:
     assert {kind: list(of) for kind, of in found['kinds'].items()} == {kind: ['1', '2.5'] for kind in grid['kinds']}
     dark = measured['drifts']['contrast-2.5']['accuracy']
     assert found['kinds']['contrast']['2.5'] == pytest.approx(100 * dark, abs=0.005)
+    changed = {'grid': {**grid, 'seed': 9}}
+    (other,) = make_plan({**read_yaml(file), 'drifts': changed}).runs
+    assert damaged(other) == {}, 'measured under other damage'
+    coarse = {**read_yaml(file), 'drifts': {'grid': {**grid, 'after': {'name': 'long_tail', 'factor': 2}}}}
+    assert train([str(write_yaml(tmp_path, **coarse))]) == 0
+    (planned_so,) = make_plan(coarse).runs
+    with pytest.raises(UserError, match='its grid is of other samples than'):
+        damaged(planned_so)
     # Grids are not what a lineage ages over.
     assert list(ageing(planned, RunDir(planned.folder).metrics())['drifts']) == ['tail']

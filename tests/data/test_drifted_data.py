@@ -15,9 +15,10 @@ import torch
 from composer_kd.archive.samples import Samples
 from composer_kd.data import open_data
 from composer_kd.data.convert import convert
+from composer_kd.data.drift.corruption import Corruption
 from composer_kd.data.section import DataSection
 from composer_kd.errors import UserError
-from composer_kd.functional.corruptions import corrupt
+from composer_kd.functional.corruptions import CORRUPTIONS, corrupt
 from composer_kd.section import parse_section
 
 FOG = {'name': 'corruption', 'kind': 'fog', 'severity': 3.0}
@@ -164,6 +165,20 @@ def test_content_hashes_are_equal_where_pixels_are(opened):
                 assert np.array_equal(same, hashes[first] == hashes[second]), (several[first], several[second])
                 compared += int(same.any() and not same.all())
         assert compared >= 6, 'pairs of which some samples are the same'
+
+
+@pytest.mark.parametrize('kind', CORRUPTIONS)
+def test_kinds_that_draw_nothing_are_known_by_content_alone(kind):
+    """So that data that was renumbered keeps what was recorded; all others are of their ids, split and seed."""
+    images = torch.randint(0, 256, (1, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images, hashes = images.repeat(2, 1, 1, 1), np.array([7, 7], np.uint64)
+    drift = Corruption(kind=kind, severity=3.0)
+    shown = drift.paint(images, torch.tensor([4, 900]), 'train')
+    marks = drift.mark(hashes, torch.tensor([4, 900]), 'train')
+    assert torch.equal(shown[0], shown[1]) == (marks[0] == marks[1]) == (not CORRUPTIONS[kind].draws)
+    for other, part in ((drift, 'test'), (Corruption(kind=kind, severity=3.0, seed=1), 'train')):
+        again = other.paint(images[:1], torch.tensor([4]), part)
+        assert torch.equal(again, shown[:1]) == (other.mark(hashes[:1], torch.tensor([4]), part)[0] == marks[0])
 
 
 PROGRAM = """

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from composer_kd import UserError
+from composer_kd.archive.drift_file import drifts_hash
 from composer_kd.report import report
 from tests.report.runs_on_disk import KD, accuracies, write_run
 
@@ -42,7 +43,10 @@ def write(folder, arm, seed, clean, drifts, weights='f00d', **config):
         'groups': 'superclass',
         'fingerprint': 'data',
         'clean': measured(clean),
-        'drifts': {name: {'drift': drift, **measured(value, value / 2)} for (name, drift), value in entries},
+        'drifts': {
+            name: {'drift': drift, 'fingerprint': f'data-{drifts_hash(drift)}', **measured(value, value / 2)}
+            for (name, drift), value in entries
+        },
     }
     (run / 'drift.json').write_text(json.dumps(content))
     return run
@@ -61,22 +65,39 @@ def study(tmp_path):
     return tmp_path
 
 
-def test_corruptions_of_another_task_are_compared_among_themselves(study):
-    before = table(report(study))
+def redescribed(study, change, own=None):
+    """All files with other descriptions of the drifts, by name, and with the fingerprint of the run's own drifts."""
     for file in study.glob('*/drift.json'):
         content = json.loads(file.read_text())
+        content['fingerprint'] = f'data-{drifts_hash(own)}' if own else 'data'
         for name, entry in content['drifts'].items():
-            if name != 'tail':
-                entry['drift'] = [{'name': 'subpopulation', 'side': 'source', 'seed': 0}, *entry['drift']]
-        # One after something else is no severity of its kind: these may be other samples.
-        tail = [{'name': 'long_tail', 'factor': 10.0}, *corruption('fog', 5.0)]
-        content['drifts']['tail']['drift'] = tail
+            entry['drift'] = change(name, entry['drift'])
+            entry['fingerprint'] = f'data-{drifts_hash(entry["drift"])}'
         file.write_text(json.dumps(content))
+
+
+KINDS = {'fog': {1.0: 'fog-1', 3.0: 'fog-3'}, 'snow': {1.0: 'snow-1', 3.0: 'snow-3'}}
+
+
+def test_corruptions_of_another_task_are_compared_among_themselves(study):
+    before, task = table(report(study)), [{'name': 'subpopulation', 'side': 'source', 'seed': 0}]
+    # One after something else is no severity of its kind: these may be other samples.
+    tail = [{'name': 'long_tail', 'factor': 10.0}, *corruption('fog', 5.0)]
+    redescribed(study, lambda name, drift: tail if name == 'tail' else [*task, *drift], task)
     assert table(report(study)) == before
-    assert report(study).summary.robustness.kinds == {
-        'fog': {1.0: 'fog-1', 3.0: 'fog-3'},
-        'snow': {1.0: 'snow-1', 3.0: 'snow-3'},
-    }
+    assert report(study).summary.robustness.kinds == KINDS
+    # Of samples that are others than those of clean it is not known what the damage adds.
+    redescribed(study, lambda name, drift: drift, [{'name': 'long_tail', 'factor': 2.0}])
+    assert table(report(study)) == [
+        {key: value for key, value in row.items() if key != 'relative mCE, %'} for row in before
+    ]
+
+
+def test_corruptions_alone_are_not_taken_for_those_after_others(study):
+    first = [{'name': 'long_tail', 'factor': 10.0}]
+    alone = {'snow-3': corruption('snow', 3.0), 'tail': [*corruption('snow', 2.0), *corruption('fog', 4.0)]}
+    redescribed(study, lambda name, drift: alone.get(name, [*first, *drift]))
+    assert report(study).summary.robustness.kinds == {'snow': {3.0: 'snow-3'}}
 
 
 def test_a_run_under_other_drifts_is_named_and_spoils_nothing(study):

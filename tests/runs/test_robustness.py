@@ -197,7 +197,18 @@ def test_the_file_of_other_weights_is_not_gone_on_with(run: Path) -> None:
         ({'fog-1': FOG, 'grid': {}}, r"drifts: 'fog-1' is there twice"),
         ({'a': {'after': {'name': 'label_noise', 'rate': 0.1}}}, r'drifts\.a\.after: label_noise leaves the test part'),
         ({'a': {'after': {'name': 'long_tial'}}}, r'drifts\.a\.after.*did you mean'),
-        ({'a': {'kinds': ['snow', 'fog'], 'after': FOG}}, r'drifts.*a second fog with seed 0 draws what the first one'),
+        (
+            {'a': {'kinds': ['snow', 'fog'], 'after': FOG}},
+            r'drifts\.a\.after: fog with seed 0 draws what the grid draws',
+        ),
+        (
+            {'a': {'files': '/x', 'after': FOG}},
+            r'drifts\.a\.after: the images of files would take the place of what corrupt',
+        ),
+        (
+            {'a': {'kinds': ['fog'], 'after': {'name': 'path', 'steps': 2, 'step': 1, 'to': FOG}}},
+            r'drifts\.a\.after: fog with seed 0 draws',
+        ),
         (['fog'], r'drifts'),
     ],
 )

@@ -15,6 +15,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from composer_kd.archive.drift_file import drifts_hash
 from composer_kd.data.dataset import Facts
 from composer_kd.data.drift.drift import Drift, acting
 from composer_kd.data.drift.population import Part as PartName
@@ -74,10 +75,9 @@ def _one(
             if len(population) == 0:
                 raise UserError(f'it leaves no sample in the {name} part')
     described = [drift.description(name) for drift in drifts]
-    named = xxhash.xxh3_64_hexdigest(json.dumps(described, sort_keys=True))
     facts_after = replace(
         facts,
-        fingerprint=f'{facts.fingerprint}-{named}',
+        fingerprint=f'{facts.fingerprint}-{drifts_hash(described)}',
         classes=population.classes,
         superclasses=population.superclasses,
         coarse=population.coarse,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import features
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
@@ -67,7 +68,7 @@ class Corruption(Drift):
 
     def description(self, part: Part) -> dict[str, Any]:
         if self.files is None:
-            return {**super().description(part), 'version': CORRUPTIONS_VERSION}
+            return {**super().description(part), **self._versions}
         return {**super().description(part), 'files': self._published.hash}
 
     def check_files(self) -> None:
@@ -95,15 +96,25 @@ class Corruption(Drift):
         for severity in severities.unique().tolist():
             if severity > 0:
                 chosen = (severities == severity).numpy()
-                own = {**self.description(part), 'severity': float(severity)}
-                marks[chosen] = marked(hashes[chosen], ids[chosen], part, own)
+                marks[chosen] = self._marked(hashes[chosen], ids[chosen], part, float(severity))
         return marks
+
+    def _marked(self, hashes: NDArray[np.uint64], ids: Tensor, part: Part, severity: float) -> NDArray[np.uint64]:
+        if self.files is None and not CORRUPTIONS[self.kind].draws:
+            # One image looks the same under every id: what is known of it serves data that was renumbered.
+            return marked(hashes, {'kind': self.kind, 'severity': severity, **self._versions})
+        return marked(hashes, {**self.description(part), 'severity': severity}, ids, part)
 
     def _severities(self, ids: Tensor, part: Part) -> Tensor:
         """Of each sample: between two of them, where no constants lie between, it has the one or the other."""
         if self.files is None and CORRUPTIONS[self.kind].none is not None:
             return torch.full((len(ids),), self.severity, dtype=torch.float64)
         return severities_of(ids, self.severity, split_seed(self.seed, part))
+
+    @property
+    def _versions(self) -> dict[str, Any]:
+        versions = {'version': CORRUPTIONS_VERSION, 'paint': CORRUPTIONS[self.kind].version}
+        return {**versions, 'library': features.version('jpg')} if self.kind == 'jpeg_compression' else versions
 
     @property
     def _published(self) -> PublishedFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -68,6 +68,10 @@ class Drift(Section):
         """Everything that decides what it does to a part, as JSON: it names what is made of it."""
         return self.model_dump(mode='json', exclude={'parts'})
 
+    def plain(self) -> Sequence[Drift]:
+        """The drifts that it is made of: itself, or what it leads from and to."""
+        return [self]
+
     def check_files(self) -> None:
         """Refuse files that are not there, before another run trains for this one."""
 
@@ -87,7 +91,7 @@ class Drift(Section):
 
         Those whom it leaves alone keep theirs. All others have hashes of what decides over their pixels.
         """
-        return marked(hashes, ids, part, self.description(part)) if self.paints else hashes
+        return marked(hashes, self.description(part), ids, part) if self.paints else hashes
 
     def towards(self, end: Drift, fraction: float) -> Drift | None:
         """The drift between this one and ``end``, where they differ in numbers that have something between them."""
@@ -107,11 +111,14 @@ def acting(drifts: Iterable[Drift], part: Part) -> list[Drift]:
     return [drift for drift in settled if drift is not None and drift.acts_on(part)]
 
 
-def marked(hashes: NDArray[np.uint64], ids: Tensor, part: Part, description: Mapping[str, Any]) -> NDArray[np.uint64]:
-    """Other content hashes: of the former ones, the ids, the split, and the description of what is done."""
-    named = json.dumps(['test' if part == 'test' else 'train', dict(description)], sort_keys=True)
-    other = counter_hash(xxhash.xxh3_64_intdigest(named), ids, torch.from_numpy(hashes.view(np.int64)))
-    return other.numpy().view(np.uint64)
+def marked(
+    hashes: NDArray[np.uint64], description: Mapping[str, Any], ids: Tensor | None = None, part: Part | None = None
+) -> NDArray[np.uint64]:
+    """Other content hashes: of the former ones and what is done; where draws decide, of ids and their split too."""
+    split = None if part is None else 'test' if part == 'test' else 'train'
+    done = xxhash.xxh3_64_intdigest(json.dumps([split, dict(description)], sort_keys=True))
+    whose = torch.zeros(len(hashes), dtype=torch.int64) if ids is None else ids
+    return counter_hash(done, whose, torch.from_numpy(hashes.view(np.int64))).numpy().view(np.uint64)
 
 
 def _numbers(drift: Drift) -> dict[str, Any]:
@@ -164,10 +171,14 @@ def _parse_several(value: Any) -> Any:
 def _fit_each_other(drifts: list[Drift] | None) -> list[Drift] | None:
     """Two of a kind with one seed would draw the same; whole images would hide what was painted before them."""
     given = drifts or []
-    kinds = [(drift.name, getattr(drift, 'kind', None), drift.seed) for drift in given]
-    for place, (drift, kind) in enumerate(zip(given, kinds, strict=True)):
-        if kind in kinds[:place]:
-            what = f'a second {kind[1] or kind[0]} with seed {kind[2]}'
+    before: set[tuple[str, int]] = set()
+    for place, drift in enumerate(given):
+        # Ends of a path are two places of one way, not one after the other.
+        drawn = {(getattr(one, 'kind', one.name), one.seed) for one in (drift, *drift.plain())}
+        again, before = drawn & before, before | drawn
+        if again:
+            kind, seed = min(again)
+            what = f'a second {kind} with seed {seed}'
             raise refused(
                 str(place),
                 f'{what} draws what the first one draws; give it another seed',

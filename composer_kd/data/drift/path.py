@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -82,6 +82,9 @@ class Path(Drift):
     def description(self, part: Part) -> dict[str, Any]:
         ends = [None if end is None or not end.acts_on(part) else end.description(part) for end in self._ends]
         return {'name': self.name, 'seed': self.seed, 'share': self.step / self.steps, 'from': ends[0], 'to': ends[1]}
+
+    def plain(self) -> Sequence[Drift]:
+        return [one for end in self._given for one in end.plain()]
 
     def check_files(self) -> None:
         for end in self._given:

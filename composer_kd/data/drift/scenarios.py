@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, field_validator, model_validator
 
 from composer_kd.data.drift.drift import DRIFTS, Drift, Drifts, refused
 from composer_kd.errors import UserError, nearest
@@ -51,14 +51,26 @@ class CorruptionGrid(Section):
     def _of_the_test_part(cls, after: Drifts) -> Drifts:
         return _acting_on_tests(after)
 
+    @model_validator(mode='after')
+    def _fits_after(self) -> CorruptionGrid:
+        kinds = CORRUPTIONS if self.kinds == 'all' else self.kinds
+        for drift in self.after or ():
+            if self.files is not None and drift.paints:
+                what = f'the images of files would take the place of what {drift.name} paints; leave one of them out'
+                raise refused('after', what, drift.model_dump(mode='json'))
+            for one in drift.plain():
+                kind = getattr(one, 'kind', None)
+                if kind in kinds and one.seed == self.seed:
+                    what = f'{kind} with seed {one.seed} draws what the grid draws; give one of them another seed'
+                    raise refused('after', what, drift.model_dump(mode='json'))
+        return self
+
     def drifts(self) -> Iterator[tuple[str, list[Drift]]]:
         corruption = DRIFTS.get('corruption')
         for kind in CORRUPTIONS if self.kinds == 'all' else self.kinds:
             for severity in self.severities:
                 options = {'kind': kind, 'severity': severity, 'seed': self.seed, 'files': self.files}
-                several = [*(self.after or ()), corruption.model_validate(options)]
-                TypeAdapter(Drifts).validate_python(several)  # As a list in a file is: whether they fit each other.
-                yield f'{kind}-{severity:g}', several
+                yield f'{kind}-{severity:g}', [*(self.after or ()), corruption.model_validate(options)]
 
 
 def _scenario(value: Any) -> CorruptionGrid | list[Drift]:

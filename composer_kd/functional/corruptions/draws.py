@@ -16,7 +16,7 @@ from composer_kd.functional.counter import uniform
 
 __all__ = ['CORRUPTIONS_VERSION', 'Draws']
 
-# As AUGMENT_VERSION: in the hash and in the name of every cache, raised by whoever changes what a corruption paints.
+# As AUGMENT_VERSION: in the hash and in the name of every cache, raised by whoever changes what is drawn.
 CORRUPTIONS_VERSION = 1
 
 # Tells these draws from those of the families of views.

@@ -342,9 +342,18 @@ def test_a_side_without_classes(sources) -> None:
 
 @pytest.mark.parametrize('drift', [end for ends in ENDS for end in ends], ids=lambda end: str(list(end.values())))
 def test_what_a_run_writes_down_is_read_again(drift) -> None:
-    given = [drift, {'name': 'path', 'steps': 3, 'step': 1, 'from': drift, 'to': drift}]
+    other = {**drift, 'seed': 7}
+    given = [drift, {'name': 'path', 'steps': 3, 'step': 1, 'from': other, 'to': other}]
     section = parse_section(DataSection, {'drift': given}, 'data')
     assert parse_section(DataSection, section.model_dump(mode='json'), 'data') == section
+
+
+def test_a_path_leads_to_no_drift_that_was_there_before_it() -> None:
+    way = {'name': 'path', 'steps': 3, 'step': 1, 'to': FOG}
+    with pytest.raises(UserError, match=r'data\.drift\.1: a second fog with seed 0 draws what the first one draws'):
+        parse_section(DataSection, {'drift': [FOG, way]}, 'data')
+    # Its own ends are two places of one way.
+    assert parse_section(DataSection, {'drift': {**way, 'from': {**FOG, 'severity': 1}}}, 'data').drift
 
 
 def test_two_of_a_kind_with_seeds_of_their_own_draw_apart() -> None:

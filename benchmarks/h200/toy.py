@@ -38,7 +38,7 @@ STUDY = {
     'batch_size': 16,
     'device': 'cpu',
 }  # fmt: skip
-LENGTHS = {'8ep': '1ep', '10ep': '1ep', '24ep': '2ep', '30ep': '2ep'}
+LENGTHS = {'5ep': '1ep', '8ep': '1ep', '16ep': '2ep', '24ep': '2ep'}
 ROBUSTNESS = {'attacks': [{'steps': 2}, {'steps': 3}], 'interval': '1ep', 'interval_subset': 20, 'subset': None}
 
 

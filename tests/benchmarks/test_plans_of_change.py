@@ -71,7 +71,7 @@ def test_arms_under_attack_differ_in_their_examples_alone(planned) -> None:
     across = {'refreshed', 'warm', 'warm_replayed'}
     for run in plan.runs:
         assert described(run, 'data', 'optimizer', *RECIPE) == described(first, 'data', 'optimizer', *RECIPE)
-        assert run.config.max_duration == ('8ep' if run.arm.startswith('warm') else '24ep')
+        assert run.config.max_duration == ('5ep' if run.arm.startswith('warm') else '16ep')
         assert set(run.after) == ({f'recycled{run.name[-3:]}'} if run.arm in across else set())
     # A run that goes on from another one's examples or weights draws other numbers than that.
     seeds = {arm: {run.config.seed for run in plan.runs if run.arm == arm} for arm in {run.arm for run in plan.runs}}

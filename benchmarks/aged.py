@@ -20,6 +20,12 @@ __all__ = ['Ageing', 'aged_table', 'ageing', 'steps_tables', 'takeovers_of', 'wi
 
 # What ways are held against: training anew at each step, at full length.
 ANEW = 'full'
+# And against each other: a way, and those that are held against it.
+AGAINST = {
+    'scratch': ('curriculum', 'kd', 'half', 'recorded'),
+    'kd': ('half', 'recorded'),
+    'warm': ('warm_half', 'shrink'),
+}
 
 
 def takeovers_of(runs: Sequence[PlannedRun]) -> dict[str, Any]:
@@ -153,7 +159,7 @@ class Ageing:
 def steps_tables(result: Mapping[str, Any]) -> list[str]:
     """Lines of Markdown; none where the study has no ways by steps."""
     of = Ageing(result['arms'])
-    return [*_accuracies(of), *_costs(of)] if of.steps else []
+    return [*_accuracies(of), *_against_each_other(of), *_costs(of)] if of.steps else []
 
 
 def _accuracies(of: Ageing) -> list[str]:
@@ -174,6 +180,18 @@ def _accuracies(of: Ageing) -> list[str]:
         runs = [of.runs(way, step) for step in of.steps]
         lines.append(_row(way, [*_reached(of, runs), _whole_work(of, runs)]))
     return lines
+
+
+def _against_each_other(of: Ageing) -> list[str]:
+    means = {way: of.means([of.runs(way, step) for step in of.steps]) for way in of.ways}
+    rows = []
+    for other, ways in AGAINST.items():
+        for way in ways:
+            own, theirs = means.get(way, {}), means.get(other, {})
+            gains = [own[number] - theirs[number] for number in own if number in theirs]
+            rows += [_row(way, [other, str(Paired.of(gains))])] if gains else []
+    title = '**Way against way** (mean of the steps, points of test accuracy, paired by repetition)'
+    return ['', title, '', '| way | against | gain |', '|---|---|---:|', *rows] if rows else []
 
 
 def _reached(of: Ageing, by_step: Sequence[Sequence[Run]]) -> list[str]:

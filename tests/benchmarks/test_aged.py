@@ -70,6 +70,16 @@ def rows_of(page: list[str], title: str) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(table[0][1:], row[1:], strict=True)) for row in table[2:]}
 
 
+def test_ways_against_each_other() -> None:
+    arms = {**ARMS, 'shrink1': [run(1, [30.0]), run(0, [40.0])], 'shrink2': [run(0, [52.0]), run(1, [43.0])]}
+    rows = rows_of(steps_tables({'arms': arms}), '**Way against way**')
+    # Means of the steps: 46 and 36.5 against 46.5 and 38.
+    assert list(rows) == ['shrink']
+    assert rows['shrink']['against'] == 'warm'
+    assert rows['shrink']['gain'].startswith('-1.0 ')
+    assert not any('Way against way' in line for line in steps_tables({'arms': ARMS}))
+
+
 def test_accuracies_and_gains_over_training_anew_in_full() -> None:
     rows = rows_of(steps_tables({'arms': ARMS}), '**What each way reaches**')
     assert list(rows) == ['kept', 'full', 'warm', 'recorded']

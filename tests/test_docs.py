@@ -531,6 +531,47 @@ def test_what_a_teacher_costs_is_quoted_from_the_results() -> None:
     assert f'`{command}`' in results
 
 
+# What the ways of ageing are called on the front page.
+WAYS = {
+    'the old model, untouched': 'kept', 'trained anew, 24 epochs a step': 'full',
+    'begun at the weights (`WarmStart`)': 'warm', 'the same, with a teacher in the first half': 'warm_half',
+    'trained anew, a teacher in the first half': 'half', 'trained anew': 'scratch',
+}  # fmt: skip
+
+
+def test_what_drift_cost_is_quoted_from_the_results() -> None:
+    study = [table for of in tables(ROOT / 'benchmarks' / 'drift' / 'drift.md').values() for table in of]
+    _, reached, against, costs, *_ = study
+    reached, costs = (
+        {row[0]: dict(zip(table[0], row, strict=True)) for row in table[1:]} for table in (reached, costs)
+    )
+
+    def gain(way: str) -> str:
+        return reached[way]['gain over full'].partition(', p ')[0]
+
+    page = (ROOT / 'docs' / 'choosing.md').read_text()
+    rows = {row[0].strip('`'): row[1:] for row in tables(ROOT / 'docs' / 'choosing.md')['After a drift'][0][1:]}
+    assert set(rows) == set(reached)
+    for way, cells in rows.items():
+        steps = [reached[way][f'step {step}'] for step in (1, 2, 3)]
+        assert cells == [*steps, gain(way), costs[way]['all steps: epochs'], costs[way]['all steps: work']], way
+    quoted = page.partition('## After a drift')[2].partition('\n## ')[0]
+    for way, other, difference in against[1:]:
+        found = difference.partition(', p ')[0].replace('(', '').replace(')', '')
+        mean, interval = found.split(' ', 1)
+        assert (other == 'scratch' and way != 'curriculum') or f'({mean}, {interval})' in quoted, (way, other)
+    front = [
+        table for table in tables(ROOT / 'README.md')['How much cheaper'] if 'all three steps' in ' '.join(table[0])
+    ]
+    for name, *cells in front[0][1:]:
+        way = WAYS[name]
+        last, mean, epochs, work = (cell.strip('*') for cell in cells)
+        assert (last, mean) == (reached[way]['step 3'], gain(way)), name
+        there = costs[way]['all steps: epochs']
+        assert epochs == ('never' if way == 'kept' else 'not in 24' if there.startswith('≥') else there)
+        assert work == (costs[way]['all steps: work'] if epochs == there else '')
+
+
 @pytest.mark.parametrize(
     ('heading', 'algorithm', 'source', 'of_mode'),
     [

@@ -32,6 +32,7 @@ def caveats(summary: Summary) -> list[str]:
     """Sentences in the order of weight; empty where all is well."""
     return [
         *_choice_of_baseline(summary),
+        *_other_tests(summary),
         *_harvest(summary),
         *_recorded_elsewhere(summary),
         *_seeds(summary),
@@ -56,6 +57,15 @@ def _choice_of_baseline(summary: Summary) -> Iterable[str]:
         ):
             if true:
                 yield f'The baseline {summary.baseline.name} was itself trained with {what}.'
+
+
+def _other_tests(summary: Summary) -> Iterable[str]:
+    others = [arm.name for arm in summary.others if not summary.comparable(arm)]
+    if others:
+        yield (
+            f'{_names(others)} {"is" if len(others) == 1 else "are"} judged on other test data than '
+            f'{summary.baseline.name} (data.drift): what it took to reach an accuracy is not compared between them.'
+        )
 
 
 def _harvest(summary: Summary) -> Iterable[str]:

@@ -64,6 +64,13 @@ class Run:
         return number if isinstance(number, int) and not isinstance(number, bool) else None
 
     @property
+    def judged_under(self) -> str:
+        """What has become of the test data that its accuracies are of: its own drifts that act on them, as JSON."""
+        data = self.config.get('data')
+        drifts = data.get('drift') if isinstance(data, Mapping) else None
+        return json.dumps([one for one in _several(drifts) if _acts_on_tests(one)], sort_keys=True, default=str)
+
+    @property
     def last_epoch(self) -> int:
         return self.epochs[-1]['epoch'] if self.epochs else 0
 
@@ -113,6 +120,18 @@ class Run:
         return algorithms if isinstance(algorithms, Mapping) else ()
 
 
+def _several(drifts: Any) -> list[Any]:
+    return drifts if isinstance(drifts, list) else [] if drifts is None else [drifts]
+
+
+def _acts_on_tests(drift: Any) -> bool:
+    """Of a drift as ``run.yaml`` has it, with its ``parts``; a path acts where one of its ends does."""
+    if not isinstance(drift, Mapping):
+        return drift is not None
+    ends = [drift.get(end) for end in ('from', 'to')] if drift.get('name') == 'path' else []
+    return 'test' in (drift.get('parts') or ['test']) and (not ends or any(map(_acts_on_tests, ends)))
+
+
 @dataclass(frozen=True)
 class Arm:
     """The runs of one kind: the same settings, different seeds."""
@@ -124,6 +143,10 @@ class Arm:
     def counted(self) -> tuple[Run, ...]:
         """The runs that enter means: the finished ones, or all that have begun while none has finished."""
         return tuple(run for run in self.runs if run.finished) or tuple(run for run in self.runs if run.epochs)
+
+    @property
+    def judged_under(self) -> str:
+        return self.counted[0].judged_under if self.counted else self.runs[0].judged_under
 
     @property
     def repeats(self) -> dict[int, tuple[Run, ...]]:

@@ -50,19 +50,23 @@ def headline(summary: Summary) -> Headline:
         return Headline('Nothing was learned beyond guessing yet', f'{_ends(summary)}; {chance}.', {})
     if not summary.others:
         return Headline('One arm, nothing to compare yet', f'{_ended(summary, base)}.', {})
+    others = [arm for arm in summary.others if summary.comparable(arm)]
+    if not others:
+        short = f'Nothing to compare, as no other arm is judged on the test data of {base.name}'
+        return Headline(short, f'{_ends(summary)}.', {})
     measure = summary.primary
     levels = base.reach[measure.name]
     for index in reversed(range(len(levels))):
-        able = [arm for arm in summary.others if arm.reach[measure.name][index].complete]
+        able = [arm for arm in others if arm.reach[measure.name][index].complete]
         if levels[index].complete and able:
-            return _compare(summary, index, able)
+            return _compare(summary, index, able, len(others))
     short = 'Nothing to compare, as no accuracy was reached by every seed of the baseline and of another arm'
     if not levels and summary.num_classes:
         short = f'Nothing to compare, as {base.name} has not gone beyond guessing yet'
     return Headline(short, f'{_ends(summary)}.', {})
 
 
-def _compare(summary: Summary, index: int, able: list[ArmSummary]) -> Headline:
+def _compare(summary: Summary, index: int, able: list[ArmSummary], others: int) -> Headline:
     name = summary.primary.name
     threshold = summary.thresholds[name][index]
     costs = {
@@ -77,7 +81,7 @@ def _compare(summary: Summary, index: int, able: list[ArmSummary]) -> Headline:
     found = costs[best.name]
     short = _contradiction(found) if decisive == 'seconds' else None
     short = short or _verdict(decisive, found[decisive], _harvest_in_words(best, decisive, inside[best.name]))
-    among = f' (the cheapest of {len(summary.others)} arms)' if len(summary.others) > 1 else ''
+    among = f' (the cheapest of {others} arms)' if others > 1 else ''
     order = [decisive, *(cost for cost, one in found.items() if cost != decisive and not _alike(cost, one))]
     instead = [f'where {summary.baseline.name} took', *[_INSTEAD] * (len(order) - 1)]
     figures = ', '.join(_figure(cost, found[cost], words) for cost, words in zip(order, instead, strict=True))

@@ -54,5 +54,6 @@ def robustness_tables(summary: Summary) -> list[Table]:
         'calibration error, %',
     )
     many = f'{len(found.drifts)} drifts' if len(found.drifts) > 1 else ''.join(found.drifts)
-    title = f'Robustness to drift: test accuracy, %, over {many}; mCE against {summary.baseline.name}'
+    against = f'; mCE against {summary.baseline.name}' if found.kinds else ''
+    title = f'Robustness to drift: test accuracy, %, over {many}{against}'
     return [Table(title, *filled(columns, rows), labels=2, section='robustness')]

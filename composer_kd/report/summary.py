@@ -127,8 +127,17 @@ class Summary:
     def others(self) -> tuple[ArmSummary, ...]:
         return self.arms[1:]
 
+    def comparable(self, arm: ArmSummary) -> bool:
+        """Whether the arm is judged on the test data of the baseline: no drift has made other ones of them."""
+        return arm.arm.judged_under == self.baseline.arm.judged_under
+
     def compare(self, arm: ArmSummary, measure: str, index: int, cost: str) -> Comparison | None:
-        """The ``cost`` of the ``index``-th threshold of ``measure``, ``arm`` against the baseline."""
+        """The ``cost`` of the ``index``-th threshold of ``measure``, ``arm`` against the baseline.
+
+        ``None`` where one is not known, or where an accuracy of the one is not one of the other: on other test data.
+        """
+        if not self.comparable(arm):
+            return None
         ours, theirs = arm.reach[measure][index], self.baseline.reach[measure][index]
         own, base = ours.cost(cost), theirs.cost(cost)
         ratio = speed_up(base, own)

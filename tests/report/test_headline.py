@@ -148,3 +148,41 @@ def test_tiles_give_the_epoch_of_one_seed_as_a_whole_number(tmp_path):
     arm(tmp_path, 'scratch', WAY)
     arm(tmp_path, 'kd', WAY[1:])
     assert '<dd class="from">4 → 3\u00a0epochs</dd>' in report(tmp_path, thresholds=[0.4]).html()
+
+
+NOISE = {'name': 'label_noise', 'rate': 0.2, 'seed': 0, 'parts': ['train']}
+FOG = {'name': 'corruption', 'kind': 'fog', 'severity': 3.0, 'seed': 0, 'parts': ['train', 'val', 'test']}
+DATA = {'source': 'synthetic100', 'val_fraction': 0.1}
+
+
+def on(*drifts):
+    return {'data': {**DATA, 'drift': [*drifts]}}
+
+
+def test_accuracies_of_other_test_data_are_not_compared(tmp_path):
+    arm(tmp_path, 'scratch', WAY)
+    arm(tmp_path, 'noisy', WAY, seconds=8.0, **on(NOISE))
+    arm(tmp_path, 'foggy', WAY, seconds=1.0, **on(FOG))
+    to_noise = {'name': 'path', 'steps': 2, 'step': 1, 'seed': 0, 'parts': FOG['parts'], 'from': None, 'to': NOISE}
+    arm(tmp_path, 'towards', WAY, seconds=9.0, **on(to_noise))
+    made = report(tmp_path)
+    assert made.headline.arm.name == 'noisy', 'its test data are those of scratch'
+    assert '(the cheapest of 2 arms)' in made.headline.detail
+    (line,) = [line for line in made.caveats if 'other test data' in line]
+    assert line.startswith('foggy is judged on other test data than scratch (data.drift)')
+    (ratios,) = [table for table in made.tables if table.title.startswith('Speed-up over scratch to the same test')]
+    assert {row[0] for row in ratios.rows} == {'noisy', 'towards'}
+
+
+def test_nothing_is_compared_where_all_others_are_of_other_test_data(tmp_path):
+    arm(tmp_path, 'scratch', WAY, **on(FOG))
+    arm(tmp_path, 'kd', WAY, seconds=1.0, **on({**FOG, 'severity': 5.0}))
+    made = report(tmp_path)
+    assert made.headline.short == 'Nothing to compare, as no other arm is judged on the test data of scratch'
+    assert made.headline.comparisons == {}
+    assert made.html()
+    # Under the same drift they are compared.
+    (tmp_path / 'again').mkdir()
+    arm(tmp_path / 'again', 'scratch', WAY, **on(FOG))
+    arm(tmp_path / 'again', 'kd', WAY, seconds=1.0, **on(FOG))
+    assert report(tmp_path / 'again').headline.arm.name == 'kd'

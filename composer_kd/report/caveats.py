@@ -206,11 +206,15 @@ def _settings(summary: Summary) -> Iterable[str]:
         if differing:
             yield f'The runs of {arm.name} differ in more than their seed: {", ".join(differing)}.'
     base = summary.baseline.arm.runs[0].config
+    alike: dict[str, list[str]] = {}
     for arm in summary.others:
         config = arm.arm.runs[0].config
         differing = [key for key in _ACROSS if _canonical(config.get(key)) != _canonical(base.get(key))]
         if differing:
-            yield f'{arm.name} differs from the baseline {summary.baseline.name} in: {", ".join(differing)}.'
+            alike.setdefault(', '.join(differing), []).append(arm.name)
+    for differing, names in alike.items():
+        verb = 'differs' if len(names) == 1 else 'differ'
+        yield f'{_names(names)} {verb} from the baseline {summary.baseline.name} in: {differing}.'
 
 
 def progress(run: Run) -> str:

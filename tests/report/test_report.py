@@ -161,6 +161,8 @@ def test_arms_that_differ_in_more_than_the_method_are_pointed_out(tmp_path):
     assert not any('differs' in line for line in report(tmp_path).caveats)
     write_run(tmp_path / 'c', accuracies(SLOW), arm='c', data={'source': 'y'}, model={'name': 'resnet56'})
     assert 'c differs from the baseline a in: model, data.' in report(tmp_path).caveats
+    write_run(tmp_path / 'd', accuracies(SLOW), arm='d', data={'source': 'z'}, model={'name': 'resnet20', 'width': 2})
+    assert 'c and d differ from the baseline a in: model, data.' in report(tmp_path).caveats
     write_run(tmp_path / 'a2', accuracies(SLOW), arm='a', optimizer={'name': 'adam'})
     assert 'The runs of a differ in more than their seed: data, optimizer.' in report(tmp_path).caveats
 

@@ -14,7 +14,7 @@ from composer_kd.errors import UserError
 from composer_kd.report.under_attack import attack_in_words, by_attack, lines_at_the_end
 from composer_kd.runs.plan import PlannedRun
 
-__all__ = ['MARGIN', 'attacked_table', 'by_others', 'under_attack']
+__all__ = ['MARGIN', 'attacked_table', 'by_others', 'first_attack', 'gains_under_attack', 'under_attack']
 
 # Points of robust accuracy that an arm may be worse by and still count as robust; studies say so in their heads.
 MARGIN = 1.0
@@ -95,6 +95,18 @@ def _by_another(line: Mapping[str, Any]) -> str:
     return attack_in_words(line) if 'steps' in line else f'{line["norm"]} {line["epsilon"]:g}'
 
 
+def first_attack(result: Mapping[str, Any]) -> str | None:
+    """The attack that gains are of; ``None`` where no arm was attacked."""
+    everyone = (one['under_attack'] for runs in result['arms'].values() for one in runs if one.get('under_attack'))
+    return next((next(iter(of)) for of in everyone), None)
+
+
+def gains_under_attack(runs: Sequence[Run], others: Sequence[Run], attack: str) -> list[float]:
+    """Differences in robust accuracy, repetition by repetition."""
+    both = [[one.get('under_attack', {}).get(attack) for one in pair] for pair in pairs(runs, others)]
+    return [round(own['robust'] - other['robust'], 2) for own, other in both if own is not None and other is not None]
+
+
 def attacked_table(result: dict[str, Any], student: float) -> list[str]:
     """Lines of Markdown; none where no arm was attacked.
 
@@ -160,10 +172,7 @@ class _Table:
         ]
 
     def _against_the_most(self, runs: Sequence[Run]) -> tuple[str, str]:
-        name = self._attacks[0]
-        both = pairs(runs, self._measured[self.most])
-        known = [(one['under_attack'].get(name), other['under_attack'].get(name)) for one, other in both]
-        gains = [one['robust'] - other['robust'] for one, other in known if one is not None and other is not None]
+        gains = gains_under_attack(runs, self._measured[self.most], self._attacks[0])
         if not gains:
             return '–', '–'
         paired = Paired.of(gains)

@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.aged import aged_table, ageing, steps_tables, takeovers_of, with_more_seeds
 from benchmarks.aged_picture import aged_picture
-from benchmarks.attacked import attacked_table, by_others, under_attack
+from benchmarks.attacked import attacked_table, by_others, first_attack, gains_under_attack, under_attack
 from benchmarks.damaged import damaged, damaged_picture, damaged_table
 from benchmarks.paired import Paired, pairs, repetition, spread
 from benchmarks.pieces import train_for
@@ -50,6 +50,13 @@ AGAINST = {
                'hard', 'ban', 'takd', 'kd_of_3'],
         'ban': ['ban2', 'ban_with_labels', 'cwtm', 'dkpp'],
         'kd_of_3': ['oracle_of_3', 'confidence_of_3', 'random_one_of_3', 'dirichlet_of_3'],
+    },
+    'adversarial': {
+        'pgd7': ['pgd7_every4', 'pgd2', 'fgsm', 'recycled', 'recycled_every4', 'refreshed'],
+        'fgsm': ['recycled'],
+        'recycled': ['recycled_every4', 'refreshed'],
+        'recycled_every4': ['pgd7_every4', 'refreshed'],
+        'warm': ['warm_replayed'],
     },
     'oracle': _ENSEMBLES,
     'oracle_fashion': _ENSEMBLES,
@@ -283,14 +290,23 @@ def table(result: dict[str, Any], folder: str = '') -> str:
 def _against(result: dict[str, Any], digits: int) -> list[str]:
     """Arms against arms that are not the baseline, as far as both have run."""
     arms = result['arms']
-    rows = [
-        f'| {arm} | {other} | {_gain(gains(arms[arm], arms[other]), digits)} |'
+    both = [
+        (arm, other)
         for other, held in AGAINST.get(Path(result['yaml']).stem, {}).items()
         for arm in held
         if arm in arms and other in arms
     ]
+    rows = [[arm, other, _gain(gains(arms[arm], arms[other]), digits)] for arm, other in both]
+    heads = ['arm', 'against', 'gain']
+    if attack := first_attack(result):
+        heads.append(f'under {attack}')
+        rows = [
+            [*row, _gain(gains_under_attack(arms[arm], arms[other], attack), digits)]
+            for row, (arm, other) in zip(rows, both, strict=True)
+        ]
     title = '**Arm against arm** (paired by seed, points of test accuracy)'
-    return ['', title, '', '| arm | against | gain |', '|---|---|---:|', *rows] if rows else []
+    table = [f'| {" | ".join(row)} |' for row in (heads, *rows)]
+    return ['', title, '', table[0], '|---|---|' + '---:|' * (len(heads) - 2), *table[1:]] if rows else []
 
 
 def _left_to_labels(result: dict[str, Any]) -> list[str]:

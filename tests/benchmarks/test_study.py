@@ -93,6 +93,26 @@ def test_arms_are_held_against_each_other_where_both_have_run(monkeypatch: pytes
     assert 'against' not in table(result(arms, name='another'))
 
 
+def test_arms_under_attack_are_held_against_each_other_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, 'AGAINST', {'some': {'pgd7': ['recycled', 'plain']}})
+
+    def run(repetition: int, test: float, robust: float | None = None) -> dict:
+        nothing = dict.fromkeys(('teacher', 'harvest', 'saved'), 0.0)
+        one = {'repetition': repetition, 'seed': 7, 'test': test, 'best': test, 'samples': 1, 'student': 1.0, **nothing}
+        one |= {'cpu': 'one', 'attack': 1.0, 'attack_seconds': None, 'train_seconds': None, 'on_the_way': []}
+        left = {'PGD': {'as it is': test, 'robust': robust, 'samples': 9}}
+        return one if robust is None else {**one, 'under_attack': left}
+
+    arms = {'pgd7': [run(0, 30.0, 20.0), run(1, 32.0, 21.0)], 'recycled': [run(1, 36.0, 22.5), run(0, 33.0, 20.5)],
+            'plain': [run(0, 47.0)]}  # fmt: skip
+    page = table(result(arms, name='some')).splitlines()
+    start = page.index('| arm | against | gain | under PGD |')
+    rows = [line.split(' | ') for line in page[start + 2 : start + 4]]
+    assert [row[2].split(' ')[0] for row in rows] == ['+3.5', '+17.0']
+    assert rows[0][3].startswith('+1.0 ')
+    assert rows[1][3] == '– |'
+
+
 def model(parameters: int, adds: int, one: float, many: float, beside: bool = False) -> dict[str, Any]:
     seconds = {'1': one, '256': many}
     return {

@@ -52,11 +52,11 @@ AGAINST = {
         'kd_of_3': ['oracle_of_3', 'confidence_of_3', 'random_one_of_3', 'dirichlet_of_3'],
     },
     'adversarial': {
-        'pgd7': ['pgd7_every4', 'pgd2', 'fgsm', 'recycled', 'recycled_every4', 'refreshed'],
+        'pgd7': ['pgd7_every4', 'pgd2', 'fgsm', 'recycled', 'recycled_every4', 'refreshed', 'warm_refreshed'],
         'fgsm': ['recycled'],
         'recycled': ['recycled_every4', 'refreshed'],
         'recycled_every4': ['pgd7_every4', 'refreshed'],
-        'warm': ['warm_replayed'],
+        'warm': ['warm_replayed', 'warm_refreshed'],
     },
     'oracle': _ENSEMBLES,
     'oracle_fashion': _ENSEMBLES,

@@ -68,7 +68,7 @@ def test_ways_of_ageing_have_one_recipe_a_group_and_follow_themselves(planned) -
 def test_arms_under_attack_differ_in_their_examples_alone(planned) -> None:
     plan = planned('adversarial')
     first = plan.runs[0]
-    across = {'refreshed', 'warm', 'warm_replayed'}
+    across = {'refreshed', 'warm', 'warm_refreshed', 'warm_replayed'}
     for run in plan.runs:
         assert described(run, 'data', 'optimizer', *RECIPE) == described(first, 'data', 'optimizer', *RECIPE)
         assert run.config.max_duration == ('5ep' if run.arm.startswith('warm') else '16ep')

@@ -53,9 +53,15 @@ def show_attacks(
     if file is not None:
         document = {'format': 'composer_kd.attack', 'version': 1, 'runs': found}
         atomic_write(file, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + '\n')
+    names = [Path(one['run']).name for one in found]
     rows = tuple(
-        (one['run'], f'{one["samples"]:,}', PERCENT.text(one['accuracy']), PERCENT.text(one['robust_accuracy']))
-        for one in found
+        (
+            name if names.count(name) == 1 else one['run'],
+            f'{one["samples"]:,}',
+            PERCENT.text(one['accuracy']),
+            PERCENT.text(one['robust_accuracy']),
+        )
+        for name, one in zip(names, found, strict=True)
     )
     what = f'{attack.norm}, epsilon {attack.epsilon:g} of 255, by {found[0]["library"]}'
     say(text_table(Table(f'Under attack: {what}', ('run', f'{split} samples', 'accuracy, %', 'robust, %'), rows)))

@@ -572,6 +572,29 @@ def test_what_drift_cost_is_quoted_from_the_results() -> None:
         assert work == (costs[way]['all steps: work'] if epochs == there else '')
 
 
+def test_what_attacks_left_is_quoted_from_the_results() -> None:
+    study = [table for of in tables(ROOT / 'benchmarks' / 'adversarial' / 'adversarial.md').values() for table in of]
+    _, against, left, *_ = ([dict(zip(table[0], row, strict=True)) for row in table[1:]] for table in study)
+    arms = {row['arm']: row for row in left}
+    attack = next(name for name in left[0] if name.startswith('PGD-20')).removesuffix(', %')
+    foolbox = [name for name in left[0] if 'foolbox' in name]
+
+    def gain(arm: str, of: str) -> str:
+        found = [row[of] for row in against if (row['arm'], row['against']) == (arm, 'pgd7')]
+        return found[0].partition(', p ')[0] if found else ''
+
+    rows = {row[0].strip('`'): row[1:] for row in tables(ROOT / 'docs' / 'choosing.md')['Under attack'][0][1:]}
+    assert set(rows) == set(arms)
+    for arm, (as_is, robust, by_foolbox, work, over, over_under_attack) in rows.items():
+        assert (as_is, robust) == (arms[arm]['as they are, %'], arms[arm][f'{attack}, %']), arm
+        assert by_foolbox in [arms[arm][name].replace('–', '') for name in foolbox], arm
+        assert work == arms[arm]['attacks in training']
+        assert (over, over_under_attack) == (gain(arm, 'gain'), gain(arm, f'under {attack}')), arm
+    page = ROOT / 'composer_kd' / 'algorithms' / 'adversarial_recycling' / 'README.md'
+    for name, *cells in tables(page)['Measured'][0][1:]:
+        assert cells == [rows[name.strip('`')][place] for place in (0, 1, 3)], name
+
+
 @pytest.mark.parametrize(
     ('heading', 'algorithm', 'source', 'of_mode'),
     [

@@ -13,7 +13,7 @@ import xxhash
 from composer_kd.archive.files import atomic_write
 from composer_kd.archive.manifest import DRIFT_FILE
 
-__all__ = ['DriftFile', 'drifts_hash', 'same_samples']
+__all__ = ['DriftFile', 'drifts_hash']
 
 _FORMAT, _VERSION = 'composer_kd.drift', 1
 
@@ -21,19 +21,6 @@ _FORMAT, _VERSION = 'composer_kd.drift', 1
 def drifts_hash(described: Sequence[Mapping[str, Any]]) -> str:
     """What stands behind the fingerprint of data that has drifted so, by what describes the drifts."""
     return xxhash.xxh3_64_hexdigest(json.dumps(list(described), sort_keys=True))
-
-
-def same_samples(fingerprint: str, entry: Mapping[str, Any]) -> bool:
-    """Whether a drift is of data of this fingerprint, but for the last thing that it does to them.
-
-    Args:
-        fingerprint: Of the data that the model is judged on: of what is stored, and of the run's own drifts behind it.
-        entry: One of ``drifts`` in the file.
-    """
-    stored, _, behind = str(entry.get('fingerprint', '')).rpartition('-')
-    before = entry['drift'][:-1]
-    own = f'{stored}-{drifts_hash(before)}' if before else stored
-    return behind == drifts_hash(entry['drift']) and fingerprint == own
 
 
 @dataclass

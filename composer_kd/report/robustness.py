@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from composer_kd.archive.drift_file import same_samples
+import xxhash
+
 from composer_kd.errors import UserError
 from composer_kd.report.collect import Arm, Run, plain_text
 from composer_kd.report.drift_measures import (
@@ -20,9 +21,27 @@ from composer_kd.report.drift_measures import (
 )
 from composer_kd.report.measures import Spread
 
-__all__ = ['ArmRobustness', 'Measured', 'Robustness', 'measured_of', 'robustness']
+__all__ = ['ArmRobustness', 'Measured', 'Robustness', 'measured_of', 'robustness', 'same_samples']
 
 _FILE = 'drift.json'
+
+
+def same_samples(fingerprint: str, entry: Mapping[str, Any]) -> bool:
+    """Whether a drift is of data of this fingerprint, but for the last thing that it does to them.
+
+    Args:
+        fingerprint: Of the data that the model is judged on: of what is stored, and of the run's own drifts behind it.
+        entry: One of ``drifts`` in the file.
+    """
+    stored, _, behind = str(entry.get('fingerprint', '')).rpartition('-')
+    before = entry['drift'][:-1]
+    own = f'{stored}-{_behind(before)}' if before else stored
+    return behind == _behind(entry['drift']) and fingerprint == own
+
+
+def _behind(described: Sequence[Mapping[str, Any]]) -> str:
+    """What stands behind a fingerprint: ``drifts_hash`` of the archive, which a report does not import."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(list(described), sort_keys=True))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ __all__ = ['add_commands']
 def add_commands(commands) -> None:
     """Make a parser for each command; ``work`` of its arguments does what was asked, and returns the exit status."""
     for add in (
-        _add_init, _add_convert, _add_drift, _add_harvest, _add_ensemble, _add_attack, _add_robustness, _add_report,
-        _add_verify, _add_list,
+        _add_init, _add_convert, _add_import_weights, _add_drift, _add_harvest, _add_ensemble, _add_attack,
+        _add_robustness, _add_report, _add_verify, _add_list,
     ):  # fmt: skip
         add(commands)
 
@@ -74,6 +74,21 @@ def _convert(arguments: argparse.Namespace) -> int:
     made = convert(arguments.source, arguments.out, encoding=arguments.encoding, compression=arguments.compression)
     parts = ', '.join(f'{split["samples"]:,} {name}' for name, split in made.splits.items())
     print(f'{arguments.out}: {parts} images of {len(made.classes)} classes; use it with data.source={arguments.out}')
+    return 0
+
+
+def _add_import_weights(commands) -> None:
+    parser = commands.add_parser('import-weights', help='turn a pickled checkpoint (.pt, .pth) into safetensors')
+    parser.add_argument('file', type=Path, help='what torch.save wrote; a process of its own reads it')
+    parser.add_argument('out', type=Path, metavar='OUT.safetensors')
+    parser.set_defaults(work=_import_weights)
+
+
+def _import_weights(arguments: argparse.Namespace) -> int:
+    from composer_kd.archive.import_weights import import_weights
+
+    import_weights(arguments.file, arguments.out)
+    print(f'{arguments.out}: the weights of {arguments.file}, to be read as they are from now on')
     return 0
 
 

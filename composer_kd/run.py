@@ -23,6 +23,11 @@ def main(argv: list[str] | None = None, prog: str = 'composer run') -> int:
         default='auto',
         help="Composer's bar, a line an epoch, or the bar where there is a terminal (default: auto)",
     )
+    parser.add_argument(
+        '--trust-pickle',
+        action='store_true',
+        help='open a file of weights that a run starts from where it is a pickle (.pt); a process of its own reads it',
+    )
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     # Changes and options in any order: file --only gen1 data.source=x.
     arguments = parser.parse_intermixed_args(argv)
@@ -37,7 +42,7 @@ def _work(arguments: argparse.Namespace) -> int:
 
     run_file(
         arguments.file,
-        arguments.changes,
+        [*arguments.changes, *(['trust_pickle=true'] if arguments.trust_pickle else [])],
         only=arguments.only,
         report=not arguments.no_report,
         bar={'auto': None, 'bar': True, 'lines': False}[arguments.progress],

@@ -1,26 +1,20 @@
-"""Weights on disk: written as safetensors, read from whatever people keep them in, and never by running a pickle."""
+"""Weights on disk: safetensors, or a pickle that the user trusts, which a process of its own reads."""
 
 from __future__ import annotations
 
-import datetime
 import os
-import pickle
-import re
-import zipfile
+import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 import xxhash
 from torch import Tensor, nn
-from torch.serialization import safe_globals
-from torch.torch_version import TorchVersion
 
-from composer_kd.archive.files import atomic_write, is_whole_zip
+from composer_kd.archive.files import atomic_write
+from composer_kd.archive.import_weights import import_weights
 from composer_kd.errors import UserError
 from composer_kd.models.classifier import plain
 
@@ -28,6 +22,7 @@ __all__ = [
     'fitting',
     'load_into',
     'load_weights',
+    'pickle_refusal',
     'put_into',
     'save_weights',
     'tensors_hash',
@@ -39,8 +34,6 @@ PathLike = str | os.PathLike[str]
 
 # Prefixes that wrappers put before every name: DistributedDataParallel and our Classifier, torch.compile, Lightning.
 _PREFIXES = ('module.', '_orig_mod.', 'model.')
-# Where checkpoints keep their weights, first match wins: Composer's, then the habits of other trainers.
-_PLACES = (('state', 'model'), ('state_dict',), ('model_state_dict',), ('model',), ('net',))
 
 
 def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str] | None = None) -> None:
@@ -56,13 +49,17 @@ def save_weights(module: nn.Module, path: PathLike, metadata: Mapping[str, str] 
     atomic_write(path, safetensors.torch.save(tensors, dict(metadata or {})))
 
 
-def load_weights(path: PathLike) -> dict[str, Tensor]:
-    """Names and tensors, on the CPU, from a file of weights.
+def load_weights(path: PathLike, trust_pickle: bool = False) -> dict[str, Tensor]:
+    """Read names and tensors, onto the CPU, from a file of weights.
 
-    Read are ``.safetensors``, plain ``state_dict`` files, Composer checkpoints and checkpoints that keep their weights
-    under ``state_dict``, ``model_state_dict``, ``model`` or ``net``. Names come as they stand in the file;
-    :func:`load_into` takes wrappers' prefixes off. A pickle is read with ``weights_only``: classes other than a few
-    that cannot do anything are refused, and there is no way around that.
+    Names come as they stand in the file; :func:`load_into` takes wrappers' prefixes off.
+
+    Args:
+        path: A ``.safetensors`` file. With ``trust_pickle`` also what ``torch.save`` wrote: a ``state_dict``, a
+            checkpoint of Composer, or one that keeps its weights under ``state_dict``, ``model_state_dict``, ``model``
+            or ``net``.
+        trust_pickle: Open a file that is a pickle. A process of its own reads it, and calls nothing that the file
+            names: what is more than tensors and plain values is refused.
     """
     path = Path(path)
     if path.is_dir():
@@ -75,21 +72,33 @@ def load_weights(path: PathLike) -> dict[str, Tensor]:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from error
     if path.suffix == '.safetensors':
         return _load_safetensors(path)
-    found = _load_pickle(path)
-    weights = _weights_within(found)
-    if weights is None:
-        raise UserError(f'{path}: no weights in it; expected names and tensors, or a checkpoint that holds them')
-    return weights
+    if not trust_pickle:
+        raise UserError(pickle_refusal(path))
+    with tempfile.TemporaryDirectory(prefix='composer_kd-weights-') as folder:
+        out = Path(folder) / 'weights.safetensors'
+        import_weights(path, out)
+        # Into memory: the file goes with the folder.
+        return {name: tensor.clone() for name, tensor in _load_safetensors(out).items()}
 
 
-def load_into(module: nn.Module, path: PathLike) -> None:
+def pickle_refusal(path: PathLike) -> str:
+    """Say why a file of weights that may be a pickle is not opened, and what to do."""
+    out = Path(path).with_suffix('.safetensors')
+    return (
+        f'{path}: this may be a pickle, which is opened only where you say so; convert it once with '
+        f'`composer-kd import-weights {path} {out}`, or set trust_pickle: true'
+    )
+
+
+def load_into(module: nn.Module, path: PathLike, trust_pickle: bool = False) -> None:
     """Load the weights in ``path`` into ``module``, all of them or, where they do not fit, none and one line why.
 
     Args:
         module: The net; wrappers are taken off.
         path: See :func:`load_weights`.
+        trust_pickle: See :func:`load_weights`.
     """
-    put_into(module, load_weights(path), os.fspath(path))
+    put_into(module, load_weights(path, trust_pickle), os.fspath(path))
 
 
 def put_into(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
@@ -153,64 +162,6 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise UserError(f'{path}: not a whole safetensors file ({error}); copy or write it again') from error
-
-
-def _load_pickle(path: Path) -> Any:
-    damaged = f'{path}: not a whole checkpoint; it may be cut off or damaged, copy or write it again'
-    # torch itself does not look at the checksums.
-    if zipfile.is_zipfile(path) and not is_whole_zip(path):
-        raise UserError(damaged)
-    try:
-        with safe_globals(_harmless()):
-            return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch explains at length, and ends by advising weights_only=False.
-        what = re.search(r'GLOBAL (\S+)', str(error))
-        reason = f'it asks for {what[1]}, which no file of weights needs' if what else 'it is no plain file of weights'
-        raise UserError(f'{path}: refused: {reason}; save the weights alone, best as .safetensors') from error
-    except Exception as error:  # a damaged pickle fails in whatever way its bytes happen to spell
-        raise UserError(damaged) from error
-
-
-def _harmless() -> list[Any]:
-    """The classes beyond torch's own that a Composer checkpoint holds; all of them are inert data.
-
-    Checkpoints keep the wall-clock time of training, the version of torch and NumPy's random state. NumPy 1 and 2
-    write the latter under different names, whichever of the two reads it.
-    """
-    reconstruct = np.ndarray.__reduce__(np.empty(0))[0]
-    numbers = [type(np.dtype(name)) for name in ('uint32', 'int64', 'float32', 'float64')]
-    return [
-        datetime.timedelta,
-        TorchVersion,
-        np.ndarray,
-        np.dtype,
-        *numbers,
-        (reconstruct, 'numpy.core.multiarray._reconstruct'),
-        (reconstruct, 'numpy._core.multiarray._reconstruct'),
-    ]
-
-
-def _weights_within(found: Any) -> dict[str, Tensor] | None:
-    if not isinstance(found, Mapping):
-        return None
-    for place in _PLACES:
-        inner: Any = found
-        for key in place:
-            inner = inner.get(key) if isinstance(inner, Mapping) else None
-        if _is_weights(inner):
-            return {name: value for name, value in inner.items() if isinstance(value, Tensor)}
-    if _is_weights(found):
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
-    return None
-
-
-def _is_weights(value: Any) -> bool:
-    """Whether this is a state_dict: names to tensors, with modules' extra state at most beside them."""
-    if not isinstance(value, Mapping):
-        return False
-    names = [name for name in value if not str(name).endswith('_extra_state')]
-    return bool(names) and all(isinstance(name, str) and isinstance(value[name], Tensor) for name in names)
 
 
 def _fitting_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

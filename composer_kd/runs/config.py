@@ -81,6 +81,7 @@ class RunConfig(Section):
         start: Options of WarmStart; ``from`` names the run whose weights this one begins at.
         adversarial: Options of AdversarialRecycling; ``from`` names the run whose recorded examples it uses.
         replaces: The run whose model this one takes the place of, for the report alone: recovery, forgetting.
+        trust_pickle: Open a file of weights that it starts from where that is a pickle; another process reads it.
         robustness: The attacks that it is measured under; ``true`` is all defaults, null none.
         eval_interval: How often the evaluators run.
         save_interval: How often a checkpoint is written.
@@ -111,6 +112,7 @@ class RunConfig(Section):
     adversarial: dict[str, Any] | None = None
     robustness: RobustnessSection | None = None
     replaces: str | None = None
+    trust_pickle: bool = False
     eval_interval: Duration = '1ep'
     save_interval: Duration = '1ep'
     keep_checkpoints: int = Field(default=1, ge=-1)

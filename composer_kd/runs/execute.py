@@ -44,7 +44,8 @@ __all__ = ['execute']
 # What may differ between the YAML that began a run and the one that continues it: it does not change the result.
 _FREE = (
     'archive', 'predictions', 'robustness', 'replaces', 'drifts', 'callbacks', 'loggers', 'save_interval',
-    'keep_checkpoints', 'device', 'threads', 'data.cache_dir', 'data.mode', 'data.workers',
+    'keep_checkpoints', 'trust_pickle', 'start.trust_pickle', 'device', 'threads', 'data.cache_dir',
+    'data.mode', 'data.workers',
 )  # fmt: skip
 
 

@@ -102,8 +102,12 @@ def make_algorithms(config: RunConfig, place: str = '') -> list[Algorithm]:
 
 def _algorithms(config: RunConfig, place: str) -> Iterator[tuple[type[Algorithm], dict[str, Any], str]]:
     """Class, options and place in the file of every algorithm, with those that have a key of their own."""
+    trusted = {'trust_pickle': True} if config.trust_pickle else {}
     for name, options in config.algorithms.items():
-        yield algorithm_class(name, place), options, _join(place, f'algorithms.{name}')
+        found = algorithm_class(name, place)
+        if issubclass(found, WarmStart):
+            options = {**trusted, **options}
+        yield found, options, _join(place, f'algorithms.{name}')
     for key, keyed in _KEYED.items():
         section: dict[str, Any] | None = getattr(config, key)
         if section is None:
@@ -115,6 +119,8 @@ def _algorithms(config: RunConfig, place: str) -> Iterator[tuple[type[Algorithm]
             raise UserError(f'{where}.from: name the run of this file, or the run directory, {keyed.which}')
         if 'from' in options:
             options[keyed.argument] = options.pop('from')
+        if keyed.algorithm is WarmStart:
+            options = {**trusted, **options}
         yield keyed.algorithm, options, where
 
 

@@ -79,22 +79,24 @@ class Teacher:
         name: str | None = None,
         normalization: tuple[Sequence[float], Sequence[float]] | None = None,
         data_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+        trust_pickle: bool = False,
     ) -> Teacher:
-        """A live teacher from a checkpoint of Composer's, a plain state_dict or a safetensors file.
+        """Make a live teacher from a safetensors file, a plain state_dict or a checkpoint of Composer's.
 
         Args:
-            path: The file; it is read with ``weights_only``, so that nothing in it can run.
+            path: The file.
             model: A function that makes the module which the weights belong to.
             name: How lines and metrics call it; the file's name by default.
             normalization: As in :meth:`live`.
             data_normalization: As in :meth:`live`.
+            trust_pickle: Open a file that is not safetensors but a pickle; a process of its own reads it.
         """
         from composer_kd.models.weights import load_into
 
         if isinstance(model, torch.nn.Module) or not callable(model):
             raise UserError(f'Teacher.from_checkpoint({str(path)!r}): model is a function that makes the module')
         module = model()
-        load_into(module, Path(path))
+        load_into(module, Path(path), trust_pickle)
         return cls.live(module, name or Path(path).stem, normalization, data_normalization)
 
     @classmethod

@@ -1,5 +1,6 @@
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -11,8 +12,10 @@ from composer.optim import CosineAnnealingScheduler
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from composer_kd.archive.import_weights import import_weights, read_pickled_weights
 from composer_kd.errors import UserError
 from composer_kd.models import CifarResNet, classifier, load_into, load_weights, save_weights, weights_hash
+from composer_kd.models.weights import put_into
 
 torch.set_num_threads(1)
 
@@ -71,20 +74,38 @@ def test_tied_and_strided_weights_are_saved(tmp_path):
 
 def test_composer_checkpoint(checkpoint):
     path, expected = checkpoint
-    weights = load_weights(path)
-    assert list(weights) == list(expected)
+    weights = load_weights(path, trust_pickle=True)
+    assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     target = net()
-    load_into(target, path)
+    load_into(target, path, trust_pickle=True)
     assert all(torch.equal(tensor, expected[f'module.{name}']) for name, tensor in target.state_dict().items())
 
 
-def test_nothing_stays_allowed_afterwards(checkpoint):
-    before = set(torch.serialization.get_safe_globals())
-    load_weights(checkpoint[0])
-    assert set(torch.serialization.get_safe_globals()) == before
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(checkpoint[0], weights_only=True)
+def test_a_pickle_is_opened_only_where_the_user_says_so(checkpoint):
+    with pytest.raises(UserError, match='composer-kd import-weights .*latest-rank0.safetensors`, or set trust_pickle'):
+        load_weights(checkpoint[0])
+    with pytest.raises(UserError, match='trust_pickle'):
+        load_into(net(), checkpoint[0])
+
+
+def test_a_crash_of_the_process_that_reads_is_one_line(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / 'sitecustomize.py').write_text('import os\nos.abort()\n')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    with pytest.raises(UserError, match='the process that read it ended with signal 6; the file may be crafted'):
+        load_weights(checkpoint[0], trust_pickle=True)
+
+
+def test_import_weights(checkpoint, tmp_path):
+    path, expected = checkpoint
+    import_weights(path, tmp_path / 'w.safetensors')
+    weights = load_weights(tmp_path / 'w.safetensors')
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    with pytest.raises(UserError, match=r'w\.pt: the name of what is written ends in \.safetensors'):
+        import_weights(path, tmp_path / 'w.pt')
+    with pytest.raises(UserError, match='no such file'):
+        import_weights(tmp_path / 'none.pt', tmp_path / 'w.safetensors')
 
 
 @pytest.mark.parametrize(
@@ -104,7 +125,7 @@ def test_nothing_stays_allowed_afterwards(checkpoint):
 def test_pickled_forms(tmp_path, wrap, legacy):
     source, target = net(), net()
     torch.save(wrap(source.state_dict()), tmp_path / 'w.pt', _use_new_zipfile_serialization=not legacy)
-    load_into(target, tmp_path / 'w.pt')
+    put_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
     assert weights_hash(source) == weights_hash(target)
 
 
@@ -121,7 +142,7 @@ def test_a_net_whose_own_names_begin_like_a_wrappers(tmp_path):
     for model in (source, classifier(source)):
         torch.save(model.state_dict(), tmp_path / 'w.pt')
         nn.init.zeros_(target.module.weight)
-        load_into(target, tmp_path / 'w.pt')
+        put_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
         assert weights_hash(source) == weights_hash(target)
 
 
@@ -135,9 +156,9 @@ def test_a_net_that_keeps_extra_state(tmp_path):
 
     source = WithExtra(2, 2)
     torch.save(source.state_dict(), tmp_path / 'w.pt')
-    assert set(load_weights(tmp_path / 'w.pt')) == {'weight', 'bias'}
+    assert set(read_pickled_weights(tmp_path / 'w.pt')) == {'weight', 'bias'}
     target = WithExtra(2, 2)
-    load_into(target, tmp_path / 'w.pt')
+    put_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
     assert weights_hash(source) == weights_hash(target)
 
 
@@ -157,7 +178,7 @@ def test_a_pickle_with_code_is_refused(tmp_path, monkeypatch, content, named, le
     state = {'state': {'model': net().state_dict(), 'callbacks': content}}
     torch.save(state, 'evil.pt', _use_new_zipfile_serialization=not legacy)
     with pytest.raises(UserError, match=rf'^evil\.pt: refused: it asks for {named}') as refusal:
-        load_weights('evil.pt')
+        read_pickled_weights(Path('evil.pt'))
     assert '\n' not in str(refusal.value)
     assert 'weights_only=False' not in str(refusal.value)
     assert not os.path.exists('harmed')
@@ -168,7 +189,7 @@ def test_a_bare_pickle_is_refused(tmp_path, monkeypatch):
     with open('evil.pt', 'wb') as file:
         pickle.dump(Malicious(), file)
     with pytest.raises(UserError, match='refused'):
-        load_weights('evil.pt')
+        read_pickled_weights(Path('evil.pt'))
     assert not os.path.exists('harmed')
 
 
@@ -180,8 +201,9 @@ def test_cut_off_files(tmp_path, checkpoint):
         for share in (0, 0.001, 0.01, 0.3, 0.9, 0.999):
             cut = tmp_path / f'cut{path.suffix}'
             cut.write_bytes(whole[: int(len(whole) * share)])
+            read = load_weights if path.suffix == '.safetensors' else read_pickled_weights
             with pytest.raises(UserError) as refusal:
-                load_weights(cut)
+                read(cut)
             assert str(refusal.value).startswith(f'{cut}: ')
             assert '\n' not in str(refusal.value)
 
@@ -192,14 +214,14 @@ def test_a_flipped_byte_in_a_checkpoint(tmp_path, checkpoint):
     content[content.index(expected['module.fc.weight'].numpy().tobytes()) + 5] ^= 1
     (tmp_path / 'w.pt').write_bytes(content)
     with pytest.raises(UserError, match=r'w\.pt: not a whole checkpoint'):
-        load_weights(tmp_path / 'w.pt')
+        read_pickled_weights(tmp_path / 'w.pt')
 
 
 @pytest.mark.parametrize('content', [3, [torch.zeros(2)], {}, {'epoch': 3}, {'model': {'lr': 0.1}}])
 def test_files_without_weights(tmp_path, content):
     torch.save(content, tmp_path / 'w.pt')
     with pytest.raises(UserError, match='no weights in it'):
-        load_weights(tmp_path / 'w.pt')
+        read_pickled_weights(tmp_path / 'w.pt')
 
 
 def test_no_such_file(tmp_path):
@@ -213,7 +235,7 @@ def refusal_of(target, source, path):
     before = weights_hash(target)
     save_weights(source, path)
     with pytest.raises(UserError) as refusal:
-        load_into(target, path)
+        load_into(target, path, trust_pickle=True)
     assert weights_hash(target) == before, 'half loaded'
     assert str(refusal.value).startswith(f'{path}: ')
     assert '\n' not in str(refusal.value)

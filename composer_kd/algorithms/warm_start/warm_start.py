@@ -17,13 +17,14 @@ from composer_kd.archive.remote import run_at
 from composer_kd.errors import UserError
 from composer_kd.functional.warm_start import shrink_perturb
 from composer_kd.models.classifier import plain
-from composer_kd.models.weights import fitting, load_weights, tensors_of
+from composer_kd.models.weights import fitting, load_weights, pickle_refusal, tensors_of
 from composer_kd.teachers.from_run import finished_weights
 
 __all__ = ['WarmStart']
 
 # A path that ends so and does not exist was meant as a file, not as a run directory.
-_ENDINGS_OF_WEIGHTS = ('.safetensors', '.pt', '.pth', '.ckpt', '.bin')
+_PICKLES = ('.pt', '.pth', '.ckpt', '.bin')
+_ENDINGS_OF_WEIGHTS = ('.safetensors', *_PICKLES)
 
 
 class WarmStart(Described):
@@ -41,6 +42,8 @@ class WarmStart(Described):
             student's architecture.
         shrink: The part of the earlier weights that stays, from 0 to 1. Default: ``1.0``.
         perturb: The scale of the fresh initialisation that is added, from 0 on. Default: ``0.0``.
+        trust_pickle: Open a file of weights that is a pickle, as ``.pt`` files are; a process of its own reads it.
+            Default: ``False``.
 
     Example:
         .. testcode::
@@ -55,7 +58,9 @@ class WarmStart(Described):
             )
     """
 
-    def __init__(self, source: str | Path | nn.Module, shrink: float = 1.0, perturb: float = 0.0):
+    def __init__(
+        self, source: str | Path | nn.Module, shrink: float = 1.0, perturb: float = 0.0, trust_pickle: bool = False
+    ):
         if not isinstance(source, str | Path | nn.Module):
             raise UserError(f'source: expected a run directory, a file of weights or a module, got {source!r}')
         if not _is_number(shrink) or not 0 <= shrink <= 1:
@@ -64,7 +69,12 @@ class WarmStart(Described):
             raise UserError(f'perturb: expected a number from 0 on, got {perturb!r}')
         if shrink == perturb == 0:
             raise UserError('shrink and perturb are both 0: all weights would be; for a fresh start, leave it out')
+        if not isinstance(trust_pickle, bool):
+            raise UserError(f'trust_pickle: expected true or false, got {trust_pickle!r}')
+        if not trust_pickle and isinstance(source, str | Path) and Path(source).suffix in _PICKLES:
+            raise UserError(f'source: {pickle_refusal(source)}')
         self.source = source
+        self.trust_pickle = trust_pickle
         self.shrink, self.perturb = float(shrink), float(perturb)
         self._started = False
 
@@ -126,7 +136,7 @@ class WarmStart(Described):
         try:
             is_file = not is_remote(str(source)) and not Path(source).is_dir()
             if is_file and (Path(source).is_file() or Path(source).suffix in _ENDINGS_OF_WEIGHTS):
-                return load_weights(source)
+                return load_weights(source, self.trust_pickle)
             return finished_weights(run_at(source))
         except UserError as error:
             raise UserError(f'WarmStart: source: {error}') from None

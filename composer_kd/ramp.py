@@ -80,8 +80,8 @@ class Ramp:
         """
         if self._fall is not None and self._fall.stop.unit == 'dur' and not (progress.epochs or progress.batches):
             raise UserError(
-                f'{where}{self.name}: {self.value!r} needs to know how long the training is; give max_duration in ep, '
-                f"ba or sp, or an end as in 'until 20ep'"
+                f'{where}{self.name}: {self.value!r} needs to know how long the training is; give max_duration in ep '
+                f"or ba (sp needs a loader that has a length), or an end as in 'until 20ep'"
             )
         length = progress.epochs or math.inf
         if self._fall is not None and self._fall.stop.unit == 'ep' and self._fall.stop.value > length:

@@ -61,7 +61,10 @@ class Progress:
         if self.batches:
             return self.batch / self.batches
         if not self.epochs:
-            raise UserError("schedule: 'dur' needs a max_duration in epochs, batches or samples; use ep or ba instead")
+            raise UserError(
+                "schedule: 'dur' needs a max_duration in ep or ba (sp needs a loader that has a length); "
+                'use those units instead'
+            )
         return self.in_epochs / self.epochs
 
     def ahead(self) -> Iterator[Progress]:
@@ -200,7 +203,8 @@ class Schedule:
         needs_length = 'dur' in (self.start.unit, self.stop.unit) and (self._windowed or self.decay is not None)
         if needs_length and not (progress.epochs or progress.batches):
             raise UserError(
-                f'{where}: {self.text!r} needs to know how long the training is; give max_duration in ep, ba or sp'
+                f'{where}: {self.text!r} needs to know how long the training is; give max_duration in ep or ba '
+                f'(sp needs a loader that has a length)'
             )
         if self._windowed and progress.epochs:
             ends = {'ep': progress.epochs, 'dur': 1.0}

@@ -181,6 +181,12 @@ class Archive:
                 f'{self.run}: {entry.file} is no table of {kind}: expected seen uint8 [n] and '
                 f'{KINDS[kind].expected()}; record it again'
             )
+        said = table.facts.get('table')
+        if said is not None and said != f'{kind} {number}':
+            raise UserError(
+                f'{self.run}: {entry.file} says that it holds {said}, the manifest says {kind} {number}: two were '
+                f'exchanged; restore them, or record them again'
+            )
         if not 0 < len(table) <= record.count:
             raise UserError(
                 f'{self.run}: {entry.file} has {len(table):,} rows for {record.count:,} samples; record it again'

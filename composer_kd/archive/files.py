@@ -15,7 +15,17 @@ import xxhash
 
 from composer_kd.errors import UserError
 
-__all__ = ['atomic_write', 'is_whole_zip', 'make_folder', 'replacing', 'sync_folder', 'writing_to', 'xxh3_of']
+__all__ = [
+    'atomic_write',
+    'is_whole_zip',
+    'make_folder',
+    'open_own',
+    'refuse_links_out',
+    'replacing',
+    'sync_folder',
+    'writing_to',
+    'xxh3_of',
+]
 
 _REASONS = {
     errno.ENOSPC: 'the disk is full; free some space there or choose another folder',
@@ -46,6 +56,32 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     with writing_to(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
     return Path(folder)
+
+
+def refuse_links_out(folder: str | os.PathLike[str], *names: str) -> None:
+    """Refuse folders in ``folder`` through which symbolic links lead out of it, before anything is written there.
+
+    ``folder`` itself may be a link: somebody chose where it lies.
+    """
+    root = Path(folder).resolve()
+    for name in names:
+        below = (Path(place) / one for place, folders, files in os.walk(root / name) for one in (*folders, *files))
+        for path in (root / name, *below):
+            if path.is_symlink() and root not in path.resolve().parents:
+                raise UserError(
+                    f'{Path(folder) / path.relative_to(root)}: a symbolic link out of {os.fspath(folder)}, and nothing '
+                    f'is written through it; remove it'
+                )
+
+
+def open_own(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
+    """Open a file of ours for writing, created where it does not exist; a symbolic link in its place is refused."""
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f'{os.fspath(path)}: a symbolic link, which nothing is written through; remove it') from None
 
 
 @contextmanager

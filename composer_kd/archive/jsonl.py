@@ -10,7 +10,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from composer_kd.archive.files import atomic_write, make_folder, sync_folder, writing_to
+from composer_kd.archive.files import atomic_write, make_folder, open_own, sync_folder, writing_to
 from composer_kd.errors import UserError
 
 __all__ = ['append_line', 'read_lines', 'rewrite_lines']
@@ -30,7 +30,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
     line = (_dump(record) + '\n').encode()
     make_folder(path.parent)
     # What a full disk or a kill leaves of a line is cut off here, before the next one.
-    with writing_to(path.parent), open(path, 'a+b', buffering=0) as file:
+    with writing_to(path.parent), FileIO(open_own(path, os.O_RDWR | os.O_APPEND), 'a+') as file:
         end = _end_of_whole_lines(file)
         file.truncate(end)
         rest = memoryview(line)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from composer_kd.archive.files import writing_to
+from composer_kd.archive.files import open_own, writing_to
 from composer_kd.errors import UserError
 
 __all__ = ['locked']
@@ -42,7 +42,7 @@ def locked(file: str | os.PathLike[str], what: str) -> Iterator[None]:
     """
     owner = os.getpid()
     with writing_to(Path(file).parent):
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = open_own(file, os.O_RDWR)
     _held.add(descriptor)
     try:
         try:

@@ -30,7 +30,7 @@ class Presence:
         with suppress(OSError):  # Counting is a courtesy: without a writable folder the run counts as alone.
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path = self.folder / str(os.getpid())
-            self._file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+            self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self
 
@@ -54,7 +54,7 @@ class Presence:
 
 def _is_held(path: Path) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except OSError:
         return False
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
@@ -13,11 +14,11 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from composer_kd.archive.files import atomic_write, is_whole_zip, make_folder
+from composer_kd.archive.files import atomic_write, is_whole_zip, make_folder, refuse_links_out, xxh3_of
 from composer_kd.archive.jsonl import append_line, read_lines, rewrite_lines
 from composer_kd.archive.kinds import is_table
 from composer_kd.archive.lock import locked
-from composer_kd.archive.manifest import Manifest, manifest_file, read_manifest, verify, verify_file
+from composer_kd.archive.manifest import Manifest, inside, manifest_file, read_manifest, verify, verify_file
 from composer_kd.errors import UserError
 
 __all__ = ['RunDir']
@@ -59,12 +60,17 @@ class RunDir:
         return self.path / 'metrics.jsonl'
 
     @property
+    def _hashes_file(self) -> Path:
+        return self.checkpoints / 'hashes.json'
+
+    @property
     def manifest_file(self) -> Path:
         return manifest_file(self.path)
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the directory for the length of a ``with`` block; whoever comes second, this process too, is refused."""
         make_folder(self.path)
+        refuse_links_out(self.path, 'archive', 'checkpoints', 'predictions')
         return locked(self.path / '.lock', str(self.path))
 
     def read_config(self) -> dict[str, Any]:
@@ -103,7 +109,7 @@ class RunDir:
 
         Tables do not count: others may be recording into the archive at this moment, and replace some.
         """
-        if not self.manifest_file.is_file():
+        if not self.manifest_file.is_file() or not self.config_file.is_file():
             return False
         manifest = self.manifest()
         return manifest.finished and all(
@@ -121,11 +127,45 @@ class RunDir:
 
     def checkpoint(self) -> Path | None:
         """The checkpoint to resume from, or None: the one that Composer calls the latest, else the newest whole one."""
+        hashes = self.checkpoint_hashes()
         for path in self._checkpoints():
+            inside(self.path, str(path.relative_to(self.path)), str(self))
+            known = hashes.get(path.name)
+            if known is not None and xxh3_of(path) == known:
+                return path
             if is_whole_zip(path):
+                if known is not None:
+                    raise UserError(
+                        f'{path}: not the checkpoint that was written here (its hash differs); restore it, or '
+                        f'remove it to continue from an earlier one'
+                    )
                 return path
             warnings.warn(f'{path}: the checkpoint is damaged or was cut off; looking for an earlier one', stacklevel=2)
         return None
+
+    def checkpoint_hashes(self) -> dict[str, str]:
+        """The hashes of checkpoints by their names, of those that were noted; a kill may leave one that was not."""
+        try:
+            found = json.loads(self._hashes_file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+            raise UserError(f'{self._hashes_file}: damaged: not hashes by name; restore it, or remove it')
+        return found
+
+    def note_checkpoint(self, path: Path) -> None:
+        """Write down the hash of a checkpoint, and forget those that are gone."""
+        hashes = {name: value for name, value in self.checkpoint_hashes().items() if (path.parent / name).is_file()}
+        atomic_write(self._hashes_file, json.dumps({**hashes, path.name: xxh3_of(path)}, indent=1) + '\n')
+
+    def forget_checkpoints(self, after_batch: int) -> None:
+        """Forget the hashes of checkpoints after a batch, before they are written again."""
+        hashes = self.checkpoint_hashes()
+        kept = {name: value for name, value in hashes.items() if _batch_in(name) <= after_batch}
+        if len(kept) < len(hashes):
+            atomic_write(self._hashes_file, json.dumps(kept, indent=1) + '\n')
 
     def prune_checkpoints(self, keep: int) -> None:
         """Leave the newest ``keep`` checkpoints, all for -1: Composer counts those of its own process alone."""
@@ -160,18 +200,22 @@ class RunDir:
 
     def _checkpoints(self) -> Iterator[Path]:
         latest = self.checkpoints / 'latest-rank0.pt'
-        target = latest.resolve()
-        if target.is_file():
-            yield target if latest.is_symlink() else latest
-        saved = [path for path in self.checkpoints.glob('*-rank0.pt') if path.is_file() and path != latest]
-        others = [path for path in saved if path.resolve() != target]
-        yield from sorted(others, key=_batch, reverse=True)
+        # Composer's link is to a name beside it; whatever it names, nothing outside of this folder is looked at.
+        newest = self.checkpoints / os.readlink(latest) if latest.is_symlink() else latest
+        if newest.is_file() or newest.is_symlink():
+            yield newest
+        saved = [path for path in self.checkpoints.glob('*-rank0.pt') if path.is_file()]
+        yield from sorted((path for path in saved if path not in (latest, newest)), key=_batch, reverse=True)
 
 
 def _batch(checkpoint: Path) -> tuple[int, float]:
     """What orders checkpoints: the batch in Composer's ``ep{epoch}-ba{batch}-rank{rank}.pt``, else the time."""
-    named = re.search(r'-ba(\d+)-', checkpoint.name)
-    return int(named[1]) if named else -1, checkpoint.stat().st_mtime
+    return _batch_in(checkpoint.name), checkpoint.stat().st_mtime
+
+
+def _batch_in(name: str) -> int:
+    named = re.search(r'-ba(\d+)-', name)
+    return int(named[1]) if named else -1
 
 
 def _size(path: Path) -> int | None:

@@ -39,8 +39,8 @@ class Samples:
             ids, content, labels = (getattr(dataset, name) for name in ('ids', 'content_hashes', 'labels'))
         except AttributeError as error:
             raise UserError(
-                f'the training data ({type(dataset).__name__}) has no {error.name}: an archive needs samples with ids '
-                f'and content hashes; use data out of shards (composer-kd convert), or live teachers'
+                f'the training data ({type(dataset).__name__}) has no {error.name}: what is recorded, chosen or '
+                f'weighted sample by sample needs ids and content hashes; use data out of shards (composer-kd convert)'
             ) from None
         return cls(
             np.asarray(ids, np.int64), np.asarray(content).astype(np.uint64, copy=False), np.asarray(labels, np.int64)

@@ -172,16 +172,17 @@ def _flat(content: bytearray, dtype: torch.dtype) -> Tensor:
 
 # -- the pickle machine -----------------------------------------------------------------------------------------------
 
+_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 _OPCODES = {
     code: handler
-    for code, handler in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
+    for code, handler in _PythonUnpickler.dispatch.items()
     # Those that make an object without one of our functions, and Python's own extensions.
     if bytes([code]) not in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4,
                              pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID)
 }  # fmt: skip
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+class _Unpickler(_PythonUnpickler):
     """Python's unpickler in Python, which calls what is admitted and sets no attribute that is not expected."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(_OPCODES)
@@ -311,7 +312,7 @@ class _Array(np.ndarray):
         if not isinstance(kind, _Dtype) or not isinstance(content, bytes) or not all(map(_is_count, shape)):
             raise ValueError('not an array of numbers')
         array = np.frombuffer(content, kind.name).reshape(shape, order='F' if fortran else 'C')
-        super().__setstate__((1, array.shape, array.dtype, bool(fortran), array.tobytes('A')))
+        super().__setstate__((1, array.shape, array.dtype, bool(fortran), array.tobytes('A')))  # type: ignore[arg-type]
 
 
 def _empty_array(kind: Any, shape: Any, code: Any) -> _Array:

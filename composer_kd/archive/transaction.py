@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from composer_kd.archive.files import refuse_links_out
 from composer_kd.archive.kinds import KINDS, is_table
 from composer_kd.archive.manifest import (
     ArchiveRecord,
@@ -27,6 +28,7 @@ def held(run_dir: Path) -> Iterator[None]:
 
     A writer that waits for itself waits for ever: no block in here holds another.
     """
+    refuse_links_out(run_dir, 'archive')
     with locked(run_dir / 'archive' / '.lock'):
         yield
 

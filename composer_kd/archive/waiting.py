@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from composer_kd.archive.files import make_folder, writing_to
+from composer_kd.archive.files import make_folder, open_own, writing_to
 
 __all__ = ['locked']
 
@@ -21,7 +21,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """
     make_folder(path.parent)
     with writing_to(path.parent):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = open_own(path, os.O_RDWR)
     held = False
     try:
         with suppress(BlockingIOError):  # Only without waiting.

@@ -15,6 +15,7 @@ from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.samples import Samples
 from composer_kd.errors import UserError
 from composer_kd.models.beside import first_of
+from composer_kd.models.classifier import refuse_strict_model
 
 __all__ = ['begin_recording', 'refuse_beside', 'rows_of']
 
@@ -37,6 +38,7 @@ def begin_recording(archive: Archive, state: State, owner: str) -> Samples:
     """
     dataset: Any = getattr(state.train_dataloader, 'dataset', None)
     samples = Samples.of(dataset)
+    refuse_strict_model(state.model, dataset)
     augmentation: Any = getattr(dataset, 'augmentation', None)
     manifest = Manifest.model_validate(
         {

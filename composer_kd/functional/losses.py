@@ -82,22 +82,24 @@ def dkd(
     Args:
         student: The student's logits ``[B, C]``.
         teacher: The target's logits ``[B, C]``.
-        labels: The hard labels ``[B]``.
+        labels: The hard labels ``[B]``. A sample whose label is negative (-100 is none) does not count.
         alpha: The weight of the label's part.
         beta: The weight of the other classes' part, one number or one a sample.
         temperature: ``T`` in ``p = softmax(z / T)``.
     """
-    label = F.one_hot(labels.long(), student.shape[1]).bool()
+    labels, labelled = labels.long().clamp_min(0), labels >= 0
+    label = F.one_hot(labels, student.shape[1]).bool()
     of_label, others = [], []
     for logits in (student / temperature, teacher / temperature):
         log_p = F.log_softmax(logits, dim=1)
         # The log of all other classes' probability, summed as logarithms: 1 - p would be 0 for a sure teacher.
         log_rest = log_p.masked_fill(label, -torch.inf).logsumexp(dim=1)
-        of_label.append(torch.stack([log_p.gather(1, labels.long()[:, None])[:, 0], log_rest], dim=1))
+        of_label.append(torch.stack([log_p.gather(1, labels[:, None])[:, 0], log_rest], dim=1))
         others.append(F.log_softmax(logits.masked_fill(label, -torch.inf), dim=1).masked_fill(label, 0.0))
     one = _divergence(*of_label)
     other = (others[1].exp() * ~label * (others[1] - others[0])).sum(dim=1)
-    return (alpha * one + beta * other).mean() * temperature**2
+    losses = torch.where(labelled, alpha * one + beta * other, 0.0)
+    return losses.sum() / labelled.sum().clamp_min(1) * temperature**2
 
 
 def _divergence(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
@@ -151,10 +153,12 @@ def cwtm(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy with the label, each sample weighted by the teacher's top probability, normalised over the batch.
 
     "Confidence weighted by teacher max" of `Furlanello et al, 2018 <https://arxiv.org/abs/1805.04770>`_: all that is
-    left of the teacher is how sure it was.
+    left of the teacher is how sure it was. A sample whose label is negative (-100 is none) does not count.
     """
-    losses = F.cross_entropy(student, labels.long(), reduction='none')
-    return (confidence_weights(teacher) * losses).sum()
+    labelled = labels >= 0
+    losses = torch.where(labelled, F.cross_entropy(student, labels.long().clamp_min(0), reduction='none'), 0.0)
+    weights = torch.where(labelled, confidence_weights(teacher), 0.0)
+    return (weights * losses).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 LEAST_SAMPLES: dict[Callable[..., Tensor], int] = {dist: 2}
@@ -164,7 +168,8 @@ LEAST_SAMPLES: dict[Callable[..., Tensor], int] = {dist: 2}
 def standardize(logits: Tensor, least: float = 0.01) -> Tensor:
     """The z-score of every sample's logits (`Sun et al, 2024 <https://arxiv.org/abs/2403.01427>`_).
 
-    Only the shape of the outputs is compared then, not their scale; applied to both sides before any loss.
+    Only the shape of the outputs is compared then, not their scale; applied to both sides before any loss. The
+    deviation divides by ``C - 1``, as in the published code.
 
     Args:
         logits: ``[B, C]``.
@@ -172,4 +177,4 @@ def standardize(logits: Tensor, least: float = 0.01) -> Tensor:
             whose last layer starts at zero would be thrown away by its first step.
     """
     centred = logits - logits.mean(dim=1, keepdim=True)
-    return centred / torch.std(logits, dim=1, keepdim=True, correction=0).clamp_min(least)
+    return centred / torch.std(logits, dim=1, keepdim=True, correction=1).clamp_min(least)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composer_kd.errors import UserError
 
-__all__ = ['batch_of_teachers', 'input_of', 'keys_of', 'labels_of', 'logits_of', 'total_of']
+__all__ = ['batch_of_teachers', 'has_single_output', 'input_of', 'keys_of', 'labels_of', 'logits_of', 'total_of']
 
 
 def batch_of_teachers(state: Any) -> Any:
@@ -30,11 +30,30 @@ def input_of(batch: Any) -> Tensor:
 
 
 def labels_of(batch: Any) -> Tensor | None:
-    """The hard labels ``[B]`` of a batch, or ``None`` where it has none."""
-    if not isinstance(batch, list | tuple) or len(batch) < 2 or not isinstance(batch[1], Tensor):
+    """The hard labels ``[B]`` of a batch, or ``None`` where it has none.
+
+    The second part of a tuple, or ``labels`` of a mapping. Labels of a single output, zeros and ones as floats, are
+    counted as two classes; to see that they are, a GPU is waited for.
+    """
+    if isinstance(batch, Mapping):
+        labels = batch.get('labels')
+    else:
+        labels = batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else None
+    if not isinstance(labels, Tensor):
         return None
-    labels = batch[1]
-    return labels if labels.dim() == 1 and not labels.is_floating_point() else None
+    if not labels.is_floating_point():
+        return labels if labels.dim() == 1 else None
+    if labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dim() != 1 or not bool(((labels == 0) | (labels == 1)).all()):
+        return None
+    return labels.long()
+
+
+def has_single_output(outputs: Any) -> bool:
+    """Whether a model gives one number a sample, as a binary classifier with a sigmoid or a regression does."""
+    found = _tensor_of(outputs)
+    return isinstance(found, Tensor) and (found.dim() == 1 or (found.dim() == 2 and found.shape[1] == 1))
 
 
 def keys_of(batch: Any) -> Tensor | None:
@@ -46,16 +65,24 @@ def keys_of(batch: Any) -> Tensor | None:
 
 
 def logits_of(outputs: Any, owner: str) -> Tensor:
-    """The logits ``[B, C]`` in a model's outputs: the tensor itself, or the entry or attribute called ``logits``."""
-    logits = outputs
-    if isinstance(outputs, Mapping):
-        logits = outputs.get('logits')
-    elif not isinstance(outputs, Tensor):
-        logits = getattr(outputs, 'logits', outputs)
+    """The logits ``[B, C]`` in a model's outputs: the tensor itself, or the entry or attribute called ``logits``.
+
+    A single output ``z`` becomes the logits ``(0, z)`` of two classes, whose softmax is the sigmoid of ``z``.
+    """
+    logits = _tensor_of(outputs)
+    if isinstance(logits, Tensor) and has_single_output(logits):
+        logits = logits.reshape(-1, 1)
+        return torch.cat([torch.zeros_like(logits), logits], dim=1)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(outputs).__name__
         raise UserError(f'{owner} gives {shape}; distillation needs logits of shape [batch, classes]')
     return logits
+
+
+def _tensor_of(outputs: Any) -> Any:
+    if isinstance(outputs, Mapping):
+        return outputs.get('logits')
+    return outputs if isinstance(outputs, Tensor) else getattr(outputs, 'logits', outputs)
 
 
 def total_of(loss: Any) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-__all__ = ['CHANGE_IMAGES', 'DROP_SAMPLES', 'MIX_IMAGES', 'first_of']
+__all__ = ['CHANGE_IMAGES', 'DROP_SAMPLES', 'MIX_IMAGES', 'SURGERY', 'first_of']
 
 MIX_IMAGES = frozenset({'MixUp', 'CutMix'})
 CHANGE_IMAGES = MIX_IMAGES | {
@@ -16,6 +16,11 @@ CHANGE_IMAGES = MIX_IMAGES | {
     'RandAugment',
     'AdversarialRecycling',
 }
+# They put other layers in the place of the model's when the Trainer begins.
+SURGERY = frozenset({
+    'BlurPool', 'Factorize', 'GatedLinearUnits', 'GhostBatchNorm', 'GyroDropout', 'LowPrecisionGroupNorm',
+    'LowPrecisionLayerNorm', 'SqueezeExcite', 'StochasticDepth', 'WeightStandardization', 'Alibi',
+})  # fmt: skip
 DROP_SAMPLES = frozenset({'SelectiveBackprop'})
 
 

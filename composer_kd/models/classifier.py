@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from composer.models import ComposerModel
+from composer.models import ComposerClassifier, ComposerModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from composer_kd.errors import UserError
 
-__all__ = ['Classifier', 'SampleCrossEntropy', 'classifier', 'plain', 'unwrapped']
+__all__ = ['Classifier', 'SampleCrossEntropy', 'classifier', 'plain', 'refuse_strict_model', 'unwrapped']
 
 
 class Classifier(ComposerModel):
@@ -155,6 +155,15 @@ def classifier(
     if num_classes < 2:
         raise UserError(f'model: num_classes must be at least 2, got {num_classes}')
     return Classifier(module, num_classes, cpu_autocast, channels_last)
+
+
+def refuse_strict_model(model: nn.Module, dataset: Any) -> None:
+    """Refuse Composer's own classifier for keyed data: it takes a batch apart in two, and these have three parts."""
+    if isinstance(unwrapped(model), ComposerClassifier) and hasattr(dataset, 'content_hashes'):
+        raise UserError(
+            'the model is a ComposerClassifier, which takes (x, y) batches alone, and this data has (x, y, key); '
+            'wrap the net in composer_kd.models.classifier instead'
+        )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -31,6 +31,7 @@ def mark_arm(arm: Arm) -> str:
 def caveats(summary: Summary) -> list[str]:
     """Sentences in the order of weight; empty where all is well."""
     return [
+        *_altered(summary),
         *_choice_of_baseline(summary),
         *_other_tests(summary),
         *_harvest(summary),
@@ -45,6 +46,15 @@ def caveats(summary: Summary) -> list[str]:
         *_settings(summary),
         *_lengths_of_epochs(summary),
     ]
+
+
+def _altered(summary: Summary) -> Iterable[str]:
+    for run in summary.runs:
+        for name in run.altered:
+            yield (
+                f'{run.path / name} is not what the run wrote (its size or hash differs from the manifest): '
+                f'figures from it may be wrong.'
+            )
 
 
 def _choice_of_baseline(summary: Summary) -> Iterable[str]:

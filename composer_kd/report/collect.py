@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import xxhash
 import yaml
 
 from composer_kd.errors import UserError
@@ -31,12 +32,14 @@ class Run:
         config: ``run.yaml``, resolved.
         epochs: One record for each finished epoch, in order; numbers that are not finite are ``None``.
         manifest: ``archive/manifest.json``, or an empty mapping while there is none.
+        altered: Files that are not what the manifest says they are.
     """
 
     path: Path
     config: Mapping[str, Any]
     epochs: tuple[Mapping[str, Any], ...]
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    altered: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -270,7 +273,25 @@ def _read_run(directory: Path) -> Run:
         raise UserError(f'{file}: cannot be read as YAML ({reason}); mend it or leave this run out') from None
     if not isinstance(config, dict):
         raise UserError(f'{file}: expected the settings of a run, got {type(config).__name__}; leave this run out')
-    return Run(directory, config, _read_epochs(directory / 'metrics.jsonl'), _read_manifest(directory))
+    manifest = _read_manifest(directory)
+    return Run(directory, config, _read_epochs(directory / 'metrics.jsonl'), manifest, _altered(directory, manifest))
+
+
+def _altered(directory: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name the files whose size or hash is not what the manifest says; of tables, which are not read here, the size."""
+    listed = manifest.get('files')
+    altered = []
+    for name, record in listed.items() if isinstance(listed, dict) else ():
+        path = directory / name
+        try:
+            same = path.stat().st_size == record['bytes'] and (
+                name.startswith('archive/') or xxhash.xxh3_128_hexdigest(path.read_bytes()) == record['xxh3']
+            )
+        except (OSError, ValueError, TypeError, KeyError):
+            same = False
+        if not same:
+            altered.append(plain_text(name))
+    return tuple(altered)
 
 
 def _read_epochs(file: Path) -> tuple[dict[str, Any], ...]:

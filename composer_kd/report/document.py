@@ -92,6 +92,8 @@ class Report:
             list[Path]: The files, the page first.
         """
         folder = Path(folder)
+        if (folder / 'report').is_symlink():
+            raise UserError(f'{folder / "report"}: a symbolic link, and nothing is written through it; remove it')
         files: dict[Path, bytes] = {
             folder / 'report.html': self.html().encode(),
             folder / 'report.md': self.markdown(pictures='report').encode(),

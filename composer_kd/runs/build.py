@@ -15,6 +15,7 @@ from composer.utils import dist, get_device, reproducibility
 
 from composer_kd.algorithms import Distillation
 from composer_kd.archive.run_dir import RunDir
+from composer_kd.callbacks.checkpoints import SaveCheckpoints, reading_without_running
 from composer_kd.callbacks.measures import Measures
 from composer_kd.callbacks.nan_guard import NanGuard
 from composer_kd.callbacks.same_buffers import SameBuffers
@@ -97,32 +98,31 @@ def build_trainer(
         Measures(run.append_metrics, run.truncate_metrics, count_runs),
         *(callbacks or []),
     ]
-    trainer = Trainer(
-        model=model,
-        train_dataloader=data.train,
-        eval_dataloader=_evaluators(data, config.eval_interval),
-        max_duration=config.max_duration,
-        optimizers=make_optimizer(config, model.parameters()),
-        schedulers=make_scheduler(config),
-        algorithms=algorithms,
-        callbacks=own_callbacks + make_callbacks(config),
-        loggers=([_bar()] if progress_bar else []) + make_loggers(config),
-        run_name=run.path.name,
-        progress_bar=False,  # Ours is among the loggers.
-        load_path=None if checkpoint is None else str(checkpoint),
-        load_progress_bar=False,
-        save_folder=str(run.checkpoints),
-        save_interval=config.save_interval,
-        save_num_checkpoints_to_keep=config.keep_checkpoints,
-        save_overwrite=True,
-        device=device,
-        precision='fp32' if not on_gpu or config.precision == 'fp32' else f'amp_{config.precision}',
-        device_train_microbatch_size=min(microbatch, config.batch_size // dist.get_world_size())
-        if microbatch
-        else None,
-        compile_config=compiled,
-        seed=config.seed,
-    )
+    # The saver comes last: what others write at the end of an epoch is there when a checkpoint says so.
+    saver = SaveCheckpoints(run, config.save_interval, config.keep_checkpoints)
+    with reading_without_running():
+        trainer = Trainer(
+            model=model,
+            train_dataloader=data.train,
+            eval_dataloader=_evaluators(data, config.eval_interval),
+            max_duration=config.max_duration,
+            optimizers=make_optimizer(config, model.parameters()),
+            schedulers=make_scheduler(config),
+            algorithms=algorithms,
+            callbacks=[*own_callbacks, *make_callbacks(config), saver],
+            loggers=([_bar()] if progress_bar else []) + make_loggers(config),
+            run_name=run.path.name,
+            progress_bar=False,  # Ours is among the loggers.
+            load_path=None if checkpoint is None else str(checkpoint),
+            load_progress_bar=False,
+            device=device,
+            precision='fp32' if not on_gpu or config.precision == 'fp32' else f'amp_{config.precision}',
+            device_train_microbatch_size=min(microbatch, config.batch_size // dist.get_world_size())
+            if microbatch
+            else None,
+            compile_config=compiled,
+            seed=config.seed,
+        )
     return Built(trainer, model, data, algorithms)
 
 

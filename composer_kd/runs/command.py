@@ -96,7 +96,17 @@ def quieten() -> None:
             warnings.filterwarnings('ignore', module=rf'{module}(\..*)?$')
     warnings.showwarning = _one_line_warning
     logging.getLogger('composer').setLevel(logging.ERROR)
+    ours = logging.getLogger('composer_kd')
+    if not ours.handlers:
+        ours.addHandler(_OneLine(logging.WARNING))
     torch.set_warn_always(False)
+
+
+class _OneLine(logging.Handler):
+    """Show what our modules log as a warning, as warnings are shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _one_line_warning(record.getMessage(), None, '', 0)
 
 
 def _one_line_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -24,9 +24,7 @@ from composer_kd.archive.predictions import predictions_file
 from composer_kd.archive.presence import Presence
 from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.run_dir import RunDir
-from composer_kd.archive.unlisted import unlisted
 from composer_kd.callbacks.robustness import ROBUSTNESS_FILE
-from composer_kd.data.section import DataSection
 from composer_kd.errors import UserError
 from composer_kd.models import inference_seconds, multiply_adds, parameters, save_weights, weights_hash
 from composer_kd.runs.attacks_configured import attack_configured
@@ -35,18 +33,12 @@ from composer_kd.runs.evaluation import evaluation, kept_predictions, recorded_s
 from composer_kd.runs.plan import Plan, PlannedRun
 from composer_kd.runs.progress import Progress
 from composer_kd.runs.recording import harvest_configured, make_recorders, reopen, supply_missing
+from composer_kd.runs.resume import STORED, WayOn, stored_data, way_on
 from composer_kd.runs.robustness import measure_configured
 from composer_kd.teachers.live import LiveTeacher
 from composer_kd.teachers.recorded import RecordedTeacher
 
 __all__ = ['execute']
-
-# What may differ between the YAML that began a run and the one that continues it: it does not change the result.
-_FREE = (
-    'archive', 'predictions', 'robustness', 'replaces', 'drifts', 'callbacks', 'loggers', 'save_interval',
-    'keep_checkpoints', 'trust_pickle', 'start.trust_pickle', 'device', 'threads', 'data.cache_dir',
-    'data.mode', 'data.workers',
-)  # fmt: skip
 
 
 def execute(plan: Plan, progress: Progress) -> None:
@@ -60,26 +52,24 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
     run = RunDir(planned.folder)
     with ExitStack() as stack:
 
-        def enter() -> tuple[bool, Path | None]:
+        def enter() -> WayOn:
             stack.enter_context(run.lock())
-            _refuse_changes(run, planned)
-            _renew_what_it_replaces(run, planned)
-            return (True, None) if run.finished else (False, run.checkpoint())
+            return way_on(run, planned)
 
-        finished, checkpoint = on_rank_zero(enter)
-        if finished:
+        goes_on = on_rank_zero(enter)
+        if goes_on.finished:
             progress.finished_before(number, run)
             supply_missing(planned.config, run, progress.say, progress.bar)
             attack_configured(planned.config, run, progress.say)
             measure_configured(planned.config, run, progress.say)
             return
         stack.enter_context(presence := Presence())
-        progress.begin_run(number, planned, checkpoint)
-        on_rank_zero(lambda: reopen(planned.config, run, checkpoint))
+        progress.begin_run(number, planned, goes_on)
+        on_rank_zero(lambda: reopen(planned.config, run, goes_on.checkpoint))
         built = build_trainer(
             planned.config,
             run,
-            checkpoint,
+            goes_on.checkpoint,
             callbacks=[*make_recorders(planned.config, run), progress, _Begun(run, planned)],
             say=progress.say,
             progress_bar=progress.bar,
@@ -87,7 +77,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
         )
         try:
             _fit(built, run)
-            on_rank_zero(lambda: _finish(run, planned, built, progress.say))
+            on_rank_zero(lambda: _finish(run, planned, built, goes_on, progress.say))
             on_rank_zero(lambda: run.prune_checkpoints(planned.config.keep_checkpoints))
         finally:
             built.trainer.close()
@@ -108,9 +98,10 @@ class _Begun(Callback):
     def batch_end(self, state: State, logger: Logger) -> None:
         if not self._done:
             self._done = True
-            on_rank_zero(
-                lambda: None if self._run.config_file.exists() else self._run.write_config(self._planned.resolved())
-            )
+            on_rank_zero(lambda: None if self._run.config_file.exists() else self._run.write_config(self._resolved()))
+
+    def _resolved(self) -> dict[str, Any]:
+        return {**self._planned.resolved(), STORED: stored_data(self._planned.config.data)}
 
 
 def _fit(built: Built, run: RunDir) -> None:
@@ -139,59 +130,7 @@ def _let_go(state: State) -> None:
     state._callbacks = []
 
 
-def _refuse_changes(run: RunDir, planned: PlannedRun) -> None:
-    if not run.config_file.exists():
-        return
-    begun = run.read_config()
-    # A key that is younger than the run: what it did before is the default.
-    begun['data'] = {**DataSection().model_dump(mode='json'), **begun.get('data', {})}
-    before, now = _flat(begun), _flat(planned.resolved())
-    changed = [
-        f'{key}: {before.get(key, "not set")} -> {now.get(key, "not set")}'
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and not (key in _FREE or key.partition('.')[0] in _FREE)
-    ]
-    if not run.finished and _recorded_views(before) != _recorded_views(now):
-        changed.append(f'archive.logits, from training: {_recorded_views(before)} -> {_recorded_views(now)}')
-    if changed:
-        shown = '; '.join(changed[:4]) + (f'; and {len(changed) - 4} more' if len(changed) > 4 else '')
-        raise UserError(
-            f'{run.path} was begun with other settings ({shown}); '
-            f'put them back, choose another save_folder, or delete {run.path} to begin anew'
-        )
-
-
-def _renew_what_it_replaces(run: RunDir, planned: PlannedRun) -> None:
-    """This may be said later: the report reads it out of ``run.yaml``."""
-    if not run.config_file.exists() or run.read_config().get('replaces') == planned.config.replaces:
-        return
-    renewed = {**run.read_config(), 'replaces': planned.config.replaces}
-    if run.finished:
-        with unlisted(run, run.config_file.name):
-            run.write_config(renewed)
-    else:
-        run.write_config(renewed)
-
-
-def _recorded_views(flat: dict[str, Any]) -> str:
-    """What is recorded of the training itself: it decides which views the last epochs show."""
-    if flat.get('archive.logits.from') != 'training':
-        return 'nothing'
-    return f'{flat["archive.logits.views"]} views, top_k {flat["archive.logits.top_k"]}'
-
-
-def _flat(values: Any, prefix: str = '') -> dict[str, Any]:
-    if not isinstance(values, dict):
-        return {prefix: values}
-    if not values:
-        return {prefix: {}} if prefix else {}
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f'{prefix}.{key}' if prefix else str(key))
-    return flat
-
-
-def _finish(run: RunDir, planned: PlannedRun, built: Built, say: Callable[[str], None]) -> None:
+def _finish(run: RunDir, planned: PlannedRun, built: Built, goes_on: WayOn, say: Callable[[str], None]) -> None:
     """Leave what later runs need; the manifest comes last and says that all of it is there."""
     save_weights(built.model, run.weights_file, {'run': planned.name})
     state, data, config = built.trainer.state, built.data, planned.config
@@ -225,6 +164,8 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built, say: Callable[[str],
         'inference': _inference(built, config.precision),
         'evaluation': evaluation(predictions, teacher_runs(built.algorithms), say),
     }
+    if goes_on.weights not in (None, manifest['weights']['hash']):
+        say(f'{run}: made again, it ends with other weights than before; what was learnt from those is of others')
     if not run.manifest_file.is_file():
         write_manifest(run.path, Manifest.model_validate(manifest))
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import time
-from pathlib import Path
 from typing import TextIO
 
 from composer.core import Callback, State
@@ -14,6 +13,7 @@ from composer.utils import dist
 
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.runs.plan import Plan, PlannedRun
+from composer_kd.runs.resume import WayOn
 
 __all__ = ['Progress', 'duration_text']
 
@@ -54,7 +54,7 @@ class Progress(Callback):
         self._epochs_left -= self._length(number)
         self.say(f'{self._count(number)} {run.path.name}: finished before, not trained again{_reached(lines)}')
 
-    def begin_run(self, number: int, planned: PlannedRun, checkpoint: Path | None) -> None:
+    def begin_run(self, number: int, planned: PlannedRun, goes_on: WayOn) -> None:
         assert self._plan is not None
         self._label = f'{self._count(number)} {planned.name}'
         self._run = RunDir(planned.folder)
@@ -64,9 +64,10 @@ class Progress(Callback):
         taught += f', with the adversarial examples of {", ".join(planned.examples)}' if planned.examples else ''
         config = planned.config
         self.say(f'{self._label}: {config.model.name}, {config.max_duration}, seed {config.seed}{taught}')
+        checkpoint = goes_on.checkpoint
         named = re.match(r'ep(\d+)-ba(\d+)-', checkpoint.name) if checkpoint else None
-        if self._run.manifest_file.is_file() and self._run.manifest().finished:
-            self.say(f'{self._label}: finished before, but its files are damaged or missing: they are made again')
+        if goes_on.note is not None:
+            self.say(f'{self._label}: {goes_on.note}')
         if named:
             self._epochs_left -= int(named[1])
             self.say(f'{self._label}: continues from its checkpoint after epoch {named[1]}, batch {named[2]}')

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch import Tensor
 from composer_kd.errors import UserError
 
 __all__ = ['OutputChecks', 'at_chance_level']
+
+log = logging.getLogger(__name__)
 
 ENOUGH_SAMPLES = 512
 # Fewer samples than this may well be the same image, or blank ones.
@@ -68,7 +71,7 @@ class OutputChecks:
         row = logits.new_zeros(len(self.COLUMNS), dtype=torch.float64)
         row[0], row[1], row[2] = not_finite, ((logits == logits[0]).all() & ~not_finite) * several, several
         if labels is not None and not self.judged[teacher]:
-            row[3], row[4] = (logits.argmax(dim=1) == labels).sum(), len(labels)
+            row[3], row[4] = (logits.argmax(dim=1) == labels).sum(), (labels >= 0).sum()
         return row
 
     def refuse_broken(self, rows: Sequence[Sequence[float]]) -> None:
@@ -117,20 +120,27 @@ class OutputChecks:
 
     def _judge_accuracy(self, teacher: int) -> None:
         correct, counted = self.correct[teacher], self.counted[teacher]
-        if not counted:
+        # Without classes, this process has seen no batch: it continues after the last one of a training.
+        if not counted or not self.classes:
             return
         self.judged[teacher] = True
         if at_chance_level(correct, counted, self.classes):
-            warnings.warn(
+            # Logged, not warned of: where warnings are errors, a training would end by a guess.
+            log.warning(
                 f'teacher {self.names[teacher]!r} is at chance level: {correct} of {counted} right, '
                 f'{self.classes} classes. Its classes may be in another order, or its inputs normalised otherwise, '
-                f'or its weights not trained.',
-                stacklevel=2,
+                f'or its weights not trained.'
             )
 
-    def state_dict(self) -> dict[str, list]:
-        return {'correct': list(self.correct), 'counted': list(self.counted), 'judged': list(self.judged)}
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            'classes': self.classes,
+            'correct': list(self.correct),
+            'counted': list(self.counted),
+            'judged': list(self.judged),
+        }
 
-    def load_state_dict(self, state: dict[str, list]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         if len(state['judged']) == len(self.names):
+            self.classes = state.get('classes', 0)
             self.correct, self.counted, self.judged = (list(state[key]) for key in ('correct', 'counted', 'judged'))

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from composer.core.precision import get_precision_context
-from composer.models import ComposerModel
+from composer.models import ComposerClassifier, ComposerModel
 from torch import Tensor
 
 from composer_kd.errors import UserError
 from composer_kd.models import Classifier, multiply_adds
-from composer_kd.models.batch import input_of, logits_of
+from composer_kd.models.batch import input_of, keys_of, logits_of
 from composer_kd.models.classifier import unwrapped
 from composer_kd.teachers.teacher import Teacher
 
@@ -86,7 +86,7 @@ class LiveTeacher(Teacher):
             try:
                 outputs = self._forward(batch)
             except RuntimeError as error:
-                if 'out of memory' in str(error).lower():
+                if 'out of memory' in str(error).lower() or 'CUDNN_STATUS_NOT_SUPPORTED' in str(error):
                     raise  # Composer's, which tries again with smaller microbatches.
                 raise UserError(
                     f'teacher {self.name!r} cannot be run on this batch: {str(error).strip().splitlines()[0]}; '
@@ -98,6 +98,8 @@ class LiveTeacher(Teacher):
         return 0 if isinstance(self.module, ComposerModel) else multiply_adds(self.module, tuple(shape))
 
     def _forward(self, batch: Any) -> Any:
+        if isinstance(self.module, ComposerClassifier) and keys_of(batch) is not None:
+            batch = batch[:2]  # Composer's own takes a batch apart in two.
         if isinstance(self.module, ComposerModel) and self._convert is None:
             return self.module(batch)
         inputs = input_of(batch)

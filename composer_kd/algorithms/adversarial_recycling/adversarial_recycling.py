@@ -28,6 +28,7 @@ from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of, labels_of, logits_of
 from composer_kd.models.beside import CHANGE_IMAGES, DROP_SAMPLES, first_of
 from composer_kd.models.buffers import share_buffers
+from composer_kd.models.classifier import refuse_strict_model
 from composer_kd.teachers.clock import Clock
 
 __all__ = ['AdversarialRecycling']
@@ -227,6 +228,7 @@ class AdversarialRecycling(Described):
         self.check_company(state.algorithms)
         dataset: Any = getattr(state.train_dataloader, 'dataset', None)
         samples = Samples.of(dataset)
+        refuse_strict_model(state.model, dataset)
         try:
             views, normalization = Views(dataset.augmentation, owner), dataset.normalization
             classes, shape = dataset.num_classes, tuple(dataset[0][0].shape)

@@ -21,8 +21,9 @@ from composer_kd.algorithms.distillation.loss import make_loss
 from composer_kd.algorithms.distillation.overtaking import Overtaking, watch
 from composer_kd.algorithms.distillation.step_sums import StepSums
 from composer_kd.errors import UserError
-from composer_kd.models.batch import batch_of_teachers, keys_of, labels_of, logits_of, total_of
+from composer_kd.models.batch import batch_of_teachers, has_single_output, keys_of, labels_of, logits_of, total_of
 from composer_kd.models.beside import MIX_IMAGES, first_of
+from composer_kd.models.classifier import refuse_strict_model
 from composer_kd.ramp import Ramp
 from composer_kd.schedule import Progress, Schedule
 from composer_kd.teachers.checks import OutputChecks
@@ -235,6 +236,7 @@ class Distillation(Described):
 
     def _fit_start(self, state: State) -> None:
         owner = type(self).__name__
+        refuse_strict_model(state.model, getattr(state.train_dataloader, 'dataset', None))
         progress = Progress.of(state)
         self.check_length(progress, f'{owner}: ')
         if self._overtaking is not None and not state.evaluators:
@@ -270,8 +272,11 @@ class Distillation(Described):
         label_weight = self.label_weight.at(progress) if self._on else 1.0
         lesson = self._lesson = Lesson(self._labels, self._strength, label_weight, self._numbers)
         student = logits_of(state.outputs, 'the student')
+        lesson.single = has_single_output(state.outputs)
         least = self.loss.least_samples
         if not self.faculty.met:  # In the first batch, whatever the schedule: not in epoch 10.
+            if lesson.single:
+                self._check_single_output(state.batch)
             self.loss.check_labels(self._labels)
             self.mix.check_labels(self._labels)
             if len(student) < least:
@@ -294,6 +299,18 @@ class Distillation(Described):
             lesson.target, lesson.taught = self.mix.lesson(outputs, step)
         if least > 1 and (len(student) if lesson.taught is None else int(lesson.taught.sum())) < least:
             lesson.taught = torch.zeros(len(student), dtype=torch.bool, device=student.device)
+
+    def _check_single_output(self, batch: Any) -> None:
+        """Refuse what compares classes for a model with a single output that is none of two classes."""
+        owner = type(self).__name__
+        if self.loss.z_score:
+            raise UserError(f'{owner}: standardize: a single output has no spread over classes; leave it out')
+        given = batch.get('labels') if isinstance(batch, Mapping) else batch[1] if len(batch) > 1 else None
+        if not self.loss.compares_outputs and given is not None and self._labels is None:
+            raise UserError(
+                f'{owner}: the student has a single output and labels other than 0 and 1, so it is no classifier; '
+                f"loss='mse' compares the outputs themselves"
+            )
 
     def _step(self, state: State, student: Tensor) -> Step:
         samples, keys = len(student), keys_of(state.batch)

@@ -36,6 +36,8 @@ class Lesson:
     numbers: Mapping[str, Any]
     target: Tensor | None = None
     taught: Tensor | None = None
+    single: bool = False
+    """Whether the student has a single output, shown as the logits of two classes."""
 
     @property
     def changes_nothing(self) -> bool:
@@ -60,8 +62,10 @@ class Lesson:
                 f"{owner}: samples that no teacher knows are taught by their labels (unseen='label'), "
                 f'and this batch has no hard labels; use label_weight=1'
             )
+        # Labels of -100 are none, here as in PyTorch: they add nothing, and do not count.
         losses = F.cross_entropy(student, self.labels.long(), reduction='none')
-        alone = torch.where(self.taught, 0.0, losses).sum() / len(student)
+        labelled = (self.labels >= 0).sum().clamp_min(1)
+        alone = torch.where(self.taught, 0.0, losses).sum() / labelled
         return label + (1.0 - self.label_weight) * alone
 
     def distill(self, student: Tensor, loss: DistillLoss) -> Distilled:
@@ -76,11 +80,12 @@ class Lesson:
             student, target = student[rows], target[rows]
             compared = len(student)
         share = len(student) / samples
-        term = self.strength * share * loss(student, target, labels, self.numbers)
+        term = self.strength * share * loss(student, target, labels, self.numbers, self.single)
         agreement = (student.argmax(dim=1) == target.argmax(dim=1)).sum()
         if loss.learned is None:
             return Distilled(term, agreement, compared)
         temperature = torch.full((), self.numbers['temperature'], device=student.device, requires_grad=True)
-        again = share * loss(student.detach(), target, labels, {**self.numbers, 'temperature': temperature})
+        numbers = {**self.numbers, 'temperature': temperature}
+        again = share * loss(student.detach(), target, labels, numbers, self.single)
         (slope,) = torch.autograd.grad(again, temperature)
         return Distilled(term, agreement, compared, slope)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composer_kd.algorithms.distillation.temperature import LearnedTemperature, Temperature, make_temperature
 from composer_kd.errors import UserError, nearest
-from composer_kd.functional.losses import LEAST_SAMPLES, LOSSES, dkd, kl, standardize
+from composer_kd.functional.losses import LEAST_SAMPLES, LOSSES, dkd, kl, mse, standardize
 from composer_kd.ramp import Ramp
 from composer_kd.schedule import Progress
 
@@ -30,6 +30,7 @@ class DistillLoss:
         numbers: Those that are, and that may change while the training goes on.
         wants_labels: Whether it has an argument called ``labels``.
         z_score: Whether both sides' logits are standardised first.
+        compares_outputs: Whether it means the outputs themselves, and not the probabilities of classes.
     """
 
     name: str
@@ -38,9 +39,23 @@ class DistillLoss:
     numbers: Mapping[str, Temperature] = field(default_factory=dict)
     wants_labels: bool = False
     z_score: bool = False
+    compares_outputs: bool = False
 
-    def __call__(self, student: Tensor, target: Tensor, labels: Tensor | None, numbers: Mapping[str, Any]) -> Tensor:
-        """The batch's average, with the numbers that :meth:`at` gives."""
+    def __call__(
+        self, student: Tensor, target: Tensor, labels: Tensor | None, numbers: Mapping[str, Any], single: bool = False
+    ) -> Tensor:
+        """Compare the two sides' logits, averaged over the batch.
+
+        Args:
+            student: ``[B, C]``.
+            target: ``[B, C]``.
+            labels: ``[B]``, where there are any.
+            numbers: As :meth:`at` gives them.
+            single: Whether two classes stand for a single output. A distance, and a function of the user's own,
+                compare that one; what compares probabilities compares two.
+        """
+        if single and self.compares_outputs:
+            student, target = student[:, 1:] - student[:, :1], target[:, 1:] - target[:, :1]
         if self.z_score:
             student, target = standardize(student), standardize(target)
         options = {**self.options, **numbers}
@@ -105,7 +120,7 @@ def make_loss(loss: str | dict[str, Any] | Callable[..., Tensor], temperature: A
     # Ours take weights: every option whose default is a number may be one that changes.
     for option in [option for option in options if not callable(name) and isinstance(known[option].default, float)]:
         numbers[option] = Ramp(options.pop(option), f"loss: {label}'s {option}")
-    made = DistillLoss(label, function, options, numbers, wants_labels, z_score)
+    made = DistillLoss(label, function, options, numbers, wants_labels, z_score, function is mse or callable(name))
     if not callable(name):
         _try(made)
     return made

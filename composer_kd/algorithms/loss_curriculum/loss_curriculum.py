@@ -23,7 +23,7 @@ from composer_kd.algorithms.loss_curriculum.arguments import (
 )
 from composer_kd.algorithms.loss_curriculum.difficulty import check_statistic, difficulties
 from composer_kd.algorithms.loss_curriculum.epochs import SelectedEpochs
-from composer_kd.algorithms.loss_curriculum.own_losses import OwnLosses
+from composer_kd.algorithms.loss_curriculum.own_losses import OwnLosses, with_nan, without_nan
 from composer_kd.algorithms.loss_curriculum.rules import Choice, InfoBatch, Paced, Rho, Rule, Situation, ramp
 from composer_kd.algorithms.loss_curriculum.sample_weights import SampleWeights
 from composer_kd.archive.archive import Archive
@@ -31,6 +31,7 @@ from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.samples import Samples
 from composer_kd.errors import UserError
 from composer_kd.functional.curriculum import PACINGS
+from composer_kd.models.classifier import refuse_strict_model
 from composer_kd.models.sample_losses import SampleLosses
 from composer_kd.schedule import Progress
 
@@ -208,7 +209,9 @@ class LossCurriculum(Described):
     def _fit_start(self, state: State) -> None:
         owner, rule = type(self).__name__, self.rule
         self._epochs.stop(state)  # What a fit that was interrupted left.
-        self._samples = Samples.of(getattr(state.train_dataloader, 'dataset', None))
+        dataset = getattr(state.train_dataloader, 'dataset', None)
+        self._samples = Samples.of(dataset)
+        refuse_strict_model(state.model, dataset)
         self.check_company(state.algorithms)
         if rule.schedule is not None:
             rule.schedule.check(Progress.of(state), where=owner)
@@ -299,7 +302,7 @@ class LossCurriculum(Described):
         state = super().state_dict()
         if self.archive is not None:
             # The archive may hold more by the time this training goes on: it goes on by what it began with.
-            state['stored'] = {'ids': torch.from_numpy(self._samples.ids), 'losses': self._stored}
+            state['stored'] = {'ids': torch.from_numpy(self._samples.ids), 'losses': without_nan(self._stored)}
         if self.rule.needs_own_losses:
             state['own'] = self._own.state_dict()
         return state
@@ -308,6 +311,6 @@ class LossCurriculum(Described):
         del strict
         self._begun = True
         if 'stored' in state:
-            self._saved = (state['stored']['ids'], state['stored']['losses'])
+            self._saved = (state['stored']['ids'], with_nan(state['stored']['losses']))
         if self.rule.needs_own_losses and 'own' in state:
             self._own.load_state_dict(state['own'])

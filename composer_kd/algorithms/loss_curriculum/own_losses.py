@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from composer.utils import dist
+from torch import Tensor
 
 from composer_kd.archive.samples import Samples
 from composer_kd.errors import UserError
 from composer_kd.functional.counter import counter_hash
 from composer_kd.models.sample_losses import StepLosses
 
-__all__ = ['OwnLosses']
+__all__ = ['OwnLosses', 'with_nan', 'without_nan']
 
 
 class OwnLosses:
@@ -86,8 +87,19 @@ class OwnLosses:
     def state_dict(self) -> dict[str, Any]:
         # Composer calls this on every rank, and writes what rank 0 returns.
         self._gather()
-        return {'last': self.last.clone(), 'coming': self._coming.clone(), 'digest': self._digest}
+        return {'last': without_nan(self.last), 'coming': without_nan(self._coming), 'digest': self._digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.last, self._coming, self._digest = state['last'].clone(), state['coming'].clone(), state['digest']
+        self.last, self._coming, self._digest = with_nan(state['last']), with_nan(state['coming']), state['digest']
         self._steps = []
+
+
+def without_nan(values: Tensor) -> dict[str, Tensor]:
+    """Split values into numbers and what is known, for a checkpoint: NaN differs from itself when two are compared."""
+    known = ~values.isnan()
+    return {'values': torch.where(known, values, 0.0), 'known': known}
+
+
+def with_nan(saved: dict[str, Tensor]) -> Tensor:
+    """Put back what :func:`without_nan` has split."""
+    return torch.where(saved['known'], saved['values'], torch.nan)

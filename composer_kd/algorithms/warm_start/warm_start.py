@@ -16,8 +16,9 @@ from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.remote import run_at
 from composer_kd.errors import UserError
 from composer_kd.functional.warm_start import shrink_perturb
+from composer_kd.models.beside import SURGERY, first_of
 from composer_kd.models.classifier import plain
-from composer_kd.models.weights import fitting, load_weights, pickle_refusal, tensors_of
+from composer_kd.models.weights import fitting, load_weights, pickle_refusal, tensors_of, weights_hash
 from composer_kd.teachers.from_run import finished_weights
 
 __all__ = ['WarmStart']
@@ -77,13 +78,16 @@ class WarmStart(Described):
         self.trust_pickle = trust_pickle
         self.shrink, self.perturb = float(shrink), float(perturb)
         self._started = False
+        self._before: str | None = None
 
     def match(self, event: Event, state: State) -> bool:
-        return event in (Event.INIT, Event.AFTER_LOAD)
+        return event in (Event.INIT, Event.BEFORE_LOAD, Event.AFTER_LOAD)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         if event == Event.INIT:
             self._init(state)
+        elif event == Event.BEFORE_LOAD:
+            self._before = weights_hash(state.model)
         else:
             self._after_load(state)
 
@@ -102,17 +106,27 @@ class WarmStart(Described):
                 stacklevel=2,
             )
             return
+        if self._before not in (None, weights_hash(state.model)):
+            warnings.warn(
+                'WarmStart: load_path brought weights (load_weights_only), and source takes their place'
+                + (', but for the part that perturb keeps' if self.perturb else ' whole: leave one of the two out'),
+                stacklevel=2,
+            )
         # DistributedDataParallel, which comes next, gives rank 0's parameters and buffers to all.
-        on_rank_zero(lambda: self._start(plain(state.model)))
+        changed = first_of(state.algorithms, SURGERY)
+        on_rank_zero(lambda: self._start(plain(state.model), changed))
         self._started = True
 
-    def _start(self, student: nn.Module) -> None:
+    def _start(self, student: nn.Module, changed: str | None) -> None:
+        remedy = 'start from a model of the same architecture'
+        if changed:
+            remedy += f'; {changed} has changed layers of the student: leave it out, or start from a run that had it'
         name = type(self.source).__name__ if isinstance(self.source, nn.Module) else self.source
         source = fitting(
             student,
             self._weights(student),
             where=f'WarmStart: source {name} for the student {type(student).__name__}',
-            remedy='start from a model of the same architecture',
+            remedy=remedy,
         )
         # Twice for tied parameters, which have two names and one tensor: so nothing is changed in place here.
         parameters = {name for name, _ in student.named_parameters(remove_duplicate=False)}

@@ -62,8 +62,8 @@ def places(values: Tensor, ids: Tensor, groups: Tensor | None = None) -> Tensor:
         rows = rows[key[rows].argsort(stable=True)]
     sizes = torch.bincount(group[rows])
     first = sizes.cumsum(0) - sizes
-    rank = torch.arange(len(rows)) - first[group[rows]]
-    found = torch.full((len(values),), torch.nan, dtype=torch.float64)
+    rank = torch.arange(len(rows), device=rows.device) - first[group[rows]]
+    found = torch.full_like(values, torch.nan, dtype=torch.float64)
     found[rows] = rank.double() / sizes[group[rows]]
     return found
 

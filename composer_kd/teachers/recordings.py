@@ -32,7 +32,7 @@ class Looked:
     Attributes:
         keys: The batch's keys, on the device.
         logits: float32 ``[R, B, C]``, one for each recorded teacher; zero where nothing is known.
-        seen: bool ``[R, B]`` on the device, or ``None`` when everything is known: that needs no look.
+        seen: bool ``[R, B]`` on the host, where it is counted and no GPU waited for; ``None`` when everything is known.
     """
 
     keys: Tensor
@@ -121,7 +121,7 @@ class Recordings:
                 mine = np.flatnonzero(views == view)
                 part, seen[mine] = self._gather(int(view), rows[mine])
                 logits[torch.from_numpy(mine).to(self.device)] = part
-        known = None if seen.all() else torch.from_numpy(seen.T.copy()).to(self.device)
+        known = None if seen.all() else torch.from_numpy(seen.T.copy())
         return Looked(host.to(self.device, non_blocking=True), logits.transpose(0, 1), known)
 
     def seen(self, teacher: int, view: int) -> NDArray[np.bool_]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from composer.core import State
@@ -111,11 +110,13 @@ class Examples:
         seen = self._views.seen(self._table.take(slots), keys).float()
         return normalised((pixels + project(seen, *self.ball)).clamp(min=low).clamp(max=high), self._normalization)
 
-    def _pixels(self, images: Tensor, keys: Tensor) -> tuple[Tensor, tuple[float, Any]]:
+    def _pixels(self, images: Tensor, keys: Tensor) -> tuple[Tensor, tuple[float, Tensor]]:
         """The pixels of normalised images and their bounds; the border's pixels are held at 0."""
         pixels = pixels_of(images, *self._normalization).round()
         image = self._views.image(images, keys)
-        return pixels, (0.0, 255.0 if image is None else 255.0 * image)
+        # A tensor in any case: beside numbers an attack looks at its images, and a GPU would wait in every step. That
+        # they are pixels was seen in the first one.
+        return pixels, (0.0, pixels.new_full((), 255.0) if image is None else 255.0 * image)
 
     def _refuse_other_pixels(self, images: Tensor) -> None:
         pixels = pixels_of(images, *self._normalization)

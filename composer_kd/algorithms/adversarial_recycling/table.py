@@ -121,7 +121,9 @@ class DeltaTable:
         """Put newer deltas in; those without a slot are dropped."""
         kept = slots >= 0
         if not kept.all():
-            slots, deltas = slots[kept], deltas[kept.to(deltas.device)]
+            # Counted on the host, which has the slots: a mask on the device would have to be waited for.
+            rows = kept.nonzero().squeeze(1)
+            slots, deltas = slots[rows], deltas[rows.to(deltas.device, non_blocking=True)]
         self._deltas[slots.to(self._deltas.device, non_blocking=True)] = deltas
         self._known[slots] = True
         self._changed[slots] = True

@@ -119,45 +119,47 @@ class Lookup:
         assert keys is not None
         logits, seen, moved = looked.part(batch.sums.samples, keys)
         self._moved = moved if self._moved is None else self._moved | moved
-        rows, masks = [], []
+        outputs, masks = [], []
         for number in asked:
             if number not in self.teachers:
-                rows.append(faculty.ask(number, batch))
+                outputs.append(faculty.ask(number, batch))
                 masks.append(None)
                 continue
             place = self.teachers[number]
             faculty.checks.shapes(number, logits[place], batch.student)
             own, known = logits[place], None if seen is None else seen[place]
-            if known is not None and not bool(known.all()):
+            served = len(own) if known is None else int(known.sum())
+            if known is not None and not known.all():
                 own, known = self._complete(number, own, known, batch)
             if not faculty.checks.judged[number]:
                 if known is None:
                     faculty.check(number, own, batch)
-                elif bool(known.any()):
-                    faculty.check(number, own[known], batch, of=known)
-            served = len(own) if seen is None else int(seen[place].sum())
+                elif known.any():
+                    rows = known.nonzero().squeeze(1).to(own.device, non_blocking=True)
+                    faculty.check(number, own[rows], batch, of=rows)
             faculty.images_recorded[number] += served
             self._step['asked'] += len(own)
             self._step['recorded'] += served
-            rows.append(own)
+            outputs.append(own)
             masks.append(known)
-        if len(rows) == len(self.teachers) == len(logits) and list(asked) == list(self.teachers) and seen is None:
+        if len(outputs) == len(self.teachers) == len(logits) and list(asked) == list(self.teachers) and seen is None:
             return logits, None  # As they were gathered, without a copy.
         if all(known is None for known in masks):
-            return torch.stack(rows), None
-        whole = torch.ones(len(batch.student), dtype=torch.bool, device=batch.student.device)
-        return torch.stack(rows), torch.stack([whole if known is None else known for known in masks])
+            return torch.stack(outputs), None
+        whole = torch.ones(len(batch.student), dtype=torch.bool)
+        known = torch.stack([whole if mask is None else mask for mask in masks])
+        return torch.stack(outputs), known.to(batch.student.device, non_blocking=True)
 
     def _complete(self, number: int, own: Tensor, known: Tensor, batch: Microbatch) -> tuple[Tensor, Tensor | None]:
         teacher = self._faculty.teachers[number]
         assert isinstance(teacher, RecordedTeacher)
         if teacher.unseen == 'label' and not teacher.fill:
             return own, known
-        unknown = ~known
+        unknown = (~known).nonzero().squeeze(1).to(own.device, non_blocking=True)
         some: Any = tuple(part[unknown] for part in batch.shown)
         own = own.clone()
         own[unknown] = teacher.compute(some, batch.state)
-        self._faculty.images_taught[number] += int(unknown.sum())
+        self._faculty.images_taught[number] += len(unknown)
         return own, None
 
     def metrics(self) -> dict[str, float]:

@@ -17,6 +17,7 @@ __all__ = ['defocus_blur', 'glass_blur', 'motion_blur', 'zoom_blur', 'zoomed']
 def defocus_blur(images: Tensor, draws: Draws, radius: float, alias: float) -> Tensor:
     """A disc of that radius, its edge softened by a Gaussian of three pixels."""
     size = int(radius) + 1
+    # The kernel stays on the host, which reads it weight by weight; the images may be anywhere.
     places = torch.arange(-size, size + 1, dtype=torch.float64)
     disc = (places.view(-1, 1) ** 2 + places**2 <= radius**2).to(torch.float64)
     soft = torch.tensor(gaussian_weights(alias, 1), dtype=torch.float64)
@@ -35,7 +36,8 @@ def glass_blur(images: Tensor, draws: Draws, sigma: float, times: int) -> Tensor
     """
     batch, channels, height, width = images.shape
     images = gaussian(images, sigma)
-    rows, columns = torch.arange(height).view(-1, 1), torch.arange(width)
+    rows = torch.arange(height, device=images.device).view(-1, 1)
+    columns = torch.arange(width, device=images.device)
     moves = (rows > 1) & (columns > 1)
     for time in range(times):
         up, left = ((draws.uniform(time, 2, height, width) < 0.5) & moves).to(torch.int64).unbind(1)

@@ -114,7 +114,7 @@ def corrupt(images: Tensor, ids: Tensor, kind: str, severity: float, seed: int =
         seed: Names the whole set of draws.
 
     Returns:
-        uint8 of the same shape.
+        uint8 of the same shape, on the device of the images.
     """
     if kind not in CORRUPTIONS:
         raise UserError(f'{kind!r} is not a kind of corruption; {nearest(kind, CORRUPTIONS)}')
@@ -126,6 +126,7 @@ def corrupt(images: Tensor, ids: Tensor, kind: str, severity: float, seed: int =
             f'{str(images.dtype).removeprefix("torch.")} {list(images.shape)}'
         )
     found = CORRUPTIONS[kind]
+    ids = ids.to(images.device)
     draws = Draws(seed, list(CORRUPTIONS).index(kind), ids.to(torch.int64))
     if found.none is not None:
         lower, part = floor(severity), severity - floor(severity)

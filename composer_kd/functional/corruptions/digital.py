@@ -41,8 +41,8 @@ def elastic_transform(images: Tensor, draws: Draws, reach: float, smooth: float,
         jitter: How far each of the three points moves, at most, likewise.
     """
     height, width = images.shape[2:]
-    rows = torch.arange(height, dtype=torch.float32).view(1, -1, 1)
-    columns = torch.arange(width, dtype=torch.float32).view(1, 1, -1)
+    rows = torch.arange(height, dtype=torch.float32, device=images.device).view(1, -1, 1)
+    columns = torch.arange(width, dtype=torch.float32, device=images.device).view(1, 1, -1)
     side = min(height, width)
     images = _sample(images, *_affine(draws, height, width, jitter * side, rows, columns))
     if reach == 0:
@@ -64,7 +64,7 @@ def _affine(
     """Where each pixel comes from when three points about the middle have moved."""
     away = min(height, width) // 3
     corners = torch.tensor([[away, away], [away, -away], [-away, -away]], dtype=torch.float64)  # x, y from the middle
-    before = corners + torch.tensor([width // 2, height // 2])
+    before = (corners + torch.tensor([width // 2, height // 2])).to(rows.device)
     after = before + draws.uniform(0, 3, 2, low=-jitter, high=jitter)
     # Two sides of the triangle, as they are and as they become; the inverse of the latter leads back.
     sides = torch.stack([before[0] - before[1], before[1] - before[2]], 1)
@@ -135,9 +135,9 @@ def _by_pillow(images: Tensor, change: Any) -> Tensor:
     channels = images.shape[1]
     changed = [
         np.asarray(change(Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0))))
-        for image in to_uint8(images).numpy()
+        for image in to_uint8(images).cpu().numpy()
     ]
-    stacked = torch.from_numpy(np.stack(changed))
+    stacked = torch.from_numpy(np.stack(changed)).to(images.device)
     stacked = stacked.unsqueeze(1) if channels == 1 else stacked.permute(0, 3, 1, 2)
     return stacked.to(images.dtype) / 255
 

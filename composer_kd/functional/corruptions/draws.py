@@ -25,7 +25,7 @@ _FAMILY = 4
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one kind of corruption for a batch of samples.
+    """The random numbers of one kind of corruption for a batch of samples, on the device of their ids.
 
     Attributes:
         seed: Of the whole set.
@@ -39,7 +39,7 @@ class Draws:
 
     def uniform(self, stream: int, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """float64 [B, *shape] between ``low`` and ``high``; each ``stream`` of a kind is drawn by itself."""
-        places = torch.arange(prod(shape))
+        places = torch.arange(prod(shape), device=self.ids.device)
         drawn = uniform(_FAMILY, CORRUPTIONS_VERSION, self.seed, self.kind, stream, self.ids.view(-1, 1), places)
         return (drawn * (high - low) + low).view(-1, *shape)
 

@@ -26,7 +26,7 @@ def shot_noise(images: Tensor, draws: Draws, variance: float) -> Tensor:
     levels, drawn = (images * 255).round(), draws.uniform(0, *images.shape[1:])
     if variance < _FINEST:
         return (_many_photons(levels.to(torch.float64) / (255 * variance), drawn) * variance).to(images.dtype)
-    line, length = _poisson_tables(variance)
+    line, length = _poisson_tables(variance, images.device)
     place = torch.searchsorted(line, levels.to(torch.float64) + drawn)
     return ((place - levels.to(torch.int64) * length) * variance).to(images.dtype)
 
@@ -38,10 +38,11 @@ def _many_photons(means: Tensor, drawn: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _poisson_tables(variance: float) -> tuple[Tensor, int]:
+def _poisson_tables(variance: float, device: torch.device) -> tuple[Tensor, int]:
     """The distribution functions of the 256 levels as one sorted line, that of level l raised by l; and their length.
 
-    The place in the line of l plus a uniform number is a count of level l, from the start of its table.
+    The place in the line of l plus a uniform number is a count of level l, from the start of its table. Computed on the
+    host, so that every device looks up the same bits, and kept a device.
     """
     means = torch.arange(256, dtype=torch.float64).div(255 * variance).view(-1, 1)
     largest = 1 / variance
@@ -49,7 +50,7 @@ def _poisson_tables(variance: float) -> tuple[Tensor, int]:
     logs = torch.xlogy(counts, means) - means - torch.lgamma(counts + 1)
     cumulative = logs.exp().cumsum(1).clamp_(max=1)
     cumulative[:, -1] = 1
-    return (cumulative + torch.arange(256).view(-1, 1)).view(-1), len(counts)
+    return (cumulative + torch.arange(256).view(-1, 1)).view(-1).to(device), len(counts)
 
 
 def impulse_noise(images: Tensor, draws: Draws, share: float) -> Tensor:

@@ -45,7 +45,7 @@ def gaussian(images: Tensor, sigma: float, truncate: float = 4.0, mode: str = 'r
 def _symmetric(images: Tensor, axis: int, radius: int) -> Tensor:
     """Mirrored about its edges, the edge pixel twice, as often as the radius asks."""
     size = images.shape[axis]
-    places = torch.arange(-radius, size + radius) % (2 * size)
+    places = torch.arange(-radius, size + radius, device=images.device) % (2 * size)
     return images.index_select(axis, torch.where(places < size, places, 2 * size - 1 - places))
 
 
@@ -77,9 +77,10 @@ def moved(images: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tenso
     padded = F.pad(images, [far] * 4, mode='replicate')
     wide = padded.shape[3]
     flat = padded.reshape(batch, channels, -1)
-    places = (torch.arange(height).view(-1, 1) + far) * wide + torch.arange(width) + far
+    rows = torch.arange(height, device=images.device).view(-1, 1)
+    places = (rows + far) * wide + torch.arange(width, device=images.device) + far
     angles = torch.deg2rad(degrees)
-    total = torch.zeros(batch, channels, height * width, dtype=images.dtype)
+    total = images.new_zeros(batch, channels, height * width)
     for step, weight in enumerate(weights):
         down, right = ((step * part - 0.5).ceil().to(torch.int64) for part in (angles.sin(), angles.cos()))
         index = places.view(1, 1, -1) + (down * wide + right).view(-1, 1, 1)
@@ -89,7 +90,7 @@ def moved(images: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tenso
 
 def stretched(images: Tensor, size: int, cropped: int, grown: int) -> Tensor:
     """The middle ``cropped`` pixels of the last axis stretched linearly to ``grown``, and ``size`` of those kept."""
-    places = torch.arange(size, dtype=torch.float64) + (grown - size) // 2
+    places = torch.arange(size, dtype=torch.float64, device=images.device) + (grown - size) // 2
     places = places * ((cropped - 1) / max(1, grown - 1)) + (images.shape[-1] - cropped) // 2
     first = places.floor().clamp_(0, images.shape[-1] - 1)
     weights = (places - first).to(images.dtype)

@@ -59,7 +59,7 @@ def frost(images: Tensor, draws: Draws, clear: float, thick: float) -> Tensor:
         along = moved(seeds, 12, 4, turn + direction) + moved(seeds, 12, 4, turn + direction + 180)
         needles = torch.maximum(needles, along)
     needles = (needles / needles.amax((2, 3), keepdim=True).clamp_min(1e-6) * 2).clamp_(max=1).sqrt()
-    ends = torch.tensor([_CLEAR, _CRYSTAL]).view(2, 3, 1, 1)
+    ends = torch.tensor([_CLEAR, _CRYSTAL]).view(2, 3, 1, 1).to(images.device)
     if images.shape[1] == 1:
         ends = _grey(ends)
     return images * clear + (ends[0] + (ends[1] - ends[0]) * needles) * thick

@@ -85,7 +85,8 @@ def reading_without_running() -> Iterator[None]:
     composers = checkpoint.safe_torch_load
 
     def read(composer_states_filepath: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
-        return read_checkpoint(Path(composer_states_filepath))
+        # Composer links to the file from a folder of its own; error lines name the file.
+        return read_checkpoint(Path(composer_states_filepath).resolve())
 
     checkpoint.safe_torch_load = read  # type: ignore[assignment]
     try:

@@ -51,8 +51,8 @@ def way_on(run: RunDir, planned: PlannedRun) -> WayOn:
     manifest = read_manifest(run.path) if run.manifest_file.is_file() else None
     if not run.config_file.exists():
         return _without_settings(run, manifest)
-    _refuse_changes(run, planned, finished=manifest is not None and manifest.finished)
     lost = _lost_files(run, manifest) if manifest is not None else []
+    _refuse_changes(run, planned, finished=manifest is not None and manifest.finished and not lost)
     _refuse_other_data(run, planned, manifest)
     _renew_what_it_replaces(run, planned)
     if manifest is None or manifest.weights is None:

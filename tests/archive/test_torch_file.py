@@ -224,11 +224,12 @@ def test_flipped_and_missing_bytes_are_one_line(tmp_path, legacy):
             if content:
                 content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
         hurt.write_bytes(content)
+        said = ''
         try:
             read_checkpoint(hurt)
         except UserError as error:
-            assert str(error).startswith(f'{hurt}: ')
-            assert '\n' not in str(error)
+            said = str(error)
+        assert not said or (said.startswith(f'{hurt}: ') and '\n' not in said)
 
 
 def test_names_what_a_checkpoint_should_not_hold(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from composer_kd.archive import RunDir, verify
-from composer_kd.models import load_weights
+from composer_kd.archive.import_weights import read_pickled_weights
 from composer_kd.run import main
 from tests.runs.common import TINY, write_yaml
 
@@ -34,7 +34,7 @@ def test_a_lineage_trains_reports_and_is_not_trained_again(tmp_path: Path, capsy
         assert [line['epoch'] for line in run.metrics()] == [1, 2, 3]
         assert run.finished
         assert verify(run.path).weights.hash
-        assert sorted(run.read_config()) == sorted(['name', 'arm', 'lineage', *_run_keys()])
+        assert sorted(run.read_config()) == sorted(['name', 'arm', 'lineage', 'stored_data', *_run_keys()])
     first, last = RunDir(runs / 'gen1').metrics()[0], RunDir(runs / 'gen1').metrics()[-1]
     assert last['loss_label'] < first['loss_label']
     assert last['loss_distill'] is not None
@@ -61,7 +61,7 @@ def test_a_lineage_trains_reports_and_is_not_trained_again(tmp_path: Path, capsy
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-4])
     assert main([str(file)]) == 0
-    assert 'gen1: finished before, but its files are damaged or missing' in capsys.readouterr().out
+    assert 'gen1: finished before, but weights.safetensors is damaged or missing: made again' in capsys.readouterr().out
     assert weights.read_bytes() == whole, 'made again out of the last checkpoint'
 
     with RunDir(runs / 'gen0').lock():
@@ -101,7 +101,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
     assert error.count('\n') == 1
     checkpoint = RunDir(tmp_path / 'runs' / 'gen0').checkpoint()
     assert checkpoint is not None
-    assert all(torch.isfinite(tensor).all() for tensor in load_weights(checkpoint).values())
+    assert all(torch.isfinite(tensor).all() for tensor in read_pickled_weights(checkpoint).values())
 
 
 WRONG: dict[str, tuple[list[str], str]] = {

@@ -122,28 +122,29 @@ def test_interrupted_in_the_harvest_the_same_command_goes_on(
     verify(run)
 
 
-def test_a_table_that_is_gone_is_made_up_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logits_that_are_gone_are_recorded_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = folder / 'runs' / 'recorded'
     wanted = Archive(run).table('logits', 1)['logits'].clone()
-    for name in ('archive/logits/view0001.safetensors', 'archive/loss/ep0001.safetensors'):
-        (run / name).unlink()
+    (run / 'archive/logits/view0001.safetensors').unlink()
     assert again(folder, 'recorded', BOTH) == 0
     output = capsys.readouterr().out
     assert 'view 2 of 2: 500 images in' in output
-    assert 'losses of samples are recorded while a run trains; of this one, some or all are not there' in output
     archive = Archive(run)
     assert RunDir(run).finished
     verify(run)
-    assert archive.epochs == [0, 2]
+    assert archive.epochs == [0, 1, 2]
     assert torch.equal(archive.table('logits', 1)['logits'], wanted)
-    # The same with the run's own files damaged, and with the samples, without which no table means anything.
+    # The same with the run's own files damaged.
     (run / 'weights.safetensors').unlink()
-    (run / archive.record().samples).unlink()
+    (run / 'archive/logits/view0001.safetensors').unlink()
     assert again(folder, 'recorded', BOTH) == 0
-    assert 'finished before, but its files are damaged or missing' in capsys.readouterr().out
+    assert 'weights.safetensors is damaged or missing: made again' in capsys.readouterr().out
     verify(run)
-    assert Archive(run).epochs == []
-    assert torch.equal(Archive(run).table('logits', 1)['logits'].sort(0).values, wanted.sort(0).values)
+    assert torch.equal(Archive(run).table('logits', 1)['logits'], wanted)
+    # The samples say whose losses those are, which no training makes again.
+    (run / archive.record().samples).unlink()
+    assert again(folder, 'recorded', BOTH) == 1
+    assert 'it is missing, and what was recorded while the run trained cannot be made again' in capsys.readouterr().err
 
 
 def test_a_training_that_begins_anew_inherits_nothing(folder: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from composer_kd.errors import UserError
+from composer_kd.errors import UserError, one_line
 
 __all__ = ['fail', 'report_errors']
 
@@ -62,5 +62,5 @@ def report_errors(work: Callable[[], int], debug: bool, hint: str = '') -> int:
 def fail(line: str, status: int) -> int:
     """Say what went wrong, from rank 0 alone; the status comes back."""
     if os.environ.get('RANK', '0') == '0':
-        print(f'composer-kd: {" ".join(line.split())}', file=sys.stderr, flush=True)
+        print(one_line(f'composer-kd: {line}'), file=sys.stderr, flush=True)
     return status

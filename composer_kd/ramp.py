@@ -33,13 +33,21 @@ class Ramp:
         name: What it is, for error lines.
         above: It is never below this, nor equal to it where ``open`` is set.
         open: Whether ``above`` itself is refused.
+        most: It is never more than this: what is larger was not meant.
 
     Example:
         >>> Ramp('0 to 1 until 20ep').at(Progress(epoch=5, batch=500))
         0.25
     """
 
-    def __init__(self, value: float | str, name: str = 'the value', above: float = 0.0, open: bool = False):
+    def __init__(
+        self,
+        value: float | str,
+        name: str = 'the value',
+        above: float = 0.0,
+        open: bool = False,
+        most: float = 1e6,
+    ):
         self.name = name
         self.value = value
         self._fall: Schedule | None = None  # 1 at the beginning of the ramp, 0 from its end on.
@@ -65,6 +73,8 @@ class Ramp:
                     f'{name} is a finite number {bound} {above:g}{"" if open else " on"}, got {value!r}; '
                     f'one that changes is written as {_GRAMMAR}'
                 )
+            if number > most:
+                raise UserError(f'{name} is at most {most:g}, got {value!r}')
 
     def at(self, progress: Progress) -> float:
         if self._fall is None:

@@ -109,7 +109,8 @@ def _batches(state: Any) -> int | None:
 # Batch 3 of 30 is at 0.1dur, although (0 + 3 / 10) / 3 comes out as the float below 0.1. No step is as short as this.
 _ROUNDING = 1e-9
 
-_NUMBER = r'(\d+(?:\.\d+)?|\.\d+)'
+_NUMBER = r'([0-9]+(?:\.[0-9]+)?|\.[0-9]+)'
+_LONGEST = 1e9
 _MARK = rf'{_NUMBER}\s*(ep|ba|dur)'
 FORMS = {
     'always': 'in every step',
@@ -139,6 +140,12 @@ class _Mark:
             'ba': lambda: float(progress.batch),
             'dur': lambda: progress.fraction,
         }[self.unit]()
+
+    @classmethod
+    def of(cls, number: str, unit: str, text: str) -> _Mark:
+        if float(number) > _LONGEST:
+            raise UserError(f'schedule: {text!r}: no training has more than {_LONGEST:g}{unit}')
+        return cls(float(number), unit)
 
     def __str__(self) -> str:
         return f'{self.value:g}{self.unit}'
@@ -216,14 +223,14 @@ class Schedule:
 
     def _parse_when(self, when: str) -> None:
         if match := re.fullmatch(rf'every {_MARK}', when):
-            period = _Mark(float(match[1]), match[2])
+            period = _Mark.of(match[1], match[2], self.text)
             if period.unit == 'dur' or period.value < 1 or period.value != int(period.value):
                 raise UserError(f"schedule: {self.text!r}: 'every' takes a whole number of ep or ba, from 1 on")
             self.period = period
         elif match := re.fullmatch(rf'first {_MARK}', when):
-            self._between(_Mark(0.0, match[2]), _Mark(float(match[1]), match[2]))
+            self._between(_Mark(0.0, match[2]), _Mark.of(match[1], match[2], self.text))
         elif match := re.fullmatch(rf'from {_MARK} to {_MARK}', when):
-            self._between(_Mark(float(match[1]), match[2]), _Mark(float(match[3]), match[4]))
+            self._between(_Mark.of(match[1], match[2], self.text), _Mark.of(match[3], match[4], self.text))
         else:
             raise UserError(f'schedule: {self.text!r} is not a schedule; write {_GRAMMAR}')
 

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from composer_kd.errors import UserError, nearest
+from composer_kd.errors import UserError, name_fault, nearest, path_fault
 
-__all__ = ['Section', 'keys_of', 'parse_section']
+__all__ = ['BatchSize', 'Count', 'Name', 'PathText', 'Section', 'Seed', 'keys_of', 'parse_section']
+
+
+def _faultless(fault_of: Callable[[str], str | None]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if fault := fault_of(text):
+            raise ValueError(fault)
+        return text
+
+    return check
+
+
+# Bounds that nobody meets who means what he writes.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+BatchSize = Annotated[int, Field(ge=1, le=2**20)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Name = Annotated[str, AfterValidator(_faultless(name_fault))]
+PathText = Annotated[str, AfterValidator(_faultless(path_fault))]
 
 S = TypeVar('S', bound='Section')
 

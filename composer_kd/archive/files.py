@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
+import socket
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from secrets import token_hex
 
@@ -22,10 +27,15 @@ __all__ = [
     'open_own',
     'refuse_links_out',
     'replacing',
+    'sweep',
     'sync_folder',
+    'temporary_name',
     'writing_to',
     'xxh3_of',
 ]
+
+# Seconds after which nobody can still be writing, whatever host he is on, and however its clock goes.
+_ABANDONED = 24 * 3600
 
 _REASONS = {
     errno.ENOSPC: 'the disk is full; free some space there or choose another folder',
@@ -88,8 +98,8 @@ def open_own(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it takes the place of ``path`` when the block ends well.
 
-    On any error, Ctrl-C included, the temporary file is removed and ``path`` is as it was. The folder is created if
-    it does not exist.
+    On any error, Ctrl-C included, the temporary file is removed and ``path`` is as it was. What a killed writer of
+    ``path`` has left is removed by the next one. The folder is created if it does not exist.
 
     Example:
         >>> with replacing('runs/gen0/report.html') as temporary:
@@ -98,7 +108,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     folder = make_folder(path.parent)
     # Not tempfile: its files are 0600 whatever the umask, and a run directory is meant to be shared.
-    temporary = folder / f'.{path.name}.{os.getpid()}-{token_hex(4)}.tmp'
+    temporary = folder / temporary_name(path.name, 'tmp')
+    sweep(folder, path.name, 'tmp')
     try:
         with writing_to(folder):
             yield temporary
@@ -109,6 +120,53 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_name(name: str, ending: str) -> str:
+    """Make the name that something has until it is whole: ``.NAME.PID-HOST-RANDOM.ENDING``."""
+    return f'.{name}.{os.getpid()}-{_host()}-{token_hex(4)}.{ending}'
+
+
+def sweep(folder: Path, name: str, ending: str) -> None:
+    """Remove what killed writers of ``name`` have left in ``folder``, files and folders.
+
+    Several hosts, and containers of one host, may write to a folder, and a number is only a process where it was given:
+    what was begun here goes when its process is no more. Of what was begun elsewhere, before a reboot or by an earlier
+    version nobody here can tell: that goes when nothing in it has been written for a day.
+    """
+    pattern = re.compile(rf'\.{re.escape(name)}\.([1-9]\d{{0,9}})-(?:([0-9a-f]{{8}})-)?[0-9a-f]{{8}}\.{ending}')
+    with suppress(OSError):  # Tidying is a courtesy: it keeps nobody from writing.
+        for path in [Path(entry.path) for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]:
+            found = pattern.fullmatch(path.name)
+            assert found is not None
+            ended = found[2] == _host() and not _is_running(int(found[1]))
+            with suppress(OSError):  # Another one may be tidying as well.
+                if ended or time.time() - _last_written(path) > _ABANDONED:
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+@cache
+def _host() -> str:
+    """Name what a process number means something in: this kernel since it was started, and its space of numbers."""
+    try:
+        told = Path('/proc/sys/kernel/random/boot_id').read_text() + os.readlink('/proc/self/ns/pid')
+    except OSError:  # No Linux.
+        told = socket.gethostname()
+    return xxhash.xxh3_64_hexdigest(told)[:8]
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # Another user's.
+        return True
+    return True
+
+
+def _last_written(path: Path) -> float:
+    return max(one.lstat().st_mtime for one in (path, *path.rglob('*')))
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,6 +24,11 @@ Format = Literal['npz', 'torchvision', 'imagefolder']
 
 _TORCHVISION = {'cifar10': 'CIFAR10', 'cifar100': 'CIFAR100', 'fashion_mnist': 'FashionMNIST', 'mnist': 'MNIST'}
 _TEST_NAMES = ('test', 'val', 'valid', 'validation')
+_ARRAYS = ('images', 'labels', 'split', 'classes')
+# A label that is not one names as many classes as it is large.
+_MOST_CLASSES = 10**6
+# Deflate makes nothing smaller than this.
+_MOST_COMPRESSED = 1100
 _IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 
 
@@ -102,11 +108,7 @@ def _guess(source: str) -> Format:
 def _open_npz(path: Path) -> _Found:
     if not path.is_file():
         raise UserError(f'{path}: no such file; check the path')
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            held = {name: arrays[name] for name in ('images', 'labels', 'split', 'classes') if name in arrays}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f'{path}: not an .npz that can be read: {error}') from None
+    held = _arrays(path)
     for name in ('images', 'labels', 'split'):
         if name not in held:
             raise UserError(f'{path}: it has no array {name!r}; images, labels and split are needed')
@@ -117,11 +119,19 @@ def _open_npz(path: Path) -> _Found:
             f'{path}: images are {images.dtype} {list(images.shape)}; uint8 [N, H, W] or [N, H, W, C] with 1 or 3 '
             f'channels is needed'
         )
+    for name in _ARRAYS[1:]:
+        if name in held and held[name].ndim != 1:
+            raise UserError(f'{path}: {name} has the shape {list(held[name].shape)}; a plain row is needed')
     if not len(images) == len(labels) == len(split):
         raise UserError(f'{path}: {len(images)} images, {len(labels)} labels and {len(split)} splits; all must agree')
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f'{path}: labels are {labels.dtype}; integers from 0 are needed')
     highest = int(labels.max()) if len(labels) else -1
+    if highest >= _MOST_CLASSES and 'classes' not in held:
+        raise UserError(
+            f'{path}: label {highest} of sample {int(labels.argmax())} would be one of {highest + 1:,} classes; labels '
+            f'count from 0, and {_MOST_CLASSES:,} are the most'
+        )
     classes = [str(name) for name in held.get('classes', range(highest + 1))]
     outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if len(outside):
@@ -137,10 +147,47 @@ def _open_npz(path: Path) -> _Found:
     return _Found(splits, classes)
 
 
+def _arrays(path: Path) -> Mapping[str, NDArray[Any]]:
+    """The arrays of an .npz that are ours, once their sizes are known to be those of its content."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in _ARRAYS if f'{name}.npy' in archive.namelist()]
+            for name in names:
+                _check_size(archive, f'{name}.npy')
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names}
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from None
+    except MemoryError as error:
+        raise UserError(f'{path}: it does not fit into the memory: {error}; convert it in parts') from None
+    except Exception as error:  # zipfile, zlib and what NumPy parses headers with have each their own for damage.
+        reason = str(error).strip().partition('\n')[0] or type(error).__name__
+        raise UserError(f'{path}: not an .npz that can be read: {reason}') from None
+
+
+def _check_size(archive: zipfile.ZipFile, name: str) -> None:
+    """Refuse an array that claims more values than are there: NumPy makes room for them before it reads the first."""
+    entry = archive.getinfo(name)
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        header = file.tell()
+    if dtype.hasobject:
+        return  # Has no size of its own, and is refused as a pickle.
+    claimed = math.prod(shape) * dtype.itemsize
+    most = min(entry.file_size - header, entry.compress_size * _MOST_COMPRESSED)
+    if min((dtype.itemsize, *shape)) < 0 or claimed > most:
+        raise UserError(
+            f'not an .npz that can be read: {name} claims {dtype} {list(shape)}, {claimed:,} bytes, and holds less; it '
+            f'is cut off or damaged: write it again'
+        )
+
+
 def _is_test(path: Path, split: NDArray[Any]) -> NDArray[np.bool_]:
     names = {'0': False, 'train': False, '1': True, **dict.fromkeys(_TEST_NAMES, True)}
     values, inverse = np.unique(split, return_inverse=True)
-    words = [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
+    words = [value.decode(errors='replace') if isinstance(value, bytes) else str(value) for value in values.tolist()]
     unknown = [word for word in words if word not in names]
     if unknown:
         raise UserError(f"{path}: split holds {unknown[0]!r}; 0 or 'train' and 1 or 'test' are known")
@@ -206,5 +253,5 @@ def _read(files: list[tuple[Path, int]]) -> Iterator[Labelled]:
         try:
             with Image.open(path) as image:
                 yield np.asarray(image.convert('RGB')), label
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # Each format of Pillow has exceptions of its own for what is damaged.
             raise UserError(f'{path}: not an image that can be read: {error}; replace or remove it') from None

@@ -11,7 +11,7 @@ from composer_kd.archive.fetch import default_cache
 from composer_kd.data.augment_section import AugmentSection
 from composer_kd.data.drift.drift import Drifts
 from composer_kd.errors import UserError, nearest
-from composer_kd.section import Section
+from composer_kd.section import BatchSize, Count, PathText, Section, Seed
 
 __all__ = ['SOURCES', 'SYNTHETIC', 'DataSection', 'SyntheticSection']
 
@@ -29,17 +29,16 @@ SOURCES = {
 }
 """What ``data.source`` may be, and what ``composer-kd convert`` makes a folder of shards from."""
 
-Count = Annotated[int, Field(ge=1)]
-Channels = Annotated[list[float], Field(min_length=1)]
+Channels = Annotated[list[Annotated[float, Field(ge=-1000, le=1000)]], Field(min_length=1, max_length=1000)]
 
 
 class SyntheticSection(Section):
     """What is drawn when ``source`` is ``synthetic100``. The same values give the same images everywhere."""
 
-    train_size: Annotated[int, Field(ge=100)] = 5000
-    test_size: Annotated[int, Field(ge=100)] = 1000
+    train_size: Annotated[int, Field(ge=100, le=10**7)] = 5000
+    test_size: Annotated[int, Field(ge=100, le=10**7)] = 1000
     difficulty: Annotated[float, Field(ge=0, le=2)] = 1.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class DataSection(Section):
@@ -76,26 +75,26 @@ class DataSection(Section):
             ``~/.cache/composer_kd``.
     """
 
-    source: str = 'synthetic100'
+    source: PathText = 'synthetic100'
     synthetic: SyntheticSection = SyntheticSection()
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     subset: Count | None = None
-    subset_seed: Annotated[int, Field(ge=0)] = 0
+    subset_seed: Seed = 0
     mode: Literal['cache', 'device', 'stream'] = 'cache'
     drift: Drifts = None
     augment: AugmentSection = AugmentSection()
     flip: bool = True
     padding: Annotated[int, Field(ge=0, le=64)] = 4
     views: Count | None = None
-    augment_seed: Annotated[int, Field(ge=0)] = 0
+    augment_seed: Seed = 0
     augment_on: Literal['device', 'host'] = 'device'
     mean: Channels | Literal['data'] = 'data'
     std: Channels | Literal['data'] = 'data'
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     clean_subset: Count | None = 2000
-    eval_batch_size: Count = 1000
-    workers: Annotated[int, Field(ge=0)] = 0
-    cache_dir: str | None = None
+    eval_batch_size: BatchSize = 1000
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    cache_dir: PathText | None = None
 
     @field_validator('std')
     @classmethod

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from composer_kd.archive.files import make_folder, sync_folder, writing_to, xxh3_of
+from composer_kd.archive.files import make_folder, sweep, sync_folder, temporary_name, writing_to, xxh3_of
 from composer_kd.data.description import Description
 from composer_kd.data.progress import progress
 from composer_kd.data.table import SampleTable, TableBuilder, mean_and_std
@@ -47,13 +45,14 @@ def write_dataset(
     """Write all splits to ``out``, which must not exist or be empty.
 
     Everything is written to a folder beside it that takes its name at the end, so a killed conversion leaves nothing
-    that could be taken for a data set.
+    that could be taken for a data set. The next one to ``out`` removes what it left.
     """
     out = out.expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f'{out}: exists already; remove it or name another folder')
     make_folder(out.parent)
-    building = out.parent / f'.{out.name}.{os.getpid()}-{token_hex(4)}.converting'
+    building = out.parent / temporary_name(out.name, 'converting')
+    sweep(out.parent, out.name, 'converting')
     try:
         description = write_shards(building, splits, source, classes, superclasses, coarse, encoding, compression)
         with writing_to(out.parent):
@@ -122,6 +121,10 @@ def _write_split(
                 raise UserError(
                     f'{folder.name} sample {number}: label {label} is out of range; {num_classes} classes have '
                     f'labels 0 to {num_classes - 1}'
+                )
+            if not image.size:
+                raise UserError(
+                    f'{folder.name} sample {number}: an image without pixels, {list(image.shape)}; remove it'
                 )
             image = np.ascontiguousarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
             writer.write({'i': number, 'x': _encoded(image, encoding), 'y': int(label)})

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from composer_kd.models.image_size import refuse_smaller
@@ -113,8 +113,8 @@ class DenseNet(nn.Module):
 
 @MODELS.register('densenet')
 def densenet(
-    depth: int,
-    growth: PositiveInt,
+    depth: Annotated[int, Field(le=2000)],
+    growth: Annotated[int, Field(ge=1, le=1000)],
     compression: Annotated[float, Field(gt=0, le=1)] = 0.5,
     bottleneck: bool = True,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from composer_kd.models.registry import MODELS
@@ -37,13 +37,14 @@ class MLP(nn.Module):
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[int, Field(ge=1, le=10**6)]
 
 
 @MODELS.register('mlp')
 def mlp(
     num_classes: int,
     in_features: int,
-    hidden: list[PositiveInt] | None = None,
+    hidden: Annotated[list[Width], Field(max_length=1000)] | None = None,
     dropout: Share = 0.0,
     input_dropout: Share = 0.0,
 ) -> MLP:

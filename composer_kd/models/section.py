@@ -67,7 +67,7 @@ def build_model(
     arguments = {key: value for key, value in from_the_data.items() if key in taken}
     try:
         return factory(**arguments, **section.options)
-    except ValueError as error:
+    except (ValueError, OverflowError, RuntimeError) as error:
         raise UserError(f'{where}: {error}') from error
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from composer_kd.models.initialise import he_initialise
@@ -78,8 +78,8 @@ class WideResNet(nn.Module):
 
 @MODELS.register('wrn')
 def wrn(
-    depth: int,
-    width: PositiveInt,
+    depth: Annotated[int, Field(le=2000)],
+    width: Annotated[int, Field(ge=1, le=1000)],
     num_classes: int = 100,
     in_channels: int = 3,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,

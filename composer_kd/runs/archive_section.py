@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_serializer
 
-from composer_kd.section import Section
+from composer_kd.section import Count, Section
 
 __all__ = ['DEFAULT_VIEWS', 'ArchiveSection', 'LogitsSection']
 
 DEFAULT_VIEWS = 4
 
-Count = Annotated[int, Field(ge=1)]
+Views = Annotated[int, Field(ge=1, le=10**5)]
 
 
 class LogitsSection(Section):
@@ -27,7 +27,7 @@ class LogitsSection(Section):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    views: Count = DEFAULT_VIEWS
+    views: Views = DEFAULT_VIEWS
     top_k: Count | None = None
     # `from` cannot be an attribute's name.
     source: Literal['harvest', 'training'] = Field(default='harvest', alias='from')

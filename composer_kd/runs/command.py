@@ -12,7 +12,7 @@ from composer.utils import dist
 from composer_kd.archive import RunDir
 from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.data.drift.scenarios import check_scenario_files, scenarios_of
-from composer_kd.errors import UserError
+from composer_kd.errors import UserError, one_line
 from composer_kd.runs.ensembles_section import ENSEMBLES, write_ensembles
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import Plan, make_plan
@@ -111,4 +111,4 @@ class _OneLine(logging.Handler):
 
 def _one_line_warning(message, category, filename, lineno, file=None, line=None) -> None:
     if dist.get_global_rank() == 0:
-        print(f'warning: {" ".join(str(message).split())}', file=file or sys.stderr, flush=True)
+        print(one_line(f'warning: {message}'), file=file or sys.stderr, flush=True)

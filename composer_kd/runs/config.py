@@ -13,16 +13,21 @@ from composer_kd.models.section import ModelSection
 from composer_kd.runs.archive_section import ArchiveSection
 from composer_kd.runs.compile_section import CompileSection
 from composer_kd.runs.robustness_section import RobustnessSection
-from composer_kd.section import Section
+from composer_kd.section import BatchSize, PathText, Section
 
 __all__ = ['RunConfig', 'named_mapping']
 
 Named = str | dict[str, Any]
 
+_LONGEST = 9  # Digits of a duration.
+
 
 def _duration(text: str) -> str:
-    if not re.fullmatch(r'[1-9]\d*(ep|ba)', text):
+    found = re.fullmatch(r'([1-9][0-9]*)(ep|ba)', text)
+    if not found:
         raise ValueError("is not a duration; write a whole number of epochs or batches, as in '12ep' or '500ba'")
+    if len(found[1]) > _LONGEST:
+        raise ValueError("is longer than any training; write less, as in '12ep' or '500ba'")
     return text
 
 
@@ -94,8 +99,8 @@ class RunConfig(Section):
     model: ModelSection
     optimizer: Named = Field(default_factory=lambda: {'name': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 5e-4})
     scheduler: Named | None = None
-    batch_size: int = Field(default=128, ge=1)
-    microbatch_size: int | None = Field(default=None, ge=1)
+    batch_size: BatchSize = 128
+    microbatch_size: BatchSize | None = None
     max_duration: Duration
     precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'
     channels_last: bool = True
@@ -111,12 +116,12 @@ class RunConfig(Section):
     start: dict[str, Any] | None = None
     adversarial: dict[str, Any] | None = None
     robustness: RobustnessSection | None = None
-    replaces: str | None = None
+    replaces: PathText | None = None
     trust_pickle: bool = False
     eval_interval: Duration = '1ep'
     save_interval: Duration = '1ep'
-    keep_checkpoints: int = Field(default=1, ge=-1)
-    threads: int | None = Field(default=None, ge=1)
+    keep_checkpoints: int = Field(default=1, ge=-1, le=10**6)
+    threads: int | None = Field(default=None, ge=1, le=1024)
 
     @field_validator('algorithms', 'callbacks', 'loggers', mode='before')
     @classmethod

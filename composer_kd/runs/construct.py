@@ -39,10 +39,11 @@ def construct(factory: Callable[..., Any], options: dict[str, Any], where: str, 
         # Most places end with the name that most lines begin with.
         told = str(error).removeprefix(f'{where.rpartition(".")[2]}: ')
         raise UserError(f'{where}: {told}') from None
-    except (TypeError, ValueError, AssertionError) as error:
+    # Factories of other packages tell of options that cannot be in any of these ways.
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f'{where}: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}'
-        ) from None
+            f'{where}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}'
+        ) from error
 
 
 def check_options(
@@ -83,7 +84,10 @@ def _check_type(factory: Callable[..., Any], option: str, value: Any, where: str
     if adapter is None:
         return
     try:
-        adapter.validate_python(value)
+        read = adapter.validate_python(value)
+        # Factories get what is written: '0.1' would reach them as a text, and true as 1.
+        if isinstance(value, str | bool) and type(read) is not type(value) and isinstance(read, int | float):
+            raise UserError(f'expected a number, got {value!r}')
     except ValidationError as error:
         reason = error.errors()[0]['msg'].removeprefix('Value error, ').removeprefix('Input ')
         raise UserError(f'{where}: {reason}, got {value!r}') from None

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
+from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from composer_kd.errors import UserError, nearest
+from composer_kd.errors import UserError, name_fault, nearest
 from composer_kd.runs.config import RunConfig, named_mapping
 from composer_kd.runs.ensembles_section import PlannedEnsemble, plan_ensembles
 from composer_kd.runs.objects import check_objects
 from composer_kd.runs.references import Names, nth, resolve
 from composer_kd.runs.supplies import check_supplies
-from composer_kd.section import Section, parse_section
+from composer_kd.section import Name, PathText, Section, parse_section
 
 __all__ = ['Plan', 'PlannedRun', 'make_plan']
+
+
+_MOST_SEEDS = 1000
+_MOST_RUNS = 10_000
 
 
 class _File(Section):
     """The keys of a file that are not those of a run."""
 
-    name: str = 'run'
-    save_folder: str = 'runs'
-    repeat: int = Field(default=1, ge=1)
-    side_by_side: int | None = Field(default=None, ge=1)
+    name: Name = 'run'
+    save_folder: PathText = 'runs'
+    repeat: int = Field(default=1, ge=1, le=_MOST_SEEDS)
+    side_by_side: int | None = Field(default=None, ge=1, le=1024)
     lineage: dict[str, Any] | None = None
-    ensembles: dict[str, list[str]] = Field(default_factory=dict)
+    ensembles: dict[Name, list[str]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,10 +137,12 @@ def _make_plan(values: dict[str, Any]) -> Plan:
             if not isinstance(own, dict):
                 raise UserError(f'{place}: expected a mapping of what this run changes, got {own!r}')
             repeat = own.get('repeat', file.repeat)
-            if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1:
-                raise UserError(f'{place}.repeat: expected a whole number from 1 on, got {repeat!r}')
-            entries[name] = merge(base, {key: value for key, value in own.items() if key != 'repeat'})
+            if not isinstance(repeat, int) or isinstance(repeat, bool) or not 1 <= repeat <= _MOST_SEEDS:
+                raise UserError(f'{place}.repeat: expected a whole number from 1 to {_MOST_SEEDS}, got {repeat!r}')
+            entries[name] = merge(base, {key: value for key, value in own.items() if key != 'repeat'}, place)
             repeats[name], places[name] = repeat, place
+    if sum(repeats.values()) > _MOST_RUNS:
+        raise UserError(f'lineage: these are {sum(repeats.values()):,} runs; a file has at most {_MOST_RUNS:,}')
     for name in entries:
         if (
             not name
@@ -144,37 +152,43 @@ def _make_plan(values: dict[str, Any]) -> Plan:
             or name in ('report.html', 'report', 'ensembles.json')
         ):
             raise UserError(f'{name!r} cannot be the name of a run: it becomes a folder in {folder}')
+        if fault := name_fault(name):
+            raise UserError(f'{places[name] or "name"}: {name!r} {fault}')
     runs = [
         replace(run, lineage=None if file.lineage is None else file.name)
         for name, entry in entries.items()
         for run in _seeds_of(name, entry, repeats, places[name], folder)
     ]
-    names = [run.name for run in runs]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(run.name for run in runs).items():
+        if count > 1:
             raise UserError(f'lineage: two runs would be called {name!r}; give them other names')
     check_supplies({run.name: run for run in runs})
     ensembles = plan_ensembles(file.ensembles, repeats, {run.name: run.config for run in runs})
     return Plan(file.name, folder, _in_order(runs), file.side_by_side, ensembles)
 
 
-def merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], own: dict[str, Any], place: str = '') -> dict[str, Any]:
     """``base`` with what a run says for itself put over it, mapping by mapping.
 
     A section that names another thing (``model: {name: mlp}``) replaces the base's whole: its options belong to the
     other. ``algorithms``, ``callbacks`` and ``loggers`` are merged by name; ``null`` takes away what the base has.
+
+    Args:
+        base: What all runs have.
+        own: What this one says.
+        place: Of ``own`` in the file.
     """
     merged = dict(base)
     for key, value in own.items():
         below = merged.get(key)
         if key in ('algorithms', 'callbacks', 'loggers') and value is not None:
-            merged[key] = _merge_named(_as_mapping(below, key), _as_mapping(value, key))
+            merged[key] = _merge_named(_as_mapping(below, key), _as_mapping(value, f'{place}.{key}'.lstrip('.')))
         elif (
             isinstance(below, dict)
             and isinstance(value, dict)
             and value.get('name', below.get('name')) == below.get('name')
         ):
-            merged[key] = merge(below, value)
+            merged[key] = merge(below, value, f'{place}.{key}'.lstrip('.'))
         else:
             merged[key] = value
     return merged
@@ -190,14 +204,13 @@ def _merge_named(below: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _as_mapping(value: Any, key: str) -> dict[str, Any]:
+def _as_mapping(value: Any, where: str) -> dict[str, Any]:
     """Names to options; ``null`` options stay, they may mean 'without'."""
-    if value is None or isinstance(value, dict):
-        return value or {}
     try:
-        return dict(named_mapping(value))
+        named = named_mapping(value)
     except ValueError as error:
-        raise UserError(f'{key}: {error}') from None
+        raise UserError(f'{where}: {error}') from None
+    return value if isinstance(value, dict) else dict(named)
 
 
 def _seeds_of(
@@ -224,7 +237,6 @@ def _seeds_of(
 
 def _in_order(runs: list[PlannedRun]) -> tuple[PlannedRun, ...]:
     """Each after those that it learns from, otherwise as in the file."""
-    by_name = {run.name: run for run in runs}
     sorter = TopologicalSorter({run.name: run.after for run in runs})
     try:
         sorter.prepare()
@@ -232,12 +244,12 @@ def _in_order(runs: list[PlannedRun]) -> tuple[PlannedRun, ...]:
         circle = ' -> '.join(reversed(error.args[1]))
         raise UserError(f'lineage: {circle} is a circle: a run cannot wait for one that waits for it') from None
     position = {run.name: place for place, run in enumerate(runs)}
-    waiting = {run.name: set(run.after) for run in runs}
+    ready = [position[name] for name in sorter.get_ready()]
+    heapify(ready)
     ordered: list[PlannedRun] = []
-    while waiting:
-        name = min((name for name, others in waiting.items() if not others), key=position.__getitem__)
-        ordered.append(by_name[name])
-        del waiting[name]
-        for others in waiting.values():
-            others.discard(name)
+    while ready:
+        ordered.append(runs[heappop(ready)])
+        sorter.done(ordered[-1].name)
+        for name in sorter.get_ready():
+            heappush(ready, position[name])
     return tuple(ordered)

@@ -13,7 +13,7 @@ from composer_kd.algorithms.loss_curriculum.difficulty import recorded_epochs
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.fetch import is_remote
 from composer_kd.archive.remote import run_at
-from composer_kd.errors import UserError, nearest
+from composer_kd.errors import UserError, nearest, path_fault
 from composer_kd.models import ModelSection
 from composer_kd.models.section import same_model
 from composer_kd.runs.config import RunConfig
@@ -70,6 +70,8 @@ class Names:
             return nth(called, self.number, repeats[called])
         if called in self.every:
             return called
+        if fault := path_fault(called):
+            raise UserError(f'{where}: {called!r} {fault}')
         if is_remote(called) or (Path(called) / 'run.yaml').is_file():
             return None
         raise UserError(
@@ -232,4 +234,6 @@ def _called(options: dict[str, Any], key: str, where: str) -> tuple[str | None, 
     called, where = options.get(key), f'{where}.{key}'
     if called is not None and not isinstance(called, str):
         raise UserError(f'{where}: expected a run of the lineage or a run directory, got {called!r}')
+    if called is not None and (fault := path_fault(called)):
+        raise UserError(f'{where}: {called!r} {fault}')
     return called, where

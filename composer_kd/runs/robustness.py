@@ -52,8 +52,8 @@ def read_scenarios(
     """
     asked: dict[str, Any] = {}
     if file is not None:
-        asked = dict(read_yaml(file).get('drifts') or {})
-        if not asked:
+        asked = read_yaml(file).get('drifts') or {}
+        if not asked or not isinstance(asked, dict):
             raise UserError(f'{file}: drifts: there is none in this file; add some, as in docs/drift.md')
     if kinds is not None or severities is not None or file is None:
         chosen = 'all' if kinds in (None, 'all') else str(kinds).split(',')

@@ -7,11 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from composer_kd.callbacks.robustness import make_attack
-from composer_kd.section import Section
+from composer_kd.section import BatchSize, Count, Section
 
 __all__ = ['AttackSection', 'RobustnessSection']
-
-Count = Annotated[int, Field(ge=1)]
 
 
 class AttackSection(Section):
@@ -52,11 +50,11 @@ class RobustnessSection(Section):
 
     attacks: Annotated[list[AttackSection], Field(min_length=1)] = Field(default_factory=lambda: [AttackSection()])
     splits: Annotated[list[Literal['val', 'test']], Field(min_length=1)] | None = None
-    interval: Annotated[str, Field(pattern=r'^[1-9]\d*ep$')] | None = None
+    interval: Annotated[str, Field(pattern=r'^[1-9][0-9]{0,8}ep$')] | None = None
     interval_subset: Count | None = None
     interval_attacks: Count | None = None
     subset: Count | None = 1000
-    batch_size: Count = 250
+    batch_size: BatchSize = 250
 
     @model_validator(mode='after')
     def _of_an_interval(self) -> RobustnessSection:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composer_kd.errors import UserError, nearest
+from composer_kd.errors import UserError, name_fault, nearest
 
 __all__ = ['UNSEEN', 'Teacher', 'kind_of']
 
@@ -188,6 +188,8 @@ def kind_of(options: Mapping[str, Any]) -> str:
             raise UserError(f'teachers: {kind} {run!r} has no option {key!r}; {nearest(str(key), allowed)}')
         if not isinstance(value, allowed[key]):
             raise UserError(f'teachers: {kind} {run!r}: {key} is {value!r}; expected a {allowed[key].__name__}')
+    if fault := name_fault(options.get('name', '')):
+        raise UserError(f'teachers: {kind} {run!r}: name {fault}')
     if options.get('unseen', 'live') not in UNSEEN:
         raise UserError(f"teachers: recorded {run!r}: unseen is 'live' or 'label', got {options['unseen']!r}")
     return kind

@@ -3,12 +3,14 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 import torch
 import xxhash
 
 from composer_kd.archive import atomic_write, replacing, xxh3_of
+from composer_kd.archive.files import _host
 from composer_kd.archive.table import write_table
 from composer_kd.errors import UserError
 
@@ -65,6 +67,44 @@ def test_the_old_file_is_whole_until_the_new_one_is(tmp_path):
     with reader:
         assert reader.read() == b'old', 'written in place, not renamed'
     assert path.read_bytes() == b'new'
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one_of_that_file(tmp_path):
+    killed = """
+        import os, signal, sys
+        from composer_kd.archive import replacing
+        with replacing(sys.argv[1]) as temporary:
+            temporary.write_bytes(b'half')
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    for name in 'ab':
+        run(killed, tmp_path / name)
+    assert len(os.listdir(tmp_path)) == 2
+    atomic_write(tmp_path / 'a', b'whole')
+    assert sorted(name[:3] for name in os.listdir(tmp_path)) == ['.b.', 'a'], "another file's is left alone"
+
+
+def test_what_may_still_be_written_is_left_alone(tmp_path):
+    """Ours and that of others who live; of another host and of before hosts were named, until a day is over."""
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    kept = [
+        f'.a.{os.getpid()}-{_host()}-00000000.tmp',
+        f'.a.1-{_host()}-00000000.tmp',
+        f'.a.{dead.pid}-ffffffff-00000000.tmp',
+        f'.a.{dead.pid}-00000000.tmp',
+        f'.a.{2**33 - 1}-{_host()}-00000000.tmp',
+    ]
+    others = [f'.a.b.{dead.pid}-{_host()}-00000000.tmp', f'a.{dead.pid}-{_host()}-00000000.tmp', '.a.tmp', '.a.0-0.tmp']
+    for name in (*kept, *others, f'.a.{dead.pid}-{_host()}-00000000.tmp'):
+        (tmp_path / name).touch()
+    atomic_write(tmp_path / 'a', b'')
+    assert sorted(os.listdir(tmp_path)) == sorted(['a', *kept, *others])
+    yesterday = time.time() - 25 * 3600
+    for name in (*kept, *others):
+        os.utime(tmp_path / name, (yesterday, yesterday))
+    atomic_write(tmp_path / 'a', b'')
+    assert sorted(os.listdir(tmp_path)) == sorted(['a', *others])
 
 
 def test_a_limit_in_the_middle_of_a_file(tmp_path):

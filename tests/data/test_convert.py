@@ -1,11 +1,17 @@
 """Converting: counts, classes, superclasses, and one line for each thing that is wrong."""
 
+import io
 import os
+import subprocess
+import sys
+import time
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from composer_kd.archive.files import _host
 from composer_kd.data import open_data
 from composer_kd.data.cifar import CIFAR100_CLASSES, CIFAR100_COARSE, CIFAR100_SUPERCLASSES, superclasses_of
 from composer_kd.data.convert import convert
@@ -89,6 +95,16 @@ def test_cifar_100_classes_know_their_superclasses():
         ({'split': np.array(['train'] * 38 + ['tset'])}, "split holds 'tset'"),
         ({'split': np.zeros(39, np.int64)}, 'the test split is empty; both train and test need samples'),
         ({'classes': np.array([{}], dtype=object)}, 'not an .npz that can be read: .*pickle'),
+        ({'labels': np.zeros((39, 2), np.int64)}, r'labels has the shape \[39, 2\]; a plain row is needed'),
+        ({'split': np.uint8(0)}, r'split has the shape \[\]; a plain row is needed'),
+        ({'split': np.array([b'\xff'] * 39)}, 'split holds .*are known'),
+        ({'images': np.zeros((39, 0, 8), np.uint8)}, r'train sample 0: an image without pixels, \[0, 8\]; remove it'),
+        ({'images': np.zeros((39, 8, 0, 3), np.uint8)}, r'train sample 0: an image without pixels, \[8, 0, 3\]'),
+        (
+            {'labels': np.array([0] * 38 + [2**40]), 'classes': None},
+            r'label 1099511627776 of sample 38 would be one of 1,099,511,627,777 classes; labels count from 0',
+        ),
+        ({'labels': np.array([0] * 38 + [2**63], np.uint64), 'classes': None}, r'of sample 38 would be one of'),
     ],
 )
 def test_an_npz_that_is_refused(gray_npz, tmp_path, arrays, message):
@@ -97,6 +113,105 @@ def test_an_npz_that_is_refused(gray_npz, tmp_path, arrays, message):
         convert(str(path), tmp_path / 'out')
     assert '\n' not in str(caught.value)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def claiming(shape: tuple[int, ...], content: bytes = b'', dtype: str = '|u1') -> bytes:
+    """The bytes of an .npy whose header says so, whatever it holds."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {'descr': dtype, 'fortran_order': False, 'shape': shape})
+    return file.getvalue() + content
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        (
+            'images',
+            claiming((2**40, 32, 32, 3)),
+            r'images\.npy claims uint8 \[1099511627776, 32, 32, 3\], .* holds less',
+        ),
+        ('images', claiming((39, 8, 8), bytes(100)), r'images\.npy claims uint8 \[39, 8, 8\], 2,496 bytes'),
+        ('images', claiming((-(2**40), 8, 8)), r'images\.npy claims'),
+        ('labels', claiming((2**50,), dtype='<i8'), r'labels\.npy claims int64'),
+        (
+            'classes',
+            claiming((1,), dtype='<U1000000'),
+            r'classes\.npy claims <U1000000 \[1\], 4,000,000 bytes',
+        ),
+        ('split', b'\x93NUMPY\x01\x00\x10\x00{nothing of this}', r'not an \.npz that can be read'),
+        ('classes', claiming((1,), dtype='<U1000000000'), r'not an \.npz that can be read'),
+        ('split', b'no array', r'not an \.npz that can be read'),
+    ],
+)
+def test_an_array_that_is_not_what_it_claims(gray_npz, tmp_path, name, content, message):
+    whole = gray_npz()
+    path = tmp_path / 'claims.npz'
+    with zipfile.ZipFile(whole) as read, zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as written:
+        for entry in read.namelist():
+            written.writestr(entry, content if entry == f'{name}.npy' else read.read(entry))
+    with pytest.raises(UserError, match=message) as caught:
+        convert(str(path), tmp_path / 'out')
+    assert str(caught.value).startswith(f'{path}: ')
+    assert '\n' not in str(caught.value)
+
+
+def test_a_zip_that_claims_what_it_claims(gray_npz, tmp_path):
+    """The size of the entry is written by whoever wrote the array's: what is there in the file is not."""
+    path = tmp_path / 'claims.npz'
+    claimed = 2**30
+    with zipfile.ZipFile(gray_npz()) as read, zipfile.ZipFile(path, 'w') as written:
+        for entry in read.namelist():
+            if entry == 'images.npy':
+                header = claiming((claimed // 64, 8, 8))
+                written.writestr(entry, header)
+                written.getinfo(entry).file_size = claimed + len(header)
+            else:
+                written.writestr(entry, read.read(entry))
+    with pytest.raises(UserError, match=r'images\.npy claims uint8 .* holds less'):
+        convert(str(path), tmp_path / 'out')
+
+
+def test_an_array_that_is_no_zip(gray_npz, tmp_path):
+    np.save(tmp_path / 'one.npy', np.zeros(3))
+    (tmp_path / 'one.npy').rename(tmp_path / 'one.npz')
+    with pytest.raises(UserError, match=r'one\.npz: not an \.npz that can be read'):
+        convert(f'{tmp_path}/one.npz', tmp_path / 'out')
+
+
+def test_what_a_killed_conversion_left_is_removed_by_the_next_one(gray_npz, tmp_path):
+    source = str(gray_npz())
+    killed = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        import numpy as np
+        from composer_kd.data.write import Images, write_dataset
+        def samples():
+            yield np.zeros((8, 8), np.uint8), 0
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_dataset(Path(sys.argv[1]), {'train': Images(samples(), 2)}, 'killed', ['a'])
+    """
+    for name in ('out', 'other'):
+        subprocess.run([sys.executable, '-c', killed, str(tmp_path / name)], timeout=100, check=False)
+    assert len(list(tmp_path.glob('.out.*.converting'))) == 1
+    # One that is still at work, one of another host, and one of that host of which nobody has heard for long.
+    at_work, elsewhere, long_ago = (
+        tmp_path / f'.out.{owner}.converting'
+        for owner in (f'{os.getpid()}-{_host()}-0a0a0a0a', '7-00000000-0a0a0a0a', '7-00000000-0b0b0b0b')
+    )
+    for folder in (at_work, elsewhere, long_ago):
+        (folder / 'train').mkdir(parents=True)
+        (folder / 'train/shard.00000.mds').touch()
+        yesterday = time.time() - 25 * 3600
+        for path in (folder, folder / 'train'):
+            os.utime(path, (yesterday, yesterday))
+    os.utime(long_ago / 'train/shard.00000.mds', (yesterday, yesterday))
+    os.utime(at_work / 'train/shard.00000.mds', None)
+    convert(source, tmp_path / 'out')
+    left = sorted(path for path in tmp_path.iterdir() if path.suffix == '.converting')
+    assert at_work in left
+    assert elsewhere in left, 'a shard of it is new'
+    assert long_ago not in left
+    assert [path.name.partition('.other.')[0] for path in left if path not in (at_work, elsewhere)] == ['']
 
 
 def test_other_refusals(gray_npz, tmp_path):

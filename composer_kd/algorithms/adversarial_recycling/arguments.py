@@ -49,14 +49,14 @@ def share_of(value: Any) -> float:
 
 
 def count_of(value: Any, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f'{name}: expected a whole number from 1 on, got {value!r}')
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10**9:
+        raise UserError(f'{name}: expected a whole number from 1 to 1e9, got {value!r}')
     return value
 
 
 def length_of(value: Any, name: str) -> tuple[int, str]:
     """``'10ep'`` as (10, 'ep'); batches are ``ba``."""
-    found = re.fullmatch(r'([1-9]\d*)(ep|ba)', value) if isinstance(value, str) else None
+    found = re.fullmatch(r'([1-9][0-9]{0,8})(ep|ba)', value) if isinstance(value, str) else None
     if found is None:
         raise UserError(f"{name}: expected a number of epochs or batches, as '10ep' or '500ba', got {value!r}")
     return int(found[1]), found[2]

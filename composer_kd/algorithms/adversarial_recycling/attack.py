@@ -28,6 +28,9 @@ PIXELS = 255
 
 _LARGEST = 127  # Of what int8 holds on both sides of 0.
 
+_LARGEST_BALL = 10**6  # In l2: black and white images of 2,000 by 2,000 pixels are less apart.
+_MOST_STEPS = 10**5
+
 # What papers have for images of 32x32: 8/255, and half of the whole scale.
 _EPSILON = {'linf': 8.0, 'l2': 128.0}
 
@@ -93,12 +96,18 @@ class Attack:
             )
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise UserError(f'steps: expected a whole number from 1 on, got {steps!r}: no step attacks nothing')
+        if steps > _MOST_STEPS:
+            raise UserError(f'steps: {steps} would never end; give at most {_MOST_STEPS}')
+        if epsilon > _LARGEST_BALL:
+            raise UserError(f'epsilon: {epsilon!r} is more than images differ by; give at most {_LARGEST_BALL}')
         if step_size is None:
             step_size = epsilon / 4 if steps > 1 else epsilon * one_step
         if not isinstance(targeted, bool):
             raise UserError(f'targeted: expected true or false, got {targeted!r}')
         if not _is_number(step_size) or step_size <= 0:
             raise UserError(f'step_size: expected a number of pixels above 0, got {step_size!r}')
+        if step_size > _LARGEST_BALL:
+            raise UserError(f'step_size: {step_size!r} is more than images differ by; give at most {_LARGEST_BALL}')
         return cls(float(epsilon), steps, float(step_size), norm, targeted, strongest)
 
     @property

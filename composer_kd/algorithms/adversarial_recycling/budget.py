@@ -15,6 +15,7 @@ from composer_kd.functional.counter import counter_hash
 __all__ = ['Budget']
 
 _UNITS = {'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'KiB': 2**10, 'MiB': 2**20, 'GiB': 2**30}
+_SIZE = rf'([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?) *({"|".join(_UNITS)})'
 
 # Goes into the hash that chooses.
 _VERSION = 1
@@ -31,7 +32,7 @@ class Budget:
         self._samples: int | None = None
         self._bytes: float | None = None
         self.given = given
-        size = re.fullmatch(rf'(\d+(?:\.\d+)?) *({"|".join(_UNITS)})', given) if isinstance(given, str) else None
+        size = re.fullmatch(_SIZE, given) if isinstance(given, str) else None
         if size is not None:
             self._bytes = float(size[1]) * _UNITS[size[2]]
             if self._bytes < 1:

@@ -13,6 +13,9 @@ from composer_kd.schedule import Progress
 
 __all__ = ['LearnedTemperature', 'Temperature', 'make_temperature']
 
+# With a higher one all classes are alike to seven digits.
+_HIGHEST = 1000.0
+
 
 class LearnedTemperature:
     """A temperature that climbs the distillation loss while the student descends it.
@@ -41,6 +44,8 @@ class LearnedTemperature:
         for name, value in (('start', start), ('low', low), ('high', high), ('rate', rate)):
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
                 raise UserError(f'temperature: learned: {name} is a finite number above 0, got {value!r}')
+            if value > _HIGHEST:
+                raise UserError(f'temperature: learned: {name} is at most {_HIGHEST:g}, got {value!r}')
         if not low < start < high:
             raise UserError(f'temperature: learned: start lies between low and high, got {low} < {start} < {high}')
         self.start, self.low, self.high, self.rate = start, low, high, rate
@@ -94,7 +99,7 @@ def make_temperature(written: Any) -> Temperature:
         return LearnedTemperature(**options)
     if isinstance(written, str) and get_close_matches(written, ['learned']):
         raise UserError(f"temperature: {written!r} is not a temperature; did you mean 'learned'?")
-    return Ramp(written, 'temperature', open=True)
+    return Ramp(written, 'temperature', open=True, most=_HIGHEST)
 
 
 def _sigmoid(u: float) -> float:

@@ -27,6 +27,8 @@ __all__ = ['WarmStart']
 _PICKLES = ('.pt', '.pth', '.ckpt', '.bin')
 _ENDINGS_OF_WEIGHTS = ('.safetensors', *_PICKLES)
 
+_MOST_PERTURBED = 1000
+
 
 class WarmStart(Described):
     """Begin a training at the weights of an earlier iteration, as they are or shrunk and perturbed.
@@ -68,6 +70,8 @@ class WarmStart(Described):
             raise UserError(f'shrink: expected a number from 0 to 1, got {shrink!r}')
         if not _is_number(perturb) or perturb < 0:
             raise UserError(f'perturb: expected a number from 0 on, got {perturb!r}')
+        if perturb > _MOST_PERTURBED:
+            raise UserError(f'perturb: expected at most {_MOST_PERTURBED}, got {perturb!r}')
         if shrink == perturb == 0:
             raise UserError('shrink and perturb are both 0: all weights would be; for a fresh start, leave it out')
         if not isinstance(trust_pickle, bool):

@@ -17,6 +17,7 @@ from composer_kd.data.drift.population import Part, Population, split_seed
 from composer_kd.data.drift.published import PublishedFile
 from composer_kd.errors import nearest
 from composer_kd.functional.corruptions import CORRUPTIONS, CORRUPTIONS_VERSION, corrupt, severities_of
+from composer_kd.section import PathText
 
 __all__ = ['Corruption']
 
@@ -37,7 +38,7 @@ class Corruption(Drift):
     name: str = 'corruption'
     kind: str
     severity: Annotated[float, Field(ge=1, le=5)] = 3.0
-    files: str | None = None
+    files: PathText | None = None
 
     @field_validator('kind')
     @classmethod

@@ -18,7 +18,7 @@ from composer_kd.data.drift.population import PARTS, Part, Population
 from composer_kd.errors import UserError, nearest
 from composer_kd.functional.counter import counter_hash
 from composer_kd.registry import Registry
-from composer_kd.section import Section, keys_of
+from composer_kd.section import Section, Seed, keys_of
 
 __all__ = ['DRIFTS', 'AnyDrift', 'Drift', 'Drifts', 'acting', 'linear', 'marked', 'refused']
 
@@ -43,7 +43,7 @@ class Drift(Section):
     nothing: ClassVar[Mapping[str, float]] = {}
 
     name: str
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     parts: Annotated[list[Part], Field(min_length=1)] = Field(default_factory=lambda: list(PARTS))
 
     @property

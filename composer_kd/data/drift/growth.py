@@ -12,6 +12,7 @@ from composer_kd.data.drift.drift import Drift, linear
 from composer_kd.data.drift.label_shift import Order, ranks
 from composer_kd.data.drift.population import Part, Population
 from composer_kd.errors import UserError
+from composer_kd.section import Count
 
 __all__ = ['Growing', 'NewClasses']
 
@@ -31,7 +32,7 @@ class NewClasses(Drift):
     between: ClassVar = {'classes': _whole}
 
     name: str = 'new_classes'
-    classes: Annotated[int, Field(ge=1)]
+    classes: Count
     order: Order = 'index'
 
     def change(self, population: Population) -> Population:

@@ -53,7 +53,7 @@ class LongTail(Drift):
     nothing: ClassVar = {'factor': 1.0}
 
     name: str = 'long_tail'
-    factor: Annotated[float, Field(gt=1)]
+    factor: Annotated[float, Field(gt=1, le=1e9)]
     order: Order = 'index'
 
     def settled(self) -> Drift | None:
@@ -75,7 +75,7 @@ class DirichletPriors(Drift):
     """
 
     name: str = 'dirichlet'
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    alpha: Annotated[float, Field(gt=0, le=1e9)]
 
     def change(self, population: Population) -> Population:
         weights = dirichlet_weights(

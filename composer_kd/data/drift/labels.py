@@ -14,6 +14,7 @@ from composer_kd.data.drift.drift import Drift, linear
 from composer_kd.data.drift.population import PARTS, Part, Population, split_seed
 from composer_kd.errors import UserError
 from composer_kd.functional.counter import counter_hash, uniform
+from composer_kd.section import Count
 
 __all__ = ['LabelNoise', 'Subpopulation']
 
@@ -64,7 +65,7 @@ class Subpopulation(Drift):
 
     name: str = 'subpopulation'
     side: Literal['source', 'target']
-    sources: Annotated[int, Field(ge=1)] | None = None
+    sources: Count | None = None
 
     @field_validator('parts')
     @classmethod

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from composer_kd.data.drift.drift import AnyDrift, Drift, refused
 from composer_kd.data.drift.population import PARTS, Part, Population, split_seed, within
+from composer_kd.section import Count
 
 __all__ = ['Path']
 
@@ -38,7 +39,7 @@ class Path(Drift):
     name: str = 'path'
     start: AnyDrift | None = Field(default=None, alias='from')
     to: AnyDrift
-    steps: Annotated[int, Field(ge=1)]
+    steps: Count
     step: Annotated[int, Field(ge=0)]
 
     @model_validator(mode='after')

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, field_
 from composer_kd.data.drift.drift import DRIFTS, Drift, Drifts, refused
 from composer_kd.errors import UserError, nearest
 from composer_kd.functional.corruptions import CORRUPTIONS
-from composer_kd.section import Section, keys_of
+from composer_kd.section import Name, PathText, Section, Seed, keys_of
 
 __all__ = ['CorruptionGrid', 'Scenarios', 'check_scenario_files', 'scenarios_of']
 
@@ -32,15 +32,15 @@ class CorruptionGrid(Section):
     severities: Annotated[list[Severity], Field(min_length=1)] = Field(
         default_factory=lambda: [1.0, 2.0, 3.0, 4.0, 5.0]
     )
-    seed: Annotated[int, Field(ge=0)] = 0
-    files: str | None = None
+    seed: Seed = 0
+    files: PathText | None = None
     after: Drifts = None
 
     @field_validator('kinds', mode='before')
     @classmethod
     def _known(cls, kinds: Any) -> Any:
         for kind in kinds if isinstance(kinds, list) else ():
-            if kind not in CORRUPTIONS:
+            if not isinstance(kind, str) or kind not in CORRUPTIONS:
                 raise refused(None, f'{kind!r} is not a kind of corruption; {nearest(str(kind), CORRUPTIONS)}', kind)
         if kinds != 'all' and not (isinstance(kinds, list) and kinds):
             raise refused(None, f'expected all, or a list of kinds of corruption, got {kinds!r}', kinds)
@@ -105,7 +105,7 @@ def _expandable(value: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 Scenarios = Annotated[
-    dict[str, Annotated[Any, BeforeValidator(_scenario)]] | None,
+    dict[Name, Annotated[Any, BeforeValidator(_scenario)]] | None,
     AfterValidator(_expandable),
 ]
 """Names to what a model is measured under, in a YAML: see :func:`scenarios_of` for what they come to."""

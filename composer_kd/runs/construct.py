@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Set
 from typing import Any, get_type_hints
 
@@ -34,7 +35,7 @@ def construct(factory: Callable[..., Any], options: dict[str, Any], where: str, 
     """
     check_options(factory, options, where, set(given))
     try:
-        return factory(**given, **options)
+        made = factory(**given, **options)
     except UserError as error:
         # Most places end with the name that most lines begin with.
         told = str(error).removeprefix(f'{where.rpartition(".")[2]}: ')
@@ -44,6 +45,10 @@ def construct(factory: Callable[..., Any], options: dict[str, Any], where: str, 
         raise UserError(
             f'{where}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}'
         ) from error
+    for option, value in options.items():  # Ours say better what they want; others take anything.
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f'{where}.{option}: expected a finite number, got {value!r}')
+    return made
 
 
 def check_options(

@@ -71,7 +71,7 @@ _KEYED = {
 }
 
 
-# Of an optimizer's options, which are all from 0 on: what is as much was not meant.
+# Of an optimizer's options: what is as much was not meant. What is below 0 it refuses itself.
 _BELOW = {'lr': 1e4, 'weight_decay': 1e4, 'eps': 1e4, 'momentum': 1.0}
 
 
@@ -82,8 +82,8 @@ def make_optimizer(
     name, options = split_name(config.optimizer, where)
     for key, bound in _BELOW.items():
         value = options.get(key, 0.0)
-        if isinstance(value, int | float) and not 0 <= value < bound:
-            raise UserError(f'{where}.{key}: expected a number from 0 to below {bound:g}, got {value!r}')
+        if isinstance(value, int | float) and not value < bound:
+            raise UserError(f'{where}.{key}: expected a number below {bound:g}, got {value!r}')
     return construct(OPTIMIZERS.get(name, where), options, where, params=parameters)
 
 

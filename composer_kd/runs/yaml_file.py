@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from importlib import resources
 from pathlib import Path
@@ -77,8 +76,6 @@ class _Loader(yaml.SafeLoader):
             raise UserError(f'line {line}: {node.value!r} cannot be read; write a text in quotes') from None
         if isinstance(value, int) and abs(value) >= _LARGEST_WHOLE:
             raise UserError(f'line {line}: {node.value} is too large a number')
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f'line {line}: {node.value} is not a finite number; write one, or leave the key out')
         return value
 
 

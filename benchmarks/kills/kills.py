@@ -231,17 +231,26 @@ def trials(kind: Kind, common: Path, folder: Path, kills: int, seed: str) -> dic
         place = fresh(kind, common, folder)
         moment = draw.uniform(0.02, 1.0) * seconds
         status, _ = forked(kind.work, place, kill_after=moment)
-        result['kills' if status == -signal.SIGKILL else 'too_late'] += 1
-        fault = repeated(kind, place, expected)
+        late = status != -signal.SIGKILL or done(kind, place, expected)
+        result['too_late' if late else 'kills'] += 1
+        fault = repeated(kind, place, expected, done_before=late)
         if fault is not None:
             result['faults'].append(f'kill {number} after {moment:.2f} s: {fault}')
     return result
 
 
-def repeated(kind: Kind, place: Path, expected: Any) -> str | None:
-    """Repeat the command that was killed; what is wrong then."""
+def done(kind: Kind, place: Path, expected: Any) -> bool:
+    """Whether the command had left everything by the time that it was killed."""
+    try:
+        return look(kind, place) == expected
+    except Exception:
+        return False
+
+
+def repeated(kind: Kind, place: Path, expected: Any, done_before: bool) -> str | None:
+    """Repeat the command that was killed; what is wrong then. Some refuse to do again what is done."""
     status, said = forked(kind.work, place)
-    if status != 0:
+    if status != 0 and not done_before:
         return f'the repeated command ended with {status}: {said.strip().splitlines()[-1] if said.strip() else ""}'
     try:
         found = look(kind, place)

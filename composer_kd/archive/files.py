@@ -127,14 +127,15 @@ def temporary_name(name: str, ending: str) -> str:
     return f'.{name}.{os.getpid()}-{_host()}-{token_hex(4)}.{ending}'
 
 
-def sweep(folder: Path, name: str, ending: str) -> None:
-    """Remove what killed writers of ``name`` have left in ``folder``, files and folders.
+def sweep(folder: Path, name: str | None, ending: str) -> None:
+    """Remove what killed writers of ``name`` (``None``: of anything) have left in ``folder``, files and folders.
 
     Several hosts, and containers of one host, may write to a folder, and a number is only a process where it was given:
     what was begun here goes when its process is no more. Of what was begun elsewhere, before a reboot or by an earlier
     version nobody here can tell: that goes when nothing in it has been written for a day.
     """
-    pattern = re.compile(rf'\.{re.escape(name)}\.([1-9]\d{{0,9}})-(?:([0-9a-f]{{8}})-)?[0-9a-f]{{8}}\.{ending}')
+    named = '.+' if name is None else re.escape(name)
+    pattern = re.compile(rf'\.{named}\.([1-9]\d{{0,9}})-(?:([0-9a-f]{{8}})-)?[0-9a-f]{{8}}\.{ending}')
     with suppress(OSError):  # Tidying is a courtesy: it keeps nobody from writing.
         for path in [Path(entry.path) for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]:
             found = pattern.fullmatch(path.name)

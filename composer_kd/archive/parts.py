@@ -18,7 +18,7 @@ import xxhash
 from torch import Tensor
 
 from composer_kd.archive.archive import Archive
-from composer_kd.archive.files import atomic_write, xxh3_of
+from composer_kd.archive.files import atomic_write, sweep, xxh3_of
 from composer_kd.archive.samples import Samples
 from composer_kd.archive.table import Table, read_table
 from composer_kd.errors import UserError
@@ -53,6 +53,8 @@ def write_part(
     tensors |= samples.columns()
     assert {len(column) for column in tensors.values()} == {len(samples)}, 'one row a sample'
     content = save(tensors, {'facts': _text(facts)})
+    # Parts are named by their content, so no later one has the name of a half-written one.
+    sweep(_folder(archive), None, 'tmp')
     atomic_write(_folder(archive) / f'{_stem(kind, number)}{xxhash.xxh3_128_hexdigest(content)}.safetensors', content)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from composer_kd.archive import Archive, read_parts, remove_parts, write_part
+from composer_kd.archive.files import temporary_name
 from composer_kd.archive.logit_parts import merge_logits, write_logits
 from tests.archive.common import losses, samples
 
@@ -104,3 +105,19 @@ def test_what_is_removed(archive):
     assert [name[:9] for name in files(archive)] == ['logits-00']
     remove_parts(archive)
     assert files(archive) == []
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_part(archive):
+    child = os.fork()
+    if child == 0:
+        folder = archive.run.path / 'archive' / 'parts'
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / temporary_name('logits-0000-00ff.safetensors', 'tmp')).touch()
+        os._exit(0)
+    os.waitpid(child, 0)
+    mine = archive.run.path / 'archive' / 'parts' / temporary_name('logits-0001-00ff.safetensors', 'tmp')
+    mine.touch()
+    assert len(files(archive)) == 2
+    write_part(archive, 'loss', 3, samples((8, 80, 1)), losses(0.8), FACTS)
+    assert [name[:9] for name in files(archive)] == [mine.name[:9], 'loss-0003']
+    mine.unlink()

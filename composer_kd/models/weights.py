@@ -83,10 +83,9 @@ def load_weights(path: PathLike, trust_pickle: bool = False) -> dict[str, Tensor
 
 def pickle_refusal(path: PathLike) -> str:
     """Say why a file of weights that may be a pickle is not opened, and what to do."""
-    out = Path(path).with_suffix('.safetensors')
     return (
-        f'{path}: this may be a pickle, which is opened only where you say so; convert it once with '
-        f'`composer-kd import-weights {path} {out}`, or set trust_pickle: true'
+        f'{os.fspath(path)}: this may be a pickle, which is opened only where you say so; make it .safetensors with '
+        f'`composer-kd import-weights`, or set trust_pickle: true'
     )
 
 

@@ -83,7 +83,7 @@ def test_composer_checkpoint(checkpoint):
 
 
 def test_a_pickle_is_opened_only_where_the_user_says_so(checkpoint):
-    with pytest.raises(UserError, match=r'composer-kd import-weights .*-rank0\.safetensors`, or set trust_pickle'):
+    with pytest.raises(UserError, match='`composer-kd import-weights`, or set trust_pickle: true'):
         load_weights(checkpoint[0])
     with pytest.raises(UserError, match='trust_pickle'):
         load_into(net(), checkpoint[0])

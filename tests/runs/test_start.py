@@ -147,25 +147,24 @@ def test_a_lineage_starts_warm_and_goes_on_without_its_source(
 
 
 def test_a_pickle_is_started_from_only_where_the_user_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     net = build_model(ModelSection(name='mlp', hidden=[32]), 100, (3, 32, 32))
-    torch.save({'state_dict': net.state_dict()}, tmp_path / 'week1.pt')
-    file = write_yaml(
-        tmp_path, lineage=None, name='solo', max_duration='1ep', start={'from': str(tmp_path / 'week1.pt')}
-    )
-    assert main([str(file), '--no-report']) == 1
+    torch.save({'state_dict': net.state_dict()}, 'week1.pt')
+    write_yaml(tmp_path, lineage=None, name='solo', max_duration='1ep', start={'from': 'week1.pt'})
+    assert main(['tiny.yaml', '--no-report']) == 1
     line = capsys.readouterr().err
     assert 'week1.pt: this may be a pickle, which is opened only where you say so' in line
     assert line.count('\n') == 1
     assert not (tmp_path / 'runs').exists()
-    assert main([str(file), '--no-report', '--trust-pickle']) == 0
+    assert main(['tiny.yaml', '--no-report', '--trust-pickle']) == 0
     # What the user says of it is no setting of the run.
-    assert main([str(file), '--no-report', 'start.trust_pickle=true']) == 0
+    assert main(['tiny.yaml', '--no-report', 'start.trust_pickle=true']) == 0
     assert 'finished before' in capsys.readouterr().out
-    assert main([str(file), '--no-report', 'name=other', 'start.trust_pickle=true']) == 0
+    assert main(['tiny.yaml', '--no-report', 'name=other', 'start.trust_pickle=true']) == 0
     # Once imported, it is read as it is.
-    assert composer_kd(['import-weights', str(tmp_path / 'week1.pt'), str(tmp_path / 'week1.safetensors')]) == 0
-    assert main([str(file), '--no-report', 'name=third', f'start.from={tmp_path / "week1.safetensors"}']) == 0
+    assert composer_kd(['import-weights', 'week1.pt', 'week1.safetensors']) == 0
+    assert main(['tiny.yaml', '--no-report', 'name=third', 'start.from=week1.safetensors']) == 0
     hashes = {RunDir(tmp_path / 'runs' / name).manifest().weights.hash for name in ('solo', 'other', 'third')}
     assert len(hashes) == 1

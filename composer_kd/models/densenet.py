@@ -114,7 +114,7 @@ class DenseNet(nn.Module):
 @MODELS.register('densenet')
 def densenet(
     depth: Annotated[int, Field(le=2000)],
-    growth: Annotated[int, Field(ge=1, le=1000)],
+    growth: Annotated[int, Field(gt=0, le=1000)],
     compression: Annotated[float, Field(gt=0, le=1)] = 0.5,
     bottleneck: bool = True,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,

@@ -37,7 +37,7 @@ class MLP(nn.Module):
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Width = Annotated[int, Field(ge=1, le=10**6)]
+Width = Annotated[int, Field(gt=0, le=10**6)]
 
 
 @MODELS.register('mlp')

@@ -79,7 +79,7 @@ class WideResNet(nn.Module):
 @MODELS.register('wrn')
 def wrn(
     depth: Annotated[int, Field(le=2000)],
-    width: Annotated[int, Field(ge=1, le=1000)],
+    width: Annotated[int, Field(gt=0, le=1000)],
     num_classes: int = 100,
     in_channels: int = 3,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,

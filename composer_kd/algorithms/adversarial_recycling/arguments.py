@@ -49,8 +49,10 @@ def share_of(value: Any) -> float:
 
 
 def count_of(value: Any, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10**9:
-        raise UserError(f'{name}: expected a whole number from 1 to 1e9, got {value!r}')
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f'{name}: expected a whole number from 1 on, got {value!r}')
+    if value > 10**9:
+        raise UserError(f'{name}: expected at most 1e9, got {value!r}')
     return value
 
 

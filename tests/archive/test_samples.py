@@ -65,5 +65,5 @@ def test_what_is_no_table_of_samples(tmp_path, change):
 
 
 def test_of_data_without_keys():
-    with pytest.raises(UserError, match=r'\(list\) has no ids: an archive needs samples with ids'):
+    with pytest.raises(UserError, match=r'\(list\) has no ids: what is recorded, .* needs ids and content hashes'):
         Samples.of([1, 2])

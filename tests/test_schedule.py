@@ -7,13 +7,13 @@ from fractions import Fraction
 
 import pytest
 import torch
-from composer.core import Callback
-from torch.utils.data import DataLoader, TensorDataset
+from composer.core import Callback, DataSpec
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from composer_kd import Schedule, UserError
+from composer_kd import Distillation, Schedule, UserError
 from composer_kd.ramp import Ramp
 from composer_kd.schedule import Progress
-from tests.algorithms.common import make_trainer
+from tests.algorithms.common import make_trainer, net
 
 
 def at(epoch: int, batch_in_epoch: int = 0, length: int | None = 10, epochs: float | None = 100) -> Progress:
@@ -187,6 +187,30 @@ def test_samples_that_a_short_last_batch_drops_are_not_counted() -> None:
     trainer.fit()
     trainer.close()
     assert seen == pytest.approx([step / 24 for step in range(24)], abs=1e-12)
+
+
+class Endless(IterableDataset):
+    """Data whose loader has no length."""
+
+    def __iter__(self):
+        for row in range(64):
+            yield torch.full((3, 8, 8), float(row)), row % 10
+
+
+def test_a_share_of_samples_of_a_loader_without_a_length_names_units_that_work() -> None:
+    for arguments in ({'schedule': 'first 0.3dur'}, {'kd_weight': '1 to 0 until 0.5dur'}):
+        for duration, works in (('50sp', False), ('4ba', True)):
+            endless = DataSpec(DataLoader(Endless(), 16))
+            trainer, _ = make_trainer([Distillation([net(2)], **arguments)], train_dataloader=endless, epochs=duration)
+            if works:
+                trainer.fit()
+            else:
+                with pytest.raises(UserError, match=r'in ep or ba \(sp needs a loader that has a length\)') as refused:
+                    trainer.fit()
+                assert '\n' not in str(refused.value)
+            trainer.close()
+    with pytest.raises(UserError, match=r'ep or ba \(sp needs a loader that has a length\)'):
+        _ = Progress(0, 0).fraction
 
 
 def test_batches_are_length_enough_where_an_epoch_has_none() -> None:

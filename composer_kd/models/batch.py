@@ -10,7 +10,16 @@ from torch import Tensor
 
 from composer_kd.errors import UserError
 
-__all__ = ['batch_of_teachers', 'has_single_output', 'input_of', 'keys_of', 'labels_of', 'logits_of', 'total_of']
+__all__ = [
+    'batch_of_teachers',
+    'given_labels',
+    'has_single_output',
+    'input_of',
+    'keys_of',
+    'labels_of',
+    'logits_of',
+    'total_of',
+]
 
 
 def batch_of_teachers(state: Any) -> Any:
@@ -35,19 +44,21 @@ def labels_of(batch: Any) -> Tensor | None:
     The second part of a tuple, or ``labels`` of a mapping. Labels of a single output, zeros and ones as floats, are
     counted as two classes; to see that they are, a GPU is waited for.
     """
-    if isinstance(batch, Mapping):
-        labels = batch.get('labels')
-    else:
-        labels = batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else None
+    labels = given_labels(batch)
     if not isinstance(labels, Tensor):
         return None
-    if not labels.is_floating_point():
-        return labels if labels.dim() == 1 else None
     if labels.dim() == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.dim() != 1 or not bool(((labels == 0) | (labels == 1)).all()):
-        return None
-    return labels.long()
+    if labels.dim() != 1 or not labels.is_floating_point():
+        return labels if labels.dim() == 1 else None
+    return labels.long() if bool(((labels == 0) | (labels == 1)).all()) else None
+
+
+def given_labels(batch: Any) -> Any:
+    """What stands in a batch where labels are expected, of whatever kind; ``None`` where nothing does."""
+    if isinstance(batch, Mapping):
+        return batch.get('labels')
+    return batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else None
 
 
 def has_single_output(outputs: Any) -> bool:

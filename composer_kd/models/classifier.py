@@ -158,8 +158,14 @@ def classifier(
 
 
 def refuse_strict_model(model: nn.Module, dataset: Any) -> None:
-    """Refuse Composer's own classifier for keyed data: it takes a batch apart in two, and these have three parts."""
-    if isinstance(unwrapped(model), ComposerClassifier) and hasattr(dataset, 'content_hashes'):
+    """Refuse Composer's own classifier for keyed data: it takes a batch apart in two, and these have three parts.
+
+    A subclass that has its own of everything that takes a batch apart is left alone.
+    """
+    kind = type(unwrapped(model))
+    if not issubclass(kind, ComposerClassifier) or not hasattr(dataset, 'content_hashes'):
+        return
+    if any(getattr(kind, name) is getattr(ComposerClassifier, name) for name in ('forward', 'loss', 'update_metric')):
         raise UserError(
             'the model is a ComposerClassifier, which takes (x, y) batches alone, and this data has (x, y, key); '
             'wrap the net in composer_kd.models.classifier instead'

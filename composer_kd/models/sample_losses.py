@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer_kd.errors import UserError
-from composer_kd.models.batch import keys_of, labels_of, logits_of
+from composer_kd.models.batch import given_labels, keys_of, labels_of, logits_of
 from composer_kd.models.classifier import unwrapped
 from composer_kd.models.first_pass import FirstPass
 
@@ -56,6 +56,7 @@ class SampleLosses:
     def __init__(self, owner: str):
         self.owner = owner
         self._labels: Tensor | None = None
+        self._given: Any = None  # The same as the batch has them: a single output's are floats.
         self._passes = FirstPass[StepLosses]()
 
     def start_pass(self) -> None:
@@ -63,7 +64,7 @@ class SampleLosses:
 
     def read_labels(self, batch: Any) -> None:
         """Keep the hard labels before MixUp and LabelSmoothing replace them; refuse a batch without them or keys."""
-        self._labels = labels_of(batch)
+        self._labels, self._given = labels_of(batch), given_labels(batch)
         if self._labels is None:
             raise UserError(f'{self.owner}: the training batches have no hard labels (integers of shape [batch])')
         keys = keys_of(batch)
@@ -95,7 +96,7 @@ class SampleLosses:
             if per_sample is None:
                 loss = F.cross_entropy(logits, labels, reduction='none')
             else:
-                loss = self._checked(per_sample(outputs, (batch[0], labels, *batch[2:])), labels)
+                loss = self._checked(per_sample(outputs, (batch[0], self._given, *batch[2:])), labels)
             correct = (logits.argmax(dim=1) == labels).to(torch.uint8)
         losses = StepLosses(keys, loss, correct)
         self._passes.add(losses)

@@ -31,6 +31,11 @@ def at_chance_level(correct: int, counted: int, classes: int) -> bool:
     return correct / counted <= chance + deviations * math.sqrt(chance * (1 - chance) / counted)
 
 
+def _outputs(logits: Tensor) -> str:
+    """Say how many classes there are; a single output has been shown as the logits ``(0, z)`` of two."""
+    return 'a single output' if logits.shape[1] == 2 and not logits[:, 0].any() else f'{logits.shape[1]} classes'
+
+
 class OutputChecks:
     """Watches the outputs of all teachers of one algorithm.
 
@@ -57,7 +62,7 @@ class OutputChecks:
         name = self.names[teacher]
         if logits.shape[1] != student.shape[1]:
             raise UserError(
-                f'teacher {name!r} gives {logits.shape[1]} classes, the student {student.shape[1]}; '
+                f'teacher {name!r} gives {_outputs(logits)}, the student {_outputs(student)}; '
                 f'a teacher must have been trained on the same classes'
             )
         if logits.shape[0] != student.shape[0]:

@@ -48,7 +48,8 @@ class LiveTeacher(Teacher):
         self.module = state.device.module_to_device(self.module)
         self.module.eval()
         self._parts = list(self.module.modules())
-        self.module.requires_grad_(False)
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)  # One by one: a TorchScript module refuses it as a whole.
         # At INIT it is not wrapped yet; a recorded teacher's model may be loaded later.
         student = unwrapped(state.model)
         self._cpu_autocast = bool(getattr(student, 'cpu_autocast', False))
@@ -89,7 +90,7 @@ class LiveTeacher(Teacher):
                 if 'out of memory' in str(error).lower() or 'CUDNN_STATUS_NOT_SUPPORTED' in str(error):
                     raise  # Composer's, which tries again with smaller microbatches.
                 raise UserError(
-                    f'teacher {self.name!r} cannot be run on this batch: {str(error).strip().splitlines()[0]}; '
+                    f'teacher {self.name!r} cannot be run on this batch: {_reason(error)}; '
                     f'a teacher gets exactly what the student gets'
                 ) from error
             return logits_of(outputs, f'teacher {self.name!r}').float()
@@ -98,7 +99,8 @@ class LiveTeacher(Teacher):
         return 0 if isinstance(self.module, ComposerModel) else multiply_adds(self.module, tuple(shape))
 
     def _forward(self, batch: Any) -> Any:
-        if isinstance(self.module, ComposerClassifier) and keys_of(batch) is not None:
+        strict = isinstance(self.module, ComposerClassifier) and type(self.module).forward is ComposerClassifier.forward
+        if strict and keys_of(batch) is not None:
             batch = batch[:2]  # Composer's own takes a batch apart in two.
         if isinstance(self.module, ComposerModel) and self._convert is None:
             return self.module(batch)
@@ -127,6 +129,12 @@ class LiveTeacher(Teacher):
 
     def __repr__(self) -> str:
         return f'Teacher.live({type(self.module).__name__}, name={self.name!r})'
+
+
+def _reason(error: RuntimeError) -> str:
+    """Find the line of a message that says what went wrong: the first, or the last after TorchScript's traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if 'TorchScript' in lines[0] else 0].strip()
 
 
 def _channels(normalization: Normalization, name: str) -> tuple[Tensor, Tensor]:

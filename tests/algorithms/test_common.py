@@ -163,5 +163,5 @@ def test_two_ranks_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         one, two = (torch.load(tmp_path / ranks / f'{name}.pt') for ranks in ('1', '2'))
         if setting.of_the_ranks:
             continue  # That the ranks agree with each other was asserted all the same.
-        torch.testing.assert_close(two['flat'], one['flat'], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(two['flat'], one['flat'], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f'{n}: {m}')
         assert two['loss'] == pytest.approx(one['loss'], abs=1e-4)

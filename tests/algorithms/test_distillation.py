@@ -31,7 +31,7 @@ def kl_by_hand(student: Tensor, target: Tensor, temperature: float) -> Tensor:
 
 
 def z_scored(logits: Tensor) -> Tensor:
-    return (logits - logits.mean(1, keepdim=True)) / logits.std(1, keepdim=True, correction=0)
+    return (logits - logits.mean(1, keepdim=True)) / logits.std(1, keepdim=True, correction=1)
 
 
 # Arguments -> the distillation term (student, teachers' outputs, step), the label weight, the term's weight at a step.

@@ -13,8 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer_kd import BornAgain, Distillation, LabelRefinery, OracleKD, Teacher
+from composer_kd.algorithms.distillation.lesson import Lesson
+from composer_kd.algorithms.distillation.loss import make_loss
 from composer_kd.errors import UserError
 from composer_kd.functional import dist, dkd, permute_dark_knowledge
+from composer_kd.teachers.mix import Oracle, Step
 from tests.algorithms.common import loader, logged, make_trainer, net, trained_net
 
 STEPS = 6  # batches in an epoch
@@ -314,3 +317,96 @@ def test_a_method_says_how_it_was_made() -> None:
     teacher = Teacher.live(trained_net(11), name='gen0')
     assert repr(BornAgain([teacher], 'dkpp')).startswith('BornAgain(teachers=[')
     assert repr(BornAgain([teacher], 'dkpp')).endswith("method='dkpp')")
+
+
+# -- labels that are none --------------------------------------------------------------------------------------------
+
+NO_LABEL = torch.arange(32) % 3 == 1
+
+
+def label_loss(s: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(s[y >= 0], y[y >= 0])
+
+
+def of_the_labelled(loss):
+    """The formula of a step over the labelled samples alone."""
+    return lambda s, t, y: loss(s[y >= 0], t[:, y >= 0], y[y >= 0], 0)
+
+
+# What needs labels is about labelled samples alone; what does not, about all.
+WITHOUT_SOME_LABELS = {
+    'OracleKD': (OracleKD, {}, of_the_labelled(oracle)),
+    'OracleKD with cwtm': (
+        OracleKD, {'loss': 'cwtm', 'label_weight': 1.0},
+        of_the_labelled(lambda s, t, y, n: F.cross_entropy(s, y) + 0.9 * cwtm_where_right(s, t, y)),
+    ),
+    'ban': (BornAgain, {}, lambda s, t, y: soft_ce(s, t.mean(0)).mean()),
+    'ban+l': (BornAgain, {'method': 'ban+l'}, lambda s, t, y: label_loss(s, y) + soft_ce(s, t.mean(0)).mean()),
+    'cwtm': (BornAgain, {'method': 'cwtm'}, of_the_labelled(cwtm)),
+    'dkpp': (
+        BornAgain, {'method': 'dkpp'}, lambda s, t, y: soft_ce(s, permute_dark_knowledge(t.mean(0), seed=7)).mean()
+    ),
+    'dkd': (
+        Distillation, {'loss': 'dkd'},
+        of_the_labelled(lambda s, t, y, n: F.cross_entropy(s, y) + dkd(s, t.mean(0), y)),
+    ),
+}  # fmt: skip
+
+
+def cwtm_where_right(s: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    rows = (t.argmax(2) == y).any(0)
+    targets = torch.stack([t[:, i][t[:, i].argmax(1) == y[i]].mean(0) for i in range(len(y)) if rows[i]])
+    return rows.float().mean() * cwtm(s[rows], targets[None], y[rows], 0)
+
+
+@pytest.mark.parametrize(('kind', 'options', 'loss'), WITHOUT_SOME_LABELS.values(), ids=WITHOUT_SOME_LABELS.keys())
+def test_samples_without_a_label_are_left_out_of_what_needs_one(kind, options, loss) -> None:
+    student, taught_by = net(1), teachers()
+    by_hand = copy.deepcopy(student)
+    images, labels = next(iter(loader()))
+    labels = labels.masked_fill(NO_LABEL, -100)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), 32)
+    trainer, log = make_trainer([kind(taught_by, **options)], student=student, train_dataloader=data, epochs='1ba')
+    trainer.fit()
+    trainer.close()
+    with torch.no_grad():
+        outputs = torch.stack([teacher(images) for teacher in taught_by])
+    total = loss(by_hand(images), outputs, labels)
+    total.backward()
+    assert logged(log, 'loss/train/total') == [pytest.approx(total.item(), rel=1e-5)]
+    for own, other in zip(student.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(own, other - 0.05 * other.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('options', [{}, {'label_weight': 0.0}])
+def test_no_label_at_all_leaves_an_oracle_nothing_to_say(options: dict) -> None:
+    images, labels = next(iter(loader()))
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, torch.full_like(labels, -100)), 32)
+    student = net(1, batch_norm=False)
+    before = copy.deepcopy(student)
+    trainer, log = make_trainer([OracleKD(teachers(), **options)], student=student, train_dataloader=data, epochs='2ba')
+    trainer.fit()
+    trainer.close()
+    assert logged(log, 'loss/train/total') == [0.0, 0.0]
+    assert all(torch.equal(one, other) for one, other in zip(student.parameters(), before.parameters(), strict=True))
+
+
+def test_an_oracle_counts_the_labelled_to_the_last_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, outputs = torch.randn(8, 4, 5, dtype=torch.float64, generator=generator).split([1, 7])
+    student = student[0].requires_grad_()
+    labels = torch.tensor([0, -100, 2, -1])
+    values = []
+    for rows in (slice(None), labels >= 0):
+        step = Step(0, 0, torch.arange(4)[rows], labels[rows])
+        target, taught = Oracle().lesson(outputs[:, rows], step)
+        lesson = Lesson(labels[rows], 0.9, 0.1, {}, target, taught, of_labelled=True)
+        label = F.cross_entropy(student[labels >= 0], labels[labels >= 0])
+        values.append(lesson.label_part(label, student[rows], 'OracleKD') + lesson.distill(student[rows], KL).term)
+    torch.testing.assert_close(values[0], values[1], rtol=1e-14, atol=0)
+    gradients = [torch.autograd.grad(value, student)[0] for value in values]
+    torch.testing.assert_close(*gradients, rtol=1e-13, atol=1e-16)
+    assert gradients[0].abs().amax(1).bool().tolist() == [True, False, True, False]
+
+
+KL = make_loss('kl', None, False)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from composer.algorithms import EMA
+from composer.algorithms import EMA, BlurPool
 from composer.models import ComposerClassifier
 from torch import Tensor, nn
 
@@ -66,7 +66,8 @@ def test_every_kind_of_source_is_the_same_start(kind: str, tmp_path: Path) -> No
     }[kind]
     student = build_model(MODEL, CLASSES, SHAPE)
     assert weights_hash(student) != weights_hash(module)
-    assert weights_hash(started(WarmStart(source), student)) == weights_hash(module)
+    algorithm = WarmStart(source, trust_pickle=kind == 'state_dict')
+    assert weights_hash(started(algorithm, student)) == weights_hash(module)
 
 
 def test_a_composer_model_of_ones_own_starts_from_a_plain_net() -> None:
@@ -151,6 +152,26 @@ def test_a_checkpoint_of_another_training_keeps_its_weights_and_that_is_said(tmp
 def test_an_instance_starts_every_trainer_that_it_is_given_to() -> None:
     algorithm = WarmStart(trained_net(11, steps=1))
     assert weights_hash(started(algorithm, net(1))) == weights_hash(started(algorithm, net(2)))
+
+
+@pytest.mark.parametrize(
+    ('perturb', 'line'),
+    [(0.0, 'source takes their place whole: leave one of the two out'), (0.1, 'but for the part that perturb keeps')],
+)
+def test_weights_that_load_path_brought_and_the_source_replaces_are_warned_of(
+    perturb: float, line: str, tmp_path: Path
+) -> None:
+    plain, _ = make_trainer([], student=net(3))
+    plain.save_checkpoint(str(tmp_path / 'other.pt'), weights_only=True)
+    plain.close()
+    with pytest.warns(
+        UserWarning, match=rf'WarmStart: load_path brought weights \(load_weights_only\).*{line}'
+    ) as seen:
+        started(WarmStart(net(11), 0.4, perturb), net(1), load=tmp_path / 'other.pt', load_weights_only=True)
+    assert all('\n' not in str(one.message) for one in seen if 'WarmStart' in str(one.message))
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='WarmStart')
+        started(WarmStart(net(11), 0.4, perturb), net(1))
 
 
 # -- in company -----------------------------------------------------------------------------------------------------
@@ -245,10 +266,10 @@ def test_two_ranks_begin_at_the_weights_of_rank_0(tmp_path: Path) -> None:
 # -- what does not fit ----------------------------------------------------------------------------------------------
 
 
-def refused(source, student: nn.Module, line: str) -> None:
+def refused(source, student: nn.Module, line: str, **options) -> None:
     before = weights_hash(student)
     with pytest.raises(UserError, match=line) as error:
-        make_trainer([WarmStart(source)], student=student)
+        make_trainer([WarmStart(source, **options)], student=student)
     assert '\n' not in str(error.value)
     assert weights_hash(student) == before
 
@@ -266,6 +287,30 @@ def test_another_architecture_is_refused_and_both_sides_are_named(tmp_path: Path
     refused(net(1, batch_norm=False), net(2), r'source Sequential for the student Sequential: .*lacks 1\.weight')
 
 
+def test_surgery_that_changed_the_student_is_named() -> None:
+    student = net(1)
+    with pytest.raises(
+        UserError, match=r'same architecture; BlurPool has changed layers of the student: leave it'
+    ) as e:
+        make_trainer([BlurPool(replace_convs=True, min_channels=1), WarmStart(net(11))], student=blurred(student))
+    assert '\n' not in str(e.value)
+    # Both fit where the source had it too.
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        had_it, _ = make_trainer([BlurPool(replace_convs=True, min_channels=1)], student=blurred(net(11)))
+        make_trainer(
+            [BlurPool(replace_convs=True, min_channels=1), WarmStart(had_it.state.model.module)],
+            student=blurred(net(1)),
+        )  # fmt: skip
+
+
+def blurred(student: nn.Module) -> nn.Module:
+    """A student with a convolution that BlurPool replaces: one with a stride."""
+    convolution = student[0]
+    convolution.stride = (2, 2)
+    return student
+
+
 def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
     finished_run(tmp_path / 'gen0', classes=7)
     refused(tmp_path / 'gen0', build_model(MODEL, CLASSES, SHAPE), r'gen0 .*has 7 classes, the model 10')
@@ -274,7 +319,7 @@ def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
 def test_a_source_that_is_missing_unfinished_or_damaged_is_refused(tmp_path: Path) -> None:
     student = build_model(MODEL, CLASSES, SHAPE)
     refused(tmp_path / 'gen0', student, r'WarmStart: source: .*gen0: no such run directory; train that run first')
-    refused(tmp_path / 'gen0.pt', student, r'WarmStart: source: .*gen0\.pt: no such file')
+    refused(tmp_path / 'gen0.pt', student, r'WarmStart: source: .*gen0\.pt: no such file', trust_pickle=True)
     finished_run(tmp_path / 'gen0')
     weights = tmp_path / 'gen0' / 'weights.safetensors'
     whole = weights.read_bytes()

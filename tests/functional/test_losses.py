@@ -262,7 +262,10 @@ def test_standardize_keeps_the_shape_and_drops_place_and_scale() -> None:
     z = logits(1)
     scored = standardize(z)
     np.testing.assert_allclose(scored.mean(dim=1).numpy(), 0, atol=1e-12)
-    np.testing.assert_allclose(scored.numpy().std(axis=1), 1, rtol=1e-6)
+    # The published code divides by torch.std, which counts one class less.
+    z_np = z.numpy()
+    spread = np.sqrt(((z_np - z_np.mean(axis=1, keepdims=True)) ** 2).sum(axis=1) / (z.shape[1] - 1))
+    np.testing.assert_allclose(scored.numpy(), (z_np - z_np.mean(axis=1, keepdims=True)) / spread[:, None], rtol=1e-10)
     torch.testing.assert_close(standardize(5 * z + 3), scored, rtol=1e-6, atol=1e-8)
     # Sample by sample: shifting and scaling one leaves the others alone.
     other = z.clone()
@@ -295,3 +298,29 @@ def test_standardize_trains_a_layer_that_starts_at_zero() -> None:
         losses.append(loss.item())
     assert max(losses) <= 1.5 * losses[0]
     assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ('loss', 'options'), [(dkd, {'beta': 3.0, 'temperature': 2.0}), (cwtm, {})], ids=['dkd', 'cwtm']
+)
+def test_samples_without_a_label_are_left_out(loss, options) -> None:
+    labels = torch.tensor([0, -100, 3, 1, -100, 0])
+    student, teacher, labelled = logits(1).requires_grad_(), logits(2), labels >= 0
+    value = loss(student, teacher, labels, **options)
+    alone = loss(student[labelled], teacher[labelled], labels[labelled], **options)
+    assert value.item() == pytest.approx(alone.item(), rel=1e-12)
+    gradients = [torch.autograd.grad(one, student)[0] for one in (value, alone)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
+    assert gradients[0][~labelled].abs().max() == 0
+    assert value.item() != pytest.approx(loss(student, teacher, labels.clamp_min(0), **options).item(), rel=1e-3)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('loss', [dkd, cwtm])
+def test_no_label_at_all_is_0_and_no_gradient(loss, dtype) -> None:
+    student = logits(1).to(dtype).requires_grad_()
+    value = loss(student, logits(2).to(dtype), torch.full((6,), -100))
+    value.backward()
+    assert value.item() == 0.0
+    assert student.grad is not None
+    assert torch.equal(student.grad, torch.zeros_like(student))

@@ -12,6 +12,7 @@ import pytest
 from composer_kd import UserError
 from composer_kd.archive import Archive, RunDir
 from composer_kd.archive.predictions import predictions_of
+from composer_kd.archive.unlisted import unlisted
 from composer_kd.cli import main
 from composer_kd.report import report
 from composer_kd.run import main as train
@@ -235,7 +236,8 @@ def test_a_run_from_before_a_key_existed_goes_on(copies: Path) -> None:
     run = RunDir(copies / 'gen0-s0')
     config = run.read_config()
     del config['data']['subset_seed']
-    run.write_config(config)
+    with unlisted(run, 'run.yaml'):
+        run.write_config(config)
     file = str(write_yaml(copies.parent, repeat=2, max_duration='2ep', lineage={'gen0': None}))
     assert train([file, '--no-report']) == 0
     assert train([file, '--no-report', 'data.subset_seed=1']) == 1

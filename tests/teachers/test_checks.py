@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from composer_kd import Distillation, Teacher, UserError
 from composer_kd.models import weights_hash
+from composer_kd.runs.command import quieten
 from composer_kd.teachers.checks import OutputChecks, at_chance_level
 from tests.algorithms.common import CLASSES, images_and_labels, loader, logged, make_trainer, net, trained_net
 
@@ -38,9 +40,10 @@ def with_one(value: float):
 
 BROKEN = {
     'wrong classes': (lambda z: z[:, :7], 'gives 7 classes, the student 10'),
-    'one class': (lambda z: z[:, :1], 'gives 1 classes, the student 10'),
+    'one class': (lambda z: z[:, :1], 'gives a single output, the student 10 classes'),
     'wrong rows': (lambda z: z[:-1], 'gives 31 rows for a batch of 32'),
-    'no matrix': (lambda z: z.flatten(), r'gives \(320,\); distillation needs logits of shape \[batch, classes\]'),
+    'no matrix': (lambda z: z[None], r'gives \(1, 32, 10\); distillation needs logits of shape \[batch, classes\]'),
+    'flat': (lambda z: z.flatten(), 'gives a single output, the student 10 classes'),
     'no tensor': (lambda z: [z, z], 'gives list; distillation needs logits'),
     'NaN': (with_one(float('nan')), 'gives NaN or infinite outputs'),
     'infinite': (with_one(float('-inf')), 'gives NaN or infinite outputs'),
@@ -144,13 +147,34 @@ def test_a_single_sample_is_not_called_constant() -> None:
 # -- chance level -----------------------------------------------------------------------------------------------------
 
 
+class Lines(logging.Handler):
+    """The warnings that the checks log, from one moment to another."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert record.levelno == logging.WARNING
+        self.lines.append(record.getMessage())
+
+    def __enter__(self) -> list[str]:
+        logging.getLogger('composer_kd.teachers.checks').addHandler(self)
+        return self.lines
+
+    def __exit__(self, *_) -> None:
+        logging.getLogger('composer_kd.teachers.checks').removeHandler(self)
+
+
 def chance_warnings(teachers, epochs: str = '4ep', **options) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
+    # A suite with warnings as errors is not failed by a guess about a teacher.
+    with Lines() as lines, warnings.catch_warnings():
+        warnings.filterwarnings('error', message='.*chance level.*')
         trainer, _ = make_trainer([Distillation(teachers, **options)], epochs=epochs)
         trainer.fit()
         trainer.close()
-    return [str(warning.message) for warning in caught if 'chance level' in str(warning.message)]
+    assert all('at chance level' in line and '\n' not in line for line in lines)
+    return lines
 
 
 PERMUTED = torch.tensor([3, 7, 0, 1, 9, 2, 8, 4, 5, 6])  # No class stays in its place.
@@ -226,5 +250,31 @@ def test_what_was_counted_survives_a_checkpoint() -> None:
     checks.judge([[0, 0, 20, 32], [0, 0, 30, 32]], more_to_come=True)
     other = OutputChecks(['a', 'b'])
     other.load_state_dict(checks.state_dict())
-    assert other.state_dict() == {'correct': [20, 30], 'counted': [32, 32], 'judged': [False, False]}
+    assert other.state_dict() == {
+        'classes': CLASSES, 'correct': [20, 30], 'counted': [32, 32], 'judged': [False, False],
+    }  # fmt: skip
     assert other.correct is not checks.correct
+
+
+def test_a_checkpoint_of_before_that_knows_no_classes_ends_without_a_word() -> None:
+    checks = OutputChecks(['a'])
+    checks.load_state_dict({'correct': [0], 'counted': [32], 'judged': [False]})
+    with Lines() as lines:
+        checks.finish()
+    assert lines == []
+
+
+def test_the_command_line_shows_what_is_logged_as_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    ours, composers = logging.getLogger('composer_kd'), logging.getLogger('composer')
+    handlers, level = list(ours.handlers), composers.level
+    with warnings.catch_warnings():
+        try:
+            for _ in range(2):  # A second time adds nothing.
+                quieten()
+            logging.getLogger('composer_kd.teachers.checks').warning('teacher %r is\n  at chance level', 'gen0')
+            logging.getLogger('composer_kd.teachers.checks').info('nobody asked')
+        finally:
+            ours.handlers[:] = handlers
+            composers.setLevel(level)
+            torch.set_warn_always(False)
+    assert capsys.readouterr().err == "warning: teacher 'gen0' is at chance level\n"

@@ -67,7 +67,7 @@ def test_a_checkpoint_teaches_what_its_module_would(kind: str, tmp_path: Path) -
     else:
         path = tmp_path / 'weights.safetensors'
         save_weights(module, path)
-    teacher = Teacher.from_checkpoint(path, model=lambda: net(3))
+    teacher = Teacher.from_checkpoint(path, model=lambda: net(3), trust_pickle=path.suffix == '.pt')
     assert isinstance(teacher, LiveTeacher)
     assert teacher.name == path.stem
     assert weights_hash(teacher.module) == weights_hash(module)
@@ -211,6 +211,63 @@ def test_a_teacher_put_in_train_mode_on_the_way_is_refused(part) -> None:
     trainer.close()
 
 
+SCRIPTED = {
+    'script': torch.jit.script,
+    'trace': lambda module: torch.jit.trace(module, IMAGES[:4]),
+    'frozen': lambda module: torch.jit.freeze(torch.jit.script(module)),
+    'a part': lambda module: nn.Sequential(torch.jit.script(module)),
+}
+
+
+@pytest.mark.parametrize('channels_last', [False, True], ids=['', 'channels_last'])
+@pytest.mark.parametrize('script', SCRIPTED.values(), ids=SCRIPTED.keys())
+def test_a_torchscript_module_teaches_what_its_source_would(script, channels_last: bool) -> None:
+    module, student = trained_net(11), net(1)
+    with torch.no_grad():
+        expected = module(IMAGES[:32])
+    teacher = Teacher.live(script(copy.deepcopy(module)), name='gen0')
+    assert isinstance(teacher, LiveTeacher)
+    before = weights_hash(teacher.module)
+    heard = target_of(teacher, student=student, model=classifier(student, channels_last=channels_last))
+    torch.testing.assert_close(heard, expected, rtol=1e-5, atol=1e-5)
+    assert weights_hash(teacher.module) == before
+    assert not any(p.requires_grad for p in teacher.module.parameters())
+    assert teacher.multiply_adds((3, 8, 8)) > 10_000
+
+
+def test_a_torchscript_module_in_train_mode_and_one_that_does_not_fit_are_refused() -> None:
+    module = torch.jit.script(trained_net(11))
+    trainer, _ = make_trainer([TeacherMixupKD([Teacher.live(module, name='gen0')])], epochs='1ep')
+    list(module.children())[1].train()
+    with pytest.raises(UserError, match="teacher 'gen0' was put in train mode while it taught"):
+        trainer.fit()
+    trainer.close()
+    misfit = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(5, CLASSES)))
+    one_line(lambda: target_of(Teacher.of(misfit)), 'cannot be run on this batch', 'shapes cannot be multiplied')
+
+
+class Fails(nn.Module):
+    def __init__(self, message: str):
+        super().__init__()
+        self.message = message
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError(self.message)
+
+
+@pytest.mark.parametrize(
+    'message', ['cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if', 'CUDA out of memory. Tried']
+)
+def test_what_composer_mends_by_smaller_microbatches_passes_through(message: str) -> None:
+    with pytest.raises(RuntimeError) as raised:
+        target_of(Teacher.of(Fails(message)))
+    assert str(raised.value) == message
+    assert not isinstance(raised.value, UserError)
+    one_line(
+        lambda: target_of(Teacher.of(Fails('no such thing\nat all'))), 'cannot be run on this batch: no such thing;'
+    )
+
+
 # -- what is refused at once ------------------------------------------------------------------------------------------
 
 
@@ -267,11 +324,13 @@ def test_wrong_paths_are_refused_in_one_line_each(tmp_path: Path) -> None:
     one_line(lambda: Teacher.from_checkpoint(tmp_path / 'no.pt', model=lambda: net(1)), 'no.pt', 'no such file')
     one_line(lambda: Teacher.from_checkpoint(file, model=net(1)), 'model is a function that makes the module')
     one_line(
-        lambda: Teacher.from_checkpoint(file, model=lambda: net(1, classes=7)), str(file), 'has 10 classes, the model 7'
+        lambda: Teacher.from_checkpoint(file, model=lambda: net(1)), str(file), 'may be a pickle', 'trust_pickle: true'
     )
-    one_line(
-        lambda: Teacher.from_checkpoint(file, model=lambda: nn.Linear(3, 4)), str(file), 'not weights of this model'
-    )
+    for model, line in (
+        (lambda: net(1, classes=7), 'has 10 classes, the model 7'),
+        (lambda: nn.Linear(3, 4), 'not weights of this model'),
+    ):
+        one_line(lambda make=model: Teacher.from_checkpoint(file, model=make, trust_pickle=True), str(file), line)
 
 
 def test_damaged_run_directories_are_refused_in_one_line_each(tmp_path: Path) -> None:

@@ -21,7 +21,15 @@ from composer_kd.algorithms.distillation.loss import make_loss
 from composer_kd.algorithms.distillation.overtaking import Overtaking, watch
 from composer_kd.algorithms.distillation.step_sums import StepSums
 from composer_kd.errors import UserError
-from composer_kd.models.batch import batch_of_teachers, has_single_output, keys_of, labels_of, logits_of, total_of
+from composer_kd.models.batch import (
+    batch_of_teachers,
+    given_labels,
+    has_single_output,
+    keys_of,
+    labels_of,
+    logits_of,
+    total_of,
+)
 from composer_kd.models.beside import MIX_IMAGES, first_of
 from composer_kd.models.classifier import refuse_strict_model
 from composer_kd.ramp import Ramp
@@ -273,6 +281,7 @@ class Distillation(Described):
         lesson = self._lesson = Lesson(self._labels, self._strength, label_weight, self._numbers)
         student = logits_of(state.outputs, 'the student')
         lesson.single = has_single_output(state.outputs)
+        lesson.of_labelled = self.mix.leaves_some_to_labels or self.loss.wants_labels
         least = self.loss.least_samples
         if not self.faculty.met:  # In the first batch, whatever the schedule: not in epoch 10.
             if lesson.single:
@@ -305,8 +314,7 @@ class Distillation(Described):
         owner = type(self).__name__
         if self.loss.z_score:
             raise UserError(f'{owner}: standardize: a single output has no spread over classes; leave it out')
-        given = batch.get('labels') if isinstance(batch, Mapping) else batch[1] if len(batch) > 1 else None
-        if not self.loss.compares_outputs and given is not None and self._labels is None:
+        if not self.loss.compares_outputs and given_labels(batch) is not None and self._labels is None:
             raise UserError(
                 f'{owner}: the student has a single output and labels other than 0 and 1, so it is no classifier; '
                 f"loss='mse' compares the outputs themselves"

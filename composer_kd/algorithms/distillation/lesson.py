@@ -38,6 +38,8 @@ class Lesson:
     taught: Tensor | None = None
     single: bool = False
     """Whether the student has a single output, shown as the logits of two classes."""
+    of_labelled: bool = False
+    """Whether the mix or the loss needs labels, so that the term is an average over those samples that have one."""
 
     @property
     def changes_nothing(self) -> bool:
@@ -52,6 +54,10 @@ class Lesson:
             owner: How an error line calls the algorithm.
         """
         # Not 0 times the label loss: where labels are not used they may be none (-100), and their loss no number.
+        if self.labels is not None:
+            # The cross-entropy of a batch without a single label is 0 / 0: there is nothing to learn of labels.
+            none = label.isnan() & ~(self.labels >= 0).any()
+            label = torch.where(none, 0.0, label)
         label = self.label_weight * label if self.label_weight else 0.0 * student.sum()
         if self.target is None or self.taught is None or self.label_weight == 1.0:
             return label
@@ -63,23 +69,27 @@ class Lesson:
                 f'and this batch has no hard labels; use label_weight=1'
             )
         # Labels of -100 are none, here as in PyTorch: they add nothing, and do not count.
-        losses = F.cross_entropy(student, self.labels.long(), reduction='none')
-        labelled = (self.labels >= 0).sum().clamp_min(1)
-        alone = torch.where(self.taught, 0.0, losses).sum() / labelled
+        labelled = self.labels >= 0
+        losses = F.cross_entropy(student, self.labels.long().clamp_min(0), reduction='none')
+        alone = torch.where(labelled & ~self.taught, losses, 0.0).sum() / labelled.sum().clamp_min(1)
         return label + (1.0 - self.label_weight) * alone
 
     def distill(self, student: Tensor, loss: DistillLoss) -> Distilled:
         """The distillation term as weighted: averaged over all samples, to which those without a target add nothing."""
-        target, labels, samples, compared = self.target, self.labels, len(student), None
+        target, labels, compared = self.target, self.labels, None
         assert target is not None
+        share: float | Tensor = 1.0
         if self.taught is not None:
             rows = self.taught.nonzero()[:, 0]  # The one wait for the device: how many there are.
             if not len(rows):
                 return Distilled(0.0 * student.sum(), student.new_zeros(()), 0)
+            share = len(rows) / len(student)
+            if labels is not None and self.of_labelled:
+                labelled = (labels >= 0).to(student.dtype)
+                share = labelled[rows].sum() / labelled.sum().clamp_min(1)
             labels = None if labels is None else labels[rows]
             student, target = student[rows], target[rows]
             compared = len(student)
-        share = len(student) / samples
         term = self.strength * share * loss(student, target, labels, self.numbers, self.single)
         agreement = (student.argmax(dim=1) == target.argmax(dim=1)).sum()
         if loss.learned is None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from composer.core import Event
-from composer.core.engine import Engine
 
 from composer_kd.archive import Archive, RunDir, verify
 from composer_kd.data.convert import convert
@@ -54,44 +53,56 @@ def again(run: RunDir, **changes) -> RunDir:
 # -- stopped before its first step ------------------------------------------------------------------------------------
 
 
-def killed_before_its_first_step(folder: Path, changes: dict) -> None:
-    """Train in a process of its own that is killed when recorders have begun and no step has been trained."""
-    child = os.fork()
-    if child:
-        _, status = os.waitpid(child, 0)
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return
-    run_event = Engine.run_event
+BEGUN = {
+    'losses': {'archive': {'losses': True}},
+    'logits': {'archive': {'logits': {'views': 2, 'from': 'training'}}},
+    'adversarial': {
+        'archive': {'adversarial': True},
+        'adversarial': {'mode': 'recycle'},
+        'model': {'name': 'mlp', 'hidden': [8]},
+        'max_duration': '1ep',
+    },
+}
+# One process imports everything and forks before torch has threads of its own, which a fork would not survive.
+KILLED = """
+import json, os, pathlib, signal, sys
+import torch
+from composer.core import Event
+from composer.core.engine import Engine
+from tests.runs.test_resume import BEGUN, train
 
-    def stopping(self, event):
-        if Event(event) == Event.BEFORE_TRAIN_BATCH:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return run_event(self, event)
+run_event = Engine.run_event
 
-    try:
-        Engine.run_event = stopping
-        train(folder, **changes)
-    finally:
-        os._exit(1)
+def stopping(self, event):
+    if Event(event) == Event.BEFORE_TRAIN_BATCH:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run_event(self, event)
+
+Engine.run_event = stopping
+for name, changes in BEGUN.items():
+    if not (child := os.fork()):
+        try:
+            train(pathlib.Path(sys.argv[1]) / name, **changes)
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+"""
 
 
-@pytest.mark.parametrize(
-    'changes',
-    [
-        {'archive': {'losses': True}},
-        {'archive': {'logits': {'views': 2, 'from': 'training'}}},
-        {'archive': {'adversarial': True}, 'adversarial': {'mode': 'recycle'}},
-    ],
-    ids=['losses', 'logits', 'adversarial'],
-)
-def test_killed_before_the_first_step_it_begins_again(tmp_path: Path, capsys, changes) -> None:
-    if 'adversarial' in changes:
-        changes = {**changes, 'model': {'name': 'mlp', 'hidden': [8]}, 'max_duration': '1ep'}
-    killed_before_its_first_step(tmp_path, changes)
-    begun = RunDir(tmp_path / 'solo')
+@pytest.fixture(scope='module')
+def killed(tmp_path_factory) -> Path:
+    """Runs that were killed when recorders had begun and no step had been trained, a folder each."""
+    folder = tmp_path_factory.mktemp('killed')
+    subprocess.run([sys.executable, '-c', KILLED, str(folder)], check=True, cwd=Path(__file__).parents[2])
+    return folder
+
+
+@pytest.mark.parametrize('name', BEGUN)
+def test_killed_before_the_first_step_it_begins_again(killed: Path, capsys, name: str) -> None:
+    begun = RunDir(killed / name / 'solo')
     assert begun.manifest_file.exists()
     assert not begun.config_file.exists()
-    train(tmp_path, **changes)
+    train(killed / name, **BEGUN[name])
     assert 'was stopped before its first step had ended: begins again' in capsys.readouterr().out
     verify(begun.path)
 

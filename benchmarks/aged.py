@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.damaged import names_in_grids
 from benchmarks.paired import Paired, Run, at_least, held_from, pairs, spread
 from composer_kd.archive import RunDir
-from composer_kd.archive.drift_file import DriftFile
+from composer_kd.archive.evaluations import DriftFile
 from composer_kd.report.collect import collect, group_arms
 from composer_kd.report.takeover import takeovers
 from composer_kd.runs.plan import PlannedRun

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.paired import Paired, Run, at_least, held_from, pairs, spread
 from composer_kd.archive import RunDir
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.report.under_attack import attack_in_words, by_attack, lines_at_the_end
 from composer_kd.runs.plan import PlannedRun
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from benchmarks.paired import Paired, Run, pairs, spread
 from composer_kd.archive import RunDir
-from composer_kd.archive.drift_file import DriftFile
+from composer_kd.archive.evaluations import DriftFile
+from composer_kd.core.errors import UserError
 from composer_kd.data.drift import Drift
 from composer_kd.data.drift.corruption import Corruption
 from composer_kd.data.drift.scenarios import CorruptionGrid
-from composer_kd.errors import UserError
 from composer_kd.report.drift_measures import mean_corruption_error, relative_mean_corruption_error
 from composer_kd.report.robustness import same_samples
 from composer_kd.runs.plan import PlannedRun

@@ -20,13 +20,13 @@ from typing import Any
 
 from benchmarks.damaged import names_in_grids
 from composer_kd.archive import RunDir
-from composer_kd.outcome import report_errors
+from composer_kd.core.cli_errors import report_errors
 from composer_kd.runs.command import quieten
+from composer_kd.runs.evaluate_drifts import refuse_misfits
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import Plan, PlannedRun, make_plan
+from composer_kd.runs.process import join_ranks
 from composer_kd.runs.progress import Progress
-from composer_kd.runs.ranks import join_ranks
-from composer_kd.runs.robustness import refuse_misfits
 from composer_kd.runs.yaml_file import apply_overrides, read_yaml
 
 __all__ = ['missing', 'train_for']

@@ -32,7 +32,7 @@ from benchmarks.pieces import train_for
 from benchmarks.sizes import size_of, sizes_table
 from benchmarks.together import ensembles_of, ensembles_table
 from composer_kd.archive import Archive, RunDir, atomic_write
-from composer_kd.errors import UserError, nearest
+from composer_kd.core.errors import UserError, nearest
 from composer_kd.runs.plan import Plan, PlannedRun, make_plan
 from composer_kd.runs.yaml_file import apply_overrides, read_yaml
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         RecordPredictions,
         Robustness,
     )
-    from composer_kd.errors import UserError
-    from composer_kd.schedule import Schedule
+    from composer_kd.core.errors import UserError
+    from composer_kd.core.schedule import Schedule
     from composer_kd.teachers import Teacher
 
 __version__ = '0.1.0'
@@ -69,8 +69,8 @@ _HOMES = {
     'RecordLosses': 'composer_kd.callbacks',
     'RecordPredictions': 'composer_kd.callbacks',
     'Robustness': 'composer_kd.callbacks',
-    'UserError': 'composer_kd.errors',
-    'Schedule': 'composer_kd.schedule',
+    'UserError': 'composer_kd.core.errors',
+    'Schedule': 'composer_kd.core.schedule',
     'Teacher': 'composer_kd.teachers',
 }
 

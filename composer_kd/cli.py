@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from composer_kd.commands import add_commands
-from composer_kd.outcome import report_errors
+from composer_kd.core.cli_errors import report_errors
 
 __all__ = ['main']
 

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from composer_kd.errors import UserError
-from composer_kd.outcome import fail
+from composer_kd.core.cli_errors import fail
+from composer_kd.core.errors import UserError
 
 __all__ = ['add_commands']
 
@@ -85,7 +85,7 @@ def _add_import_weights(commands) -> None:
 
 
 def _import_weights(arguments: argparse.Namespace) -> int:
-    from composer_kd.archive.import_weights import import_weights
+    from composer_kd.storage.import_weights import import_weights
 
     import_weights(arguments.file, arguments.out)
     print(f'{arguments.out}: the weights of {arguments.file}, to be read as they are from now on')
@@ -113,7 +113,7 @@ def _drift(arguments: argparse.Namespace) -> int:
 
 
 def _add_harvest(commands) -> None:
-    from composer_kd.runs.archive_section import DEFAULT_VIEWS
+    from composer_kd.runs.config import DEFAULT_VIEWS
 
     parser = commands.add_parser('harvest', help='record the outputs of finished runs, for students that look them up')
     parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories; data.KEY=VALUE for other data')
@@ -129,7 +129,7 @@ def _add_harvest(commands) -> None:
 
 def _harvest(arguments: argparse.Namespace) -> int:
     from composer_kd.runs.command import quieten, say
-    from composer_kd.runs.harvest import harvest_run
+    from composer_kd.runs.record import harvest_run
 
     quieten()
     changes = [word for word in arguments.runs if '=' in word]
@@ -193,9 +193,9 @@ def _add_attack(commands) -> None:
 
 
 def _attack(arguments: argparse.Namespace) -> int:
-    from composer_kd.callbacks.robustness import make_attack
-    from composer_kd.runs.attack import show_attacks
+    from composer_kd.callbacks.evaluate_attacks import make_attack
     from composer_kd.runs.command import quieten, say
+    from composer_kd.runs.evaluate_attacks import show_attacks
 
     quieten()
     options = {name: getattr(arguments, name) for name in ('epsilon', 'steps', 'step_size', 'norm')}
@@ -231,8 +231,8 @@ def _add_robustness(commands) -> None:
 def _robustness(arguments: argparse.Namespace) -> int:
     from composer_kd.report.command import numbers
     from composer_kd.runs.command import quieten, say
-    from composer_kd.runs.ranks import join_ranks
-    from composer_kd.runs.robustness import measure_robustness, read_scenarios
+    from composer_kd.runs.evaluate_drifts import measure_robustness, read_scenarios
+    from composer_kd.runs.process import join_ranks
 
     quieten()
     severities = numbers('--severities', arguments.severities, float)
@@ -282,8 +282,8 @@ def _add_list(commands) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from composer_kd.errors import nearest
-    from composer_kd.runs.vocabulary import vocabulary
+    from composer_kd.core.errors import nearest
+    from composer_kd.runs.registries import vocabulary
 
     kinds = vocabulary()
     if arguments.kind is not None and arguments.kind not in kinds:

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None, prog: str = 'composer run') -> int:
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     # Changes and options in any order: file --only gen1 data.source=x.
     arguments = parser.parse_intermixed_args(argv)
-    from composer_kd.outcome import report_errors
+    from composer_kd.core.cli_errors import report_errors
 
     again = '; repeat the same command to continue from the last checkpoint'
     return report_errors(lambda: _work(arguments), arguments.debug, hint=again)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from composer_kd.cli import main
-from composer_kd.data.augment_section import AugmentSection
+from composer_kd.core.ramp import Ramp
+from composer_kd.core.schedule import Progress
 from composer_kd.data.convert import _TORCHVISION
-from composer_kd.ramp import Ramp
+from composer_kd.data.section import AugmentSection
 from composer_kd.runs.yaml_file import shipped_yamls
-from composer_kd.schedule import Progress
 
 
 def write_npz(path: Path, **changes) -> Path:

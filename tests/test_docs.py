@@ -35,25 +35,34 @@ from composer_kd import (
     WarmStart,
     cli,
 )
-from composer_kd.algorithms.adversarial_recycling import arguments as adversarial_arguments
-from composer_kd.algorithms.loss_curriculum.arguments import OF_MODE
+from composer_kd.algorithms.adversarial_recycling import adversarial_recycling as adversarial_arguments
+from composer_kd.algorithms.loss_curriculum.loss_curriculum import OF_MODE
 from composer_kd.commands import add_commands
-from composer_kd.data.augment_section import AugmentSection, ColourJitterSection, RandAugmentSection
+from composer_kd.core.schedule import FORMS
 from composer_kd.data.drift import DRIFTS
 from composer_kd.data.drift.scenarios import CorruptionGrid
-from composer_kd.data.section import DataSection, SyntheticSection
+from composer_kd.data.section import (
+    AugmentSection,
+    ColourJitterSection,
+    DataSection,
+    RandAugmentSection,
+    SyntheticSection,
+)
 from composer_kd.functional import LOSSES
-from composer_kd.models.section import ModelSection
+from composer_kd.models.registry import ModelSection
 from composer_kd.run import main as run_main
-from composer_kd.runs.archive_section import ArchiveSection, LogitsSection
-from composer_kd.runs.compile_section import CompileSection
-from composer_kd.runs.config import RunConfig
+from composer_kd.runs.config import (
+    ArchiveSection,
+    AttackSection,
+    CompileSection,
+    LogitsSection,
+    RobustnessSection,
+    RunConfig,
+)
 from composer_kd.runs.construct import construct
-from composer_kd.runs.names import ALGORITHMS
 from composer_kd.runs.plan import _File, make_plan
-from composer_kd.runs.robustness_section import AttackSection, RobustnessSection
+from composer_kd.runs.registries import ALGORITHMS
 from composer_kd.runs.yaml_file import apply_overrides, find_yaml, read_yaml, shipped_yamls
-from composer_kd.schedule import FORMS
 from composer_kd.teachers import MIXES
 
 ROOT = Path(__file__).parents[1]
@@ -170,7 +179,7 @@ torch.set_num_threads(1)
 from composer_kd.data import open_data
 from composer_kd.models import classifier, mlp
 from composer_kd.runs.command import run_file
-from composer_kd.runs.archive_section import ArchiveSection, LogitsSection
+from composer_kd.runs.config import ArchiveSection, LogitsSection
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.yaml_file import read_yaml
 from pathlib import Path

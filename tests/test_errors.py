@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from composer_kd.errors import name_fault, nearest, one_line, path_fault
+from composer_kd.core.errors import name_fault, nearest, one_line, path_fault
 
 
 def test_a_line_is_shown_as_it_is_and_keeps_both_ends() -> None:

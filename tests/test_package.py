@@ -26,7 +26,7 @@ from composer_kd.algorithms import ALGORITHMS
 from composer_kd.data.drift import DRIFTS
 from composer_kd.functional import LOSSES
 from composer_kd.models import MODELS
-from composer_kd.runs.names import CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
+from composer_kd.runs.registries import CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
 from composer_kd.teachers import MIXES
 
 ROOT = Path(__file__).parents[1]

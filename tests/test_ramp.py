@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from composer_kd.errors import UserError
-from composer_kd.ramp import Ramp
-from composer_kd.schedule import Progress
+from composer_kd.core.errors import UserError
+from composer_kd.core.ramp import Ramp
+from composer_kd.core.schedule import Progress
 
 
 def after(epochs: float, of: float = 40.0) -> Progress:

@@ -11,8 +11,8 @@ from composer.core import Callback, DataSpec
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from composer_kd import Distillation, Schedule, UserError
-from composer_kd.ramp import Ramp
-from composer_kd.schedule import Progress
+from composer_kd.core.ramp import Ramp
+from composer_kd.core.schedule import Progress
 from tests.algorithms.common import make_trainer, net
 
 

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from composer_kd.archive import Archive, RunDir
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 
 # The baseline's full runs, and those of scenarios whose earlier iterations knew other data.
 EARLIER = ('*.baseline.*ep.s*', '*.earlier.*ep.s*')

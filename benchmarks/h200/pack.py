@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from composer_kd.archive.files import replacing
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
+from composer_kd.storage.atomic import replacing
 
 # WebP is at most 16,383 pixels high.
 STRIP, HIGHEST = 100, 16_383

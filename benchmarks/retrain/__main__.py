@@ -41,7 +41,7 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     if options.alone and options.workers > 1:
         parser.error('--alone times one run at a time; leave --workers out')
-    from composer_kd.errors import UserError
+    from composer_kd.core.errors import UserError
 
     try:
         return run(options)

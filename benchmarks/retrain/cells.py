@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from composer_kd.errors import UserError, nearest
+from composer_kd.core.errors import UserError, nearest
 from composer_kd.runs.plan import merge
 
 __all__ = ['Cell', 'Scale']

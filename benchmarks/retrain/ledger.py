@@ -9,8 +9,8 @@ from typing import Any
 from benchmarks.retrain.cells import Cell, Scale
 from benchmarks.retrain.measures import Line, took
 from benchmarks.retrain.table import NOTHING, markdown_table
+from composer_kd.core.schedule import Progress, Schedule
 from composer_kd.models import build_model, multiply_adds
-from composer_kd.schedule import Progress, Schedule
 
 __all__ = ['ledger']
 

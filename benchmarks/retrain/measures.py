@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.paired import Paired, spread
 from benchmarks.retrain.cells import Cell, Scale
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 
 __all__ = ['Costs', 'Entry', 'Line', 'Rates', 'Reached', 'Study', 'first_epoch_at', 'refuse_another', 'took']
 

@@ -20,7 +20,7 @@ from benchmarks.retrain.results import Results
 from benchmarks.retrain.table import markdown_table
 from composer_kd.archive import RunDir, atomic_write
 from composer_kd.archive.predictions import Predictions, predictions_of
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 
 __all__ = ['overlap', 'overlap_table', 'write_overlaps']
 

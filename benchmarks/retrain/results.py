@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.retrain.cells import HERE, Cell
 from composer_kd.archive import Archive, RunDir
-from composer_kd.archive.jsonl import append_line, read_lines
-from composer_kd.archive.waiting import locked
+from composer_kd.storage.jsonl import append_line, read_lines
+from composer_kd.storage.locks import locked
 
 __all__ = ['Results', 'line_of', 'line_of_failure']
 

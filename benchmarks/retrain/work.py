@@ -18,11 +18,11 @@ from benchmarks.retrain.cells import Cell, Scale
 from benchmarks.retrain.measures import refuse_another
 from benchmarks.retrain.results import Results, line_of, line_of_failure
 from composer_kd.archive import RunDir
-from composer_kd.archive.waiting import locked
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.progress import Progress
+from composer_kd.storage.locks import locked
 
 __all__ = ['Worker', 'spawn', 'worker']
 

@@ -43,8 +43,8 @@ from composer_kd.data import DataSection, open_data
 from composer_kd.data.section import SyntheticSection
 from composer_kd.models import build_model, classifier
 from composer_kd.runs.execute import execute, hardware, versions
-from composer_kd.runs.memory import keep_freed_memory
 from composer_kd.runs.plan import make_plan
+from composer_kd.runs.process import keep_freed_memory
 from composer_kd.runs.progress import Progress
 
 BATCH = 128

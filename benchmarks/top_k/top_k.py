@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from composer_kd import Teacher
 from composer_kd.archive import RunDir, atomic_write
+from composer_kd.core.options import parse_section
 from composer_kd.data import DataSection, open_data
 from composer_kd.data.transform import Prepare
 from composer_kd.functional import keep_top, kl, mse, spread_rest, to_half
 from composer_kd.runs.execute import hardware, versions
-from composer_kd.section import parse_section
 from composer_kd.teachers.live import LiveTeacher
 
 HERE = Path(__file__).parent

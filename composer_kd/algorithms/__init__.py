@@ -8,7 +8,7 @@ from composer_kd.algorithms.loss_curriculum import LossCurriculum
 from composer_kd.algorithms.oracle_kd import OracleKD
 from composer_kd.algorithms.teacher_mixup import TeacherMixupKD
 from composer_kd.algorithms.warm_start import WarmStart
-from composer_kd.registry import Registry
+from composer_kd.core.registry import Registry
 
 __all__ = [
     'ALGORITHMS',

@@ -1,12 +1,12 @@
 """What a run leaves for the next ones: written atomically, verified when read."""
 
 from composer_kd.archive.archive import Archive
-from composer_kd.archive.files import atomic_write, replacing, xxh3_of
 from composer_kd.archive.manifest import Manifest, file_records, read_manifest, verify, write_manifest
 from composer_kd.archive.parts import read_parts, remove_parts, write_part
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.archive.samples import Samples
 from composer_kd.archive.table import Table, aligned
+from composer_kd.storage.atomic import atomic_write, replacing, xxh3_of
 
 __all__ = [
     'Archive',

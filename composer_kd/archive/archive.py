@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from composer_kd.archive.kinds import KINDS, SAMPLES, kind_of
 from composer_kd.archive.manifest import (
     ArchiveRecord,
     FileRecord,
     Manifest,
     TableRecord,
+    file_records,
     inside,
     parse_manifest,
     verify_file,
@@ -24,10 +25,11 @@ from composer_kd.archive.remote import RemoteRun, run_at
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.archive.samples import Samples
 from composer_kd.archive.table import Table, merged, read_table, write_table
+from composer_kd.archive.tables import KINDS, SAMPLES, kind_of
 from composer_kd.archive.transaction import free_name, held, replace_record, transaction
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 
-__all__ = ['Archive']
+__all__ = ['Archive', 'unlisted']
 
 T = TypeVar('T')
 
@@ -309,3 +311,20 @@ def _identity(path: Path, record: FileRecord) -> tuple[Any, ...]:
     except OSError:
         return (record.xxh3,)
     return record.xxh3, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def unlisted(run: RunDir, name: str) -> Iterator[None]:
+    """Take a file out of the manifest for the length of a ``with`` block, in which it changes, and then enter it anew.
+
+    A kill at any moment leaves no manifest that says something else of the file than it holds.
+    """
+    archive = Archive(run)
+    archive.update(lambda manifest: _with(run, manifest, name, ()))
+    yield
+    archive.update(lambda manifest: _with(run, manifest, name, (name,)))
+
+
+def _with(run: RunDir, manifest: Manifest, name: str, instead: Sequence[str]) -> Manifest:
+    others = {file: entry for file, entry in manifest.files.items() if file != name}
+    return manifest.model_copy(update={'files': {**others, **file_records(run.path, instead)}})

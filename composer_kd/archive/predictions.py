@@ -16,7 +16,7 @@ from composer_kd.archive.manifest import read_manifest, verify_file
 from composer_kd.archive.remote import RemoteRun
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.archive.table import read_table, write_table
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 
 __all__ = ['Predictions', 'predictions_file', 'predictions_of', 'read_predictions', 'remove_predictions']
 

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from composer_kd.archive.fetch import Fetcher, default_cache, is_remote
 from composer_kd.archive.manifest import Manifest, damage, inside, read_manifest
 from composer_kd.archive.run_dir import RunDir
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
+from composer_kd.storage.fetch import Fetcher, default_cache, is_remote
 
 __all__ = ['RemoteRun', 'run_at']
 

@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from composer_kd.archive.files import atomic_write, is_whole_zip, make_folder, refuse_links_out, xxh3_of
-from composer_kd.archive.jsonl import append_line, read_lines, rewrite_lines
-from composer_kd.archive.kinds import is_table
-from composer_kd.archive.lock import locked
 from composer_kd.archive.manifest import Manifest, inside, manifest_file, read_manifest, verify, verify_file
-from composer_kd.errors import UserError
+from composer_kd.archive.tables import is_table
+from composer_kd.core.errors import UserError
+from composer_kd.storage.atomic import atomic_write, is_whole_zip, make_folder, refuse_links_out, xxh3_of
+from composer_kd.storage.jsonl import append_line, read_lines, rewrite_lines
+from composer_kd.storage.locks import lock_or_refuse
 
 __all__ = ['RunDir']
 
@@ -71,7 +71,7 @@ class RunDir:
         """Hold the directory for the length of a ``with`` block; whoever comes second, this process too, is refused."""
         make_folder(self.path)
         refuse_links_out(self.path, 'archive', 'checkpoints', 'predictions')
-        return locked(self.path / '.lock', str(self.path))
+        return lock_or_refuse(self.path / '.lock', str(self.path))
 
     def read_config(self) -> dict[str, Any]:
         """The resolved configuration of the run."""

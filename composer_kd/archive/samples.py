@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from composer_kd.archive.table import read_table, write_table
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 
 __all__ = ['Samples']
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from composer_kd.archive.files import replacing
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
+from composer_kd.storage.atomic import replacing
 
 __all__ = ['Table', 'aligned', 'merged', 'read_table', 'write_table']
 

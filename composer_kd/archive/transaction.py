@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from composer_kd.archive.files import refuse_links_out
-from composer_kd.archive.kinds import KINDS, is_table
 from composer_kd.archive.manifest import (
     ArchiveRecord,
     Manifest,
@@ -16,8 +14,10 @@ from composer_kd.archive.manifest import (
     read_manifest,
     write_manifest,
 )
-from composer_kd.archive.waiting import locked
-from composer_kd.errors import UserError
+from composer_kd.archive.tables import KINDS, is_table
+from composer_kd.core.errors import UserError
+from composer_kd.storage.atomic import refuse_links_out
+from composer_kd.storage.locks import locked
 
 __all__ = ['free_name', 'held', 'replace_record', 'transaction']
 

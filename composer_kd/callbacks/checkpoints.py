@@ -13,7 +13,7 @@ from composer.loggers import Logger
 from composer.utils import checkpoint, dist
 
 from composer_kd.archive.run_dir import RunDir
-from composer_kd.archive.torch_file import foreign_names, read_checkpoint
+from composer_kd.storage.torch_file import foreign_names, read_checkpoint
 
 __all__ = ['SaveCheckpoints', 'reading_without_running']
 

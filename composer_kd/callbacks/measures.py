@@ -15,8 +15,7 @@ from torch import Tensor
 
 from composer_kd.algorithms.distillation import Distillation
 from composer_kd.callbacks.attack_costs import AttackCosts
-from composer_kd.callbacks.step_counts import StepCounts
-from composer_kd.callbacks.tallies import Tallies
+from composer_kd.callbacks.epoch_totals import StepCounts, Tallies
 from composer_kd.models import multiply_adds, plain
 from composer_kd.models.batch import input_of, labels_of, logits_of, total_of
 

@@ -11,7 +11,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models.batch import total_of
 
 __all__ = ['NanGuard']

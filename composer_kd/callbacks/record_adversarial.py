@@ -10,11 +10,11 @@ from composer.loggers import Logger
 
 from composer_kd.algorithms.adversarial_recycling import AdversarialRecycling
 from composer_kd.archive.archive import Archive
-from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.run_dir import RunDir
-from composer_kd.callbacks.recording import begin_recording
-from composer_kd.errors import UserError
+from composer_kd.callbacks.recorder import begin_recording
+from composer_kd.core.errors import UserError
 from composer_kd.models import plain, weights_hash
+from composer_kd.storage.distributed import on_rank_zero
 
 __all__ = ['RecordAdversarial']
 

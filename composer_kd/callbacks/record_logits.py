@@ -16,18 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from composer_kd.archive.archive import Archive
-from composer_kd.archive.logit_parts import clipped, merge_logits, write_logits
-from composer_kd.archive.parts import read_parts, remove_parts
-from composer_kd.archive.ranks import on_rank_zero
+from composer_kd.archive.parts import clipped, merge_logits, read_parts, remove_parts, write_logits
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.archive.samples import Samples
-from composer_kd.callbacks.recording import begin_recording, refuse_beside, rows_of
+from composer_kd.callbacks.recorder import begin_recording, refuse_beside, rows_of
+from composer_kd.core.errors import UserError
 from composer_kd.data.sampler import TrainSampler
-from composer_kd.errors import UserError
 from composer_kd.models.batch import keys_of, logits_of
-from composer_kd.models.beside import CHANGE_IMAGES
-from composer_kd.models.first_pass import FirstPass
-from composer_kd.teachers.harvest import precision_of
+from composer_kd.models.classifier import FirstPass
+from composer_kd.models.composer_compat import CHANGE_IMAGES
+from composer_kd.storage.distributed import on_rank_zero
+from composer_kd.teachers.record import precision_of
 
 __all__ = ['RecordLogits']
 

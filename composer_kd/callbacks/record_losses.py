@@ -14,12 +14,12 @@ from composer.utils import dist
 from numpy.typing import NDArray
 
 from composer_kd.archive.archive import Archive
-from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.archive.samples import Samples
-from composer_kd.callbacks.recording import begin_recording, refuse_beside, rows_of
-from composer_kd.models.beside import MIX_IMAGES
+from composer_kd.callbacks.recorder import begin_recording, refuse_beside, rows_of
+from composer_kd.models.composer_compat import MIX_IMAGES
 from composer_kd.models.sample_losses import SampleLosses, StepLosses
+from composer_kd.storage.distributed import on_rank_zero
 
 __all__ = ['RecordLosses']
 

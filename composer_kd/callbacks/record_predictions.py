@@ -14,10 +14,10 @@ from composer.utils import dist
 from torch import Tensor
 
 from composer_kd.archive.predictions import Predictions, predictions_file, remove_predictions
-from composer_kd.archive.ranks import on_rank_zero
-from composer_kd.errors import UserError, nearest
+from composer_kd.core.errors import UserError, nearest
 from composer_kd.functional.top_k import to_half
 from composer_kd.models.batch import keys_of, labels_of, logits_of
+from composer_kd.storage.distributed import on_rank_zero
 
 __all__ = ['RecordPredictions']
 

@@ -14,17 +14,16 @@ from composer.core import DataSpec
 from composer.utils import dist, get_device
 from torch.utils.data import DataLoader
 
+from composer_kd.core.errors import UserError, nearest
 from composer_kd.data.cache import check_one_size, check_same_shape, open_cache, open_table
-from composer_kd.data.dataset import Facts, KeyedImages
+from composer_kd.data.dataset import Facts, KeyedImages, mean_and_std
 from composer_kd.data.drift.apply import drifted
-from composer_kd.data.parts import OpenSplit, Part, clean_part, divide
 from composer_kd.data.sampler import EvalSampler, TrainSampler
 from composer_kd.data.section import SYNTHETIC, DataSection
 from composer_kd.data.shards import ShardFolder, open_shards
+from composer_kd.data.split import OpenSplit, Part, clean_part, divide
 from composer_kd.data.synthetic import synthetic_folder
-from composer_kd.data.table import mean_and_std
 from composer_kd.data.transform import Augmentation, Prepare
-from composer_kd.errors import UserError, nearest
 
 __all__ = ['Data', 'open_data', 'open_parts', 'open_source']
 

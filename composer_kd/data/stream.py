@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from streaming import Stream, StreamingDataset
 from torch import Tensor
 
-from composer_kd.data.dataset import Facts, KeyedImages
-from composer_kd.data.pixels import as_image, resize
+from composer_kd.data.dataset import Facts, KeyedImages, SampleTable, as_image, resize
 from composer_kd.data.shards import Split
-from composer_kd.data.table import SampleTable
 from composer_kd.data.transform import Augmentation
 
 __all__ = ['StreamedImages', 'open_stream']

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from composer_kd.data.kept import kept
+from composer_kd.data.cache import kept
 from composer_kd.data.section import SYNTHETIC, SyntheticSection
 from composer_kd.data.write import Images, Labelled, write_shards
 

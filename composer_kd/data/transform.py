@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from composer_kd.core.errors import UserError
 from composer_kd.data.section import DataSection
-from composer_kd.errors import UserError
 from composer_kd.functional.augment import AUGMENT_VERSION, augment, normalise
 from composer_kd.functional.colour import COLOUR_JITTER_VERSION, colour_jitter
 from composer_kd.functional.rand_augment import RAND_AUGMENT_VERSION, rand_augment

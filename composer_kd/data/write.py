@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from composer_kd.archive.files import make_folder, sweep, sync_folder, temporary_name, writing_to, xxh3_of
-from composer_kd.data.description import Description
-from composer_kd.data.progress import progress
-from composer_kd.data.table import SampleTable, TableBuilder, mean_and_std
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
+from composer_kd.data.dataset import SampleTable, TableBuilder, mean_and_std
+from composer_kd.data.shards import Description
+from composer_kd.storage.atomic import make_folder, sweep, sync_folder, temporary_name, writing_to, xxh3_of
+from composer_kd.storage.progress import progress
 
 __all__ = ['Encoding', 'Images', 'Labelled', 'write_dataset', 'write_shards']
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.functional.augment import coefficients
 from composer_kd.functional.counter import counter_hash, uniform
 

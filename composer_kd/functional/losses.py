@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
+from composer_kd.core.registry import Registry
 from composer_kd.functional.mixing import confidence_weights
-from composer_kd.registry import Registry
 
 __all__ = ['LEAST_SAMPLES', 'LOSSES', 'cwtm', 'dist', 'dkd', 'hard', 'kl', 'mse', 'soft_cross_entropy', 'standardize']
 

@@ -4,7 +4,7 @@ from composer_kd.models.classifier import Classifier, classifier, plain
 from composer_kd.models.cost import inference_seconds, multiply_adds, parameters
 from composer_kd.models.densenet import DenseNet, densenet
 from composer_kd.models.mlp import MLP, mlp
-from composer_kd.models.registry import MODELS
+from composer_kd.models.registry import MODELS, ModelSection, build_model
 from composer_kd.models.resnet import (
     CifarResNet,
     resnet8,
@@ -19,7 +19,6 @@ from composer_kd.models.resnet import (
     resnet68,
     resnet110,
 )
-from composer_kd.models.section import ModelSection, build_model
 from composer_kd.models.torchvision_nets import (
     alexnet,
     mobilenet_v2,

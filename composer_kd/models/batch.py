@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 
 __all__ = [
     'batch_of_teachers',

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Generic, TypeVar
 
 import torch
 from composer.models import ComposerClassifier, ComposerModel
@@ -14,9 +14,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 
-__all__ = ['Classifier', 'SampleCrossEntropy', 'classifier', 'plain', 'refuse_strict_model', 'unwrapped']
+__all__ = [
+    'Classifier',
+    'FirstPass',
+    'SampleCrossEntropy',
+    'classifier',
+    'evaluating',
+    'plain',
+    'refuse_strict_model',
+    'unwrapped',
+]
 
 
 class Classifier(ComposerModel):
@@ -197,3 +206,48 @@ def _stated_classes(module: nn.Module) -> int | None:
 def _last_linear(module: nn.Module) -> int | None:
     sizes = [part.out_features for part in module.modules() if isinstance(part, nn.Linear)]
     return sizes[-1] if sizes else None
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put all parts of ``module`` in evaluation mode, and each back into its own at the end."""
+    # Mode by mode, not `module.train(was)`: a user may have frozen a part by putting it in evaluation mode.
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+T = TypeVar('T')
+
+
+class FirstPass(Generic[T]):
+    """The items that a step's microbatches left, once, whatever runs twice.
+
+    SAM runs the forward and backward passes of a step twice, and a retry after running out of memory does too. A pass
+    begins from nothing (:meth:`start`, at BEFORE_TRAIN_BATCH); the first that comes to its end (:meth:`end`, at
+    AFTER_TRAIN_BATCH) is the step's: that at the weights which the step began with. :meth:`take` it at BATCH_END.
+    """
+
+    def __init__(self) -> None:
+        self._pass: list[T] = []
+        self._first: list[T] | None = None
+
+    def start(self) -> None:
+        self._pass = []
+
+    def add(self, item: T) -> None:
+        self._pass.append(item)
+
+    def end(self) -> None:
+        if self._first is None:
+            self._first = self._pass
+
+    def take(self) -> list[T]:
+        """The step's items; the next step begins from nothing."""
+        items = self._pass if self._first is None else self._first
+        self._pass, self._first = [], None
+        return items

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from composer_kd.models.classifier import Classifier, plain, unwrapped
-from composer_kd.models.evaluating import evaluating
+from composer_kd.models.classifier import Classifier, evaluating, plain, unwrapped
 
 __all__ = ['inference_seconds', 'multiply_adds', 'parameters']
 

@@ -16,9 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from composer_kd.models.image_size import refuse_smaller
-from composer_kd.models.initialise import he_initialise
-from composer_kd.models.registry import MODELS
+from composer_kd.models.registry import MODELS, refuse_smaller
+from composer_kd.models.weights import he_initialise
 
 __all__ = ['DenseLayer', 'DenseNet', 'densenet']
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from composer_kd.models.initialise import he_initialise
 from composer_kd.models.registry import MODELS
+from composer_kd.models.weights import he_initialise
 
 __all__ = [
     'BasicBlock',

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models.batch import given_labels, keys_of, labels_of, logits_of
-from composer_kd.models.classifier import unwrapped
-from composer_kd.models.first_pass import FirstPass
+from composer_kd.models.classifier import FirstPass, unwrapped
 
 __all__ = ['SampleLosses', 'StepLosses']
 
@@ -34,7 +33,7 @@ class SampleLosses:
     """Collects the losses of a step over its microbatches.
 
     The owner, an algorithm or a callback, passes five events on. What runs twice in a step counts once, as
-    :class:`~composer_kd.models.first_pass.FirstPass` says. Nothing is read back from the device.
+    :class:`~composer_kd.models.classifier.FirstPass` says. Nothing is read back from the device.
 
     ============================  ======================
     at                            call

@@ -21,9 +21,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from composer_kd.models.image_size import refuse_smaller
-from composer_kd.models.initialise import he_initialise
-from composer_kd.models.registry import MODELS
+from composer_kd.models.registry import MODELS, refuse_smaller
+from composer_kd.models.weights import he_initialise
 
 __all__ = [
     'alexnet',

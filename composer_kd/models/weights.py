@@ -11,20 +11,23 @@ import safetensors
 import safetensors.torch
 import torch
 import xxhash
+from composer.utils import dist
 from torch import Tensor, nn
 
-from composer_kd.archive.files import atomic_write
-from composer_kd.archive.import_weights import import_weights
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models.classifier import plain
+from composer_kd.storage.atomic import atomic_write
+from composer_kd.storage.import_weights import import_weights
 
 __all__ = [
     'fitting',
+    'he_initialise',
     'load_into',
     'load_weights',
     'pickle_refusal',
     'put_into',
     'save_weights',
+    'share_buffers',
     'tensors_hash',
     'tensors_of',
     'weights_hash',
@@ -212,3 +215,26 @@ def _first(names: list[str]) -> str:
 
 def _more(names: list[str]) -> str:
     return f' (and {len(names) - 1} more)' if len(names) > 1 else ''
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give rank 0's buffers to all ranks, which come here together."""
+    if dist.get_world_size() == 1:
+        return
+    # One message a type of number instead of one a buffer: ResNet-56 has 171 of them.
+    buffers = [buffer for buffer in model.buffers() if buffer.numel()]
+    for dtype in sorted({buffer.dtype for buffer in buffers}, key=str):
+        group = [buffer for buffer in buffers if buffer.dtype == dtype]
+        flat = torch.cat([buffer.detach().reshape(-1) for buffer in group])
+        dist.broadcast(flat, src=0)
+        for buffer, values in zip(group, flat.split([buffer.numel() for buffer in group]), strict=True):
+            buffer.copy_(values.view_as(buffer))
+
+
+def he_initialise(net: nn.Module) -> None:
+    """Draw every convolution from ``N(0, 2 / (outputs k^2))`` (He et al, 2015, fan out) and set its bias to zero."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

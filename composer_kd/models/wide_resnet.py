@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from composer_kd.models.initialise import he_initialise
 from composer_kd.models.registry import MODELS
+from composer_kd.models.weights import he_initialise
 
 __all__ = ['PreActivationBlock', 'WideResNet', 'wrn', 'wrn_16_2', 'wrn_40_1', 'wrn_40_2']
 

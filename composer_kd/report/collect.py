@@ -15,7 +15,7 @@ from typing import Any
 import xxhash
 import yaml
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 
 __all__ = ['Arm', 'Run', 'collect', 'group_arms', 'is_warm_start', 'json_lines', 'labels', 'plain_text']
 

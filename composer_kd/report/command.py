@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 
 __all__ = ['add_arguments', 'main', 'numbers']
 

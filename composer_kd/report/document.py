@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.report.as_json import as_json
 from composer_kd.report.caveats import caveats
 from composer_kd.report.collect import collect

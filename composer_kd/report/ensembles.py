@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.report.collect import Run, plain_text
 from composer_kd.report.measures import Spread
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.report.collect import Arm, Run, plain_text
 from composer_kd.report.drift_measures import (
     effective_robustness,

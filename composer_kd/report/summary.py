@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from composer_kd.errors import UserError, nearest
+from composer_kd.core.errors import UserError, nearest
 from composer_kd.report.collect import Arm, Run, group_arms, labels
 from composer_kd.report.ensembles import Ensemble, ensembles
 from composer_kd.report.fidelity import Fidelities, Fidelity

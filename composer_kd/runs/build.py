@@ -18,12 +18,10 @@ from composer_kd.archive.run_dir import RunDir
 from composer_kd.callbacks.checkpoints import SaveCheckpoints, reading_without_running
 from composer_kd.callbacks.measures import Measures
 from composer_kd.callbacks.nan_guard import NanGuard
-from composer_kd.callbacks.same_buffers import SameBuffers
+from composer_kd.callbacks.sync_buffers import SameBuffers
 from composer_kd.data import Data, open_data
 from composer_kd.models import Classifier, build_model, classifier
-from composer_kd.runs.compile_section import compile_options
-from composer_kd.runs.config import RunConfig
-from composer_kd.runs.memory import keep_freed_memory
+from composer_kd.runs.config import RunConfig, compile_options
 from composer_kd.runs.objects import (
     algorithm_class,
     make_algorithms,
@@ -32,7 +30,8 @@ from composer_kd.runs.objects import (
     make_optimizer,
     make_scheduler,
 )
-from composer_kd.runs.recording import check_top_k
+from composer_kd.runs.process import keep_freed_memory
+from composer_kd.runs.recorders import check_top_k
 
 __all__ = ['Built', 'build_trainer']
 

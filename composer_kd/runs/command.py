@@ -10,17 +10,17 @@ import torch
 from composer.utils import dist
 
 from composer_kd.archive import RunDir
-from composer_kd.archive.ranks import on_rank_zero
+from composer_kd.core.errors import UserError, one_line
 from composer_kd.data.drift.scenarios import check_scenario_files, scenarios_of
-from composer_kd.errors import UserError, one_line
 from composer_kd.runs.ensembles_section import ENSEMBLES, write_ensembles
+from composer_kd.runs.evaluate_drifts import refuse_misfits
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import Plan, make_plan
+from composer_kd.runs.process import join_ranks
 from composer_kd.runs.progress import Progress
-from composer_kd.runs.ranks import join_ranks
-from composer_kd.runs.robustness import refuse_misfits
 from composer_kd.runs.side_by_side import devices_to_use, execute_side_by_side
 from composer_kd.runs.yaml_file import apply_overrides, find_yaml, read_yaml
+from composer_kd.storage.distributed import on_rank_zero
 
 __all__ = ['quieten', 'run_file', 'say']
 

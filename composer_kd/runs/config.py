@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from composer_kd.callbacks.evaluate_attacks import make_attack
+from composer_kd.core.options import BatchSize, Count, PathText, Section
 from composer_kd.data.drift.scenarios import Scenarios
 from composer_kd.data.section import DataSection
-from composer_kd.models.section import ModelSection
-from composer_kd.runs.archive_section import ArchiveSection
-from composer_kd.runs.compile_section import CompileSection
-from composer_kd.runs.robustness_section import RobustnessSection
-from composer_kd.section import BatchSize, PathText, Section
+from composer_kd.models.registry import ModelSection
 
-__all__ = ['RunConfig', 'named_mapping']
+__all__ = [
+    'DEFAULT_VIEWS',
+    'ArchiveSection',
+    'AttackSection',
+    'CompileSection',
+    'LogitsSection',
+    'RobustnessSection',
+    'RunConfig',
+    'compile_options',
+    'named_mapping',
+]
 
 Named = str | dict[str, Any]
 
@@ -160,3 +177,141 @@ class RunConfig(Section):
     def epochs(self) -> float | None:
         """The length in epochs, where it is given so."""
         return float(self.max_duration.removesuffix('ep')) if self.max_duration.endswith('ep') else None
+
+
+DEFAULT_VIEWS = 4
+
+Views = Annotated[int, Field(ge=1, le=10**5)]
+
+
+class LogitsSection(Section):
+    """Logits of every training sample in views 0 to ``views - 1``.
+
+    Attributes:
+        views: How many augmentations of each image.
+        top_k: How many logits are kept beside one level for all others; null keeps all.
+        source: In the file ``from``. ``'harvest'``: forward passes of the trained model, after the training;
+            ``'training'``: what the model answers in its last ``views`` epochs, which costs nothing.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    views: Views = DEFAULT_VIEWS
+    top_k: Count | None = None
+    # `from` cannot be an attribute's name.
+    source: Literal['harvest', 'training'] = Field(default='harvest', alias='from')
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {'views': self.views, 'top_k': self.top_k, 'from': self.source}
+
+
+class ArchiveSection(Section):
+    """What a run leaves beside its weights.
+
+    Attributes:
+        losses: Whether the loss of every sample is recorded in every epoch.
+        adversarial: Whether the adversarial examples that it makes are recorded.
+        logits: What is recorded of its outputs; ``true`` is all defaults, null nothing.
+    """
+
+    losses: bool = False
+    adversarial: bool = False
+    logits: LogitsSection | None = None
+
+    @field_validator('logits', mode='before')
+    @classmethod
+    def _switched(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+class CompileSection(Section):
+    """Arguments of ``torch.compile``; what is null is its own choice.
+
+    Attributes:
+        mode: ``default``, ``reduce-overhead`` (CUDA graphs), ``max-autotune`` or ``max-autotune-no-cudagraphs``.
+        backend: What makes code of the graph.
+        fullgraph: Whether a graph that breaks is an error.
+        dynamic: Whether shapes may change without another compilation.
+        options: Inductor's own, instead of ``mode``.
+    """
+
+    mode: Literal['default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs'] | None = None
+    backend: str | None = None
+    fullgraph: bool | None = None
+    dynamic: bool | None = None
+    options: dict[str, Any] | None = None
+
+    @field_validator('options')
+    @classmethod
+    def _instead_of_mode(cls, options: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        if options is not None and info.data.get('mode') is not None:
+            raise ValueError('torch.compile takes mode or options; leave one of them out')
+        return options
+
+
+def compile_options(section: CompileSection | None, on_gpu: bool, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The keyword arguments of ``torch.compile``; ``None`` where nothing is compiled, as on a machine without a GPU."""
+    if section is None:
+        return None
+    if not on_gpu:
+        # A ResNet-56 takes minutes to compile for the CPU, and its steps are no faster.
+        say('compile: there is no GPU here, so the model runs as it is')
+        return None
+    return section.model_dump(exclude_none=True)
+
+
+class AttackSection(Section):
+    """Projected gradient descent from a random start.
+
+    Attributes:
+        epsilon: The radius of the ball, in pixels from 0 to 255; null is 8 for ``linf`` and 128 for ``l2``.
+        steps: How many.
+        step_size: In pixels; null is a quarter of epsilon, 1.25 times epsilon for a single step.
+        norm: ``linf`` or ``l2``.
+        targeted: Towards another class instead of away from the label.
+    """
+
+    epsilon: float | None = None
+    steps: int = 20
+    step_size: float | None = None
+    norm: Literal['linf', 'l2'] = 'linf'
+    targeted: bool = False
+
+    @model_validator(mode='after')
+    def _possible(self) -> AttackSection:
+        make_attack(self.model_dump())
+        return self
+
+
+class RobustnessSection(Section):
+    """When a run is attacked, with what, and on how many samples.
+
+    Attributes:
+        attacks: One after the other.
+        splits: Of which data; null: of validation, where there is such a part, and test.
+        interval: Also at the end of every so many epochs; null: at the end of the training alone.
+        interval_subset: Of each split then; null: as many as at the end.
+        interval_attacks: How many of the attacks then, the first ones; null: all.
+        subset: Of each split; null takes all.
+        batch_size: Images that a rank attacks at a time.
+    """
+
+    attacks: Annotated[list[AttackSection], Field(min_length=1)] = Field(default_factory=lambda: [AttackSection()])
+    splits: Annotated[list[Literal['val', 'test']], Field(min_length=1)] | None = None
+    interval: Annotated[str, Field(pattern=r'^[1-9][0-9]{0,8}ep$')] | None = None
+    interval_subset: Count | None = None
+    interval_attacks: Count | None = None
+    subset: Count | None = 1000
+    batch_size: BatchSize = 250
+
+    @model_validator(mode='after')
+    def _of_an_interval(self) -> RobustnessSection:
+        for name in ('interval_subset', 'interval_attacks'):
+            if getattr(self, name) is not None and self.interval is None:
+                raise ValueError(f'{name} is of what is measured on the way; give interval too, or leave it out')
+        return self
+
+    def splits_of(self, val_fraction: float) -> list[str]:
+        """Those that are attacked of data of which so much validates."""
+        return list(self.splits or (['val', 'test'] if val_fraction else ['test']))

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from composer_kd.errors import UserError, nearest
+from composer_kd.core.errors import UserError, nearest
 
 __all__ = ['check_options', 'construct', 'split_name']
 

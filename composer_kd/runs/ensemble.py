@@ -14,21 +14,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer_kd.archive import Archive, RunDir
-from composer_kd.archive.files import atomic_write
 from composer_kd.archive.manifest import Manifest
 from composer_kd.archive.predictions import Predictions, predictions_of
 from composer_kd.archive.remote import run_at
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.functional import average_logits, average_probabilities, expected_calibration_error, right_counts
 from composer_kd.functional.top_k import to_half
 from composer_kd.report.table import Table
 from composer_kd.report.text import text_table
 from composer_kd.report.wording import MISSING, NATS, PERCENT
-from composer_kd.runs.evaluation import finite
-from composer_kd.runs.harvest import open_run_data
-from composer_kd.runs.memory import keep_freed_memory
+from composer_kd.runs.predictions import finite
+from composer_kd.runs.process import keep_freed_memory
+from composer_kd.runs.record import open_run_data
+from composer_kd.storage.atomic import atomic_write
 from composer_kd.teachers.from_run import RunTeacher, finished_manifest
-from composer_kd.teachers.harvest import BATCH_SIZE, Harvest, Inference
+from composer_kd.teachers.record import BATCH_SIZE, Harvest, Inference
 
 __all__ = ['Ensemble', 'Member', 'Quality', 'measure_ensemble', 'show_ensemble']
 

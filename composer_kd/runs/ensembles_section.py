@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from composer_kd.archive.files import atomic_write
-from composer_kd.data.drift.drift import acting
-from composer_kd.errors import UserError, nearest
+from composer_kd.core.errors import UserError, nearest
+from composer_kd.data.drift.base import acting
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.ensemble import Ensemble, measure_ensemble
 from composer_kd.runs.references import nth
+from composer_kd.storage.atomic import atomic_write
 
 __all__ = ['ENSEMBLES', 'PlannedEnsemble', 'plan_ensembles', 'write_ensembles']
 

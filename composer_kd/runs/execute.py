@@ -21,20 +21,20 @@ from composer_kd.algorithms import Distillation
 from composer_kd.archive import Archive
 from composer_kd.archive.manifest import SCHEMA, Manifest, file_records, write_manifest
 from composer_kd.archive.predictions import predictions_file
-from composer_kd.archive.presence import Presence
-from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.run_dir import RunDir
-from composer_kd.callbacks.robustness import ROBUSTNESS_FILE
-from composer_kd.errors import UserError
+from composer_kd.callbacks.evaluate_attacks import ROBUSTNESS_FILE
+from composer_kd.core.errors import UserError
 from composer_kd.models import inference_seconds, multiply_adds, parameters, save_weights, weights_hash
-from composer_kd.runs.attacks_configured import attack_configured
 from composer_kd.runs.build import Built, build_trainer
-from composer_kd.runs.evaluation import evaluation, kept_predictions, recorded_splits, teacher_runs
+from composer_kd.runs.evaluate_attacks import attack_configured
+from composer_kd.runs.evaluate_drifts import measure_configured
 from composer_kd.runs.plan import Plan, PlannedRun
+from composer_kd.runs.predictions import evaluation, kept_predictions, recorded_splits, teacher_runs
 from composer_kd.runs.progress import Progress
-from composer_kd.runs.recording import harvest_configured, make_recorders, reopen, supply_missing
+from composer_kd.runs.recorders import harvest_configured, make_recorders, reopen, supply_missing
 from composer_kd.runs.resume import STORED, WayOn, stored_data, way_on
-from composer_kd.runs.robustness import measure_configured
+from composer_kd.storage.distributed import on_rank_zero
+from composer_kd.storage.locks import Presence
 from composer_kd.teachers.live import LiveTeacher
 from composer_kd.teachers.recorded import RecordedTeacher
 

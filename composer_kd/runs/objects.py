@@ -12,18 +12,18 @@ from composer.loggers import LoggerDestination
 from composer.optim import ComposerScheduler
 
 from composer_kd.algorithms import AdversarialRecycling, Distillation, LossCurriculum, WarmStart
-from composer_kd.algorithms.adversarial_recycling.views import Views
+from composer_kd.algorithms.adversarial_recycling.examples import Views
+from composer_kd.core.errors import UserError
+from composer_kd.core.registry import Registry
+from composer_kd.core.schedule import Progress
 from composer_kd.data.transform import Augmentation
-from composer_kd.errors import UserError
 from composer_kd.models import build_model
-from composer_kd.registry import Registry
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.construct import check_options, construct, split_name
-from composer_kd.runs.names import ALGORITHMS, CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
-from composer_kd.runs.recording import check_recording
-from composer_kd.schedule import Progress
+from composer_kd.runs.recorders import check_recording
+from composer_kd.runs.registries import ALGORITHMS, CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
 from composer_kd.teachers import Teacher
-from composer_kd.teachers.teacher import kind_of
+from composer_kd.teachers.base import kind_of
 
 __all__ = [
     'algorithm_class',

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from composer_kd.algorithms import AdversarialRecycling, Distillation, LossCurriculum, WarmStart
-from composer_kd.algorithms.adversarial_recycling.source import recorded_set
-from composer_kd.algorithms.loss_curriculum.difficulty import recorded_epochs
+from composer_kd.algorithms.adversarial_recycling.examples import recorded_set
+from composer_kd.algorithms.loss_curriculum.rules import recorded_epochs
 from composer_kd.archive.archive import Archive
-from composer_kd.archive.fetch import is_remote
 from composer_kd.archive.remote import run_at
-from composer_kd.errors import UserError, nearest, path_fault
+from composer_kd.core.errors import UserError, nearest, path_fault
+from composer_kd.core.options import parse_section
 from composer_kd.models import ModelSection
-from composer_kd.models.section import same_model
+from composer_kd.models.registry import same_model
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.objects import algorithm_class
-from composer_kd.section import parse_section
+from composer_kd.storage.fetch import is_remote
+from composer_kd.teachers.base import kind_of
 from composer_kd.teachers.from_run import finished_manifest
-from composer_kd.teachers.teacher import kind_of
 
 __all__ = ['Names', 'References', 'check_same_model', 'nth', 'resolve']
 

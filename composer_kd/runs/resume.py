@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from composer_kd.archive.kinds import is_table
+from composer_kd.archive.archive import unlisted
 from composer_kd.archive.manifest import Manifest, damage, read_manifest
 from composer_kd.archive.run_dir import RunDir
-from composer_kd.archive.unlisted import unlisted
+from composer_kd.archive.tables import is_table
+from composer_kd.core.errors import UserError
 from composer_kd.data.loaders import open_source
 from composer_kd.data.section import DataSection
 from composer_kd.data.synthetic import SYNTHETIC
-from composer_kd.errors import UserError
 from composer_kd.runs.plan import PlannedRun
 
 __all__ = ['STORED', 'WayOn', 'stored_data', 'way_on']

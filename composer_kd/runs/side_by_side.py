@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.runs.plan import Plan, PlannedRun
 from composer_kd.runs.progress import Progress
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from composer_kd.archive import Archive, RunDir, Samples, Table, aligned, verify
 from composer_kd.archive.manifest import Manifest
 from composer_kd.archive.remote import RemoteRun, run_at
+from composer_kd.core.errors import UserError
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.data.transform import Augmentation, Prepare
-from composer_kd.errors import UserError
 from composer_kd.functional.top_k import level_of_rest, to_half
-from composer_kd.runs.harvest import open_run_data
+from composer_kd.runs.record import open_run_data
 from composer_kd.teachers.from_run import RunTeacher
-from composer_kd.teachers.harvest import Inference
+from composer_kd.teachers.record import Inference
 
 __all__ = ['verify_run']
 

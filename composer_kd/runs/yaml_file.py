@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from composer_kd.errors import UserError, nearest
+from composer_kd.core.errors import UserError, nearest
 
 __all__ = ['apply_overrides', 'find_yaml', 'read_yaml', 'shipped_yamls']
 

@@ -1,6 +1,6 @@
 """Where target outputs come from, and how several become one."""
 
+from composer_kd.teachers.base import Teacher
 from composer_kd.teachers.mix import MIXES, Mix, make_mix
-from composer_kd.teachers.teacher import Teacher
 
 __all__ = ['MIXES', 'Mix', 'Teacher', 'make_mix']

@@ -9,7 +9,7 @@ from torch import Tensor
 from composer_kd.archive.manifest import Manifest
 from composer_kd.archive.remote import run_at
 from composer_kd.archive.run_dir import RunDir
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models import build_model, load_weights
 from composer_kd.models.weights import put_into, tensors_hash
 from composer_kd.teachers.live import LiveTeacher, Normalization

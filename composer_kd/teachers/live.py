@@ -11,11 +11,11 @@ from composer.core.precision import get_precision_context
 from composer.models import ComposerClassifier, ComposerModel
 from torch import Tensor
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models import Classifier, multiply_adds
 from composer_kd.models.batch import input_of, keys_of, logits_of
 from composer_kd.models.classifier import unwrapped
-from composer_kd.teachers.teacher import Teacher
+from composer_kd.teachers.base import Teacher
 
 __all__ = ['LiveTeacher']
 

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
+from composer_kd.core.registry import Registry
 from composer_kd.functional.counter import counter_hash
 from composer_kd.functional.mixing import (
     confidence_weights,
@@ -24,7 +25,6 @@ from composer_kd.functional.mixing import (
     oracle_mix,
     permute_dark_knowledge,
 )
-from composer_kd.registry import Registry
 
 __all__ = [
     'MIXES',

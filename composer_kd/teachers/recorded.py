@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from composer_kd.archive import Archive, Manifest, Samples
-from composer_kd.archive.fetch import is_remote
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models.batch import keys_of
-from composer_kd.models.beside import CHANGE_IMAGES, DROP_SAMPLES, first_of
+from composer_kd.models.composer_compat import CHANGE_IMAGES, DROP_SAMPLES, first_of
+from composer_kd.storage.fetch import is_remote
+from composer_kd.teachers.base import UNSEEN, Teacher
 from composer_kd.teachers.from_run import RunTeacher, finished_manifest
 from composer_kd.teachers.live import LiveTeacher, Normalization
-from composer_kd.teachers.teacher import UNSEEN, Teacher
 
 __all__ = ['RecordedTeacher']
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from composer_kd.archive import Table
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.functional.top_k import spread_rest
 from composer_kd.teachers.recorded import RecordedTeacher
 

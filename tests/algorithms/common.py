@@ -18,9 +18,8 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from composer_kd import Archive
 from composer_kd.archive import Manifest, Samples
-from composer_kd.data.dataset import Facts, KeyedImages
+from composer_kd.data.dataset import Facts, KeyedImages, SampleTable
 from composer_kd.data.sampler import TrainSampler
-from composer_kd.data.table import SampleTable
 from composer_kd.data.transform import Augmentation, Prepare
 from composer_kd.models import classifier
 

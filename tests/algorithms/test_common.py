@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models import weights_hash
 from tests.algorithms.common import images_and_labels, make_trainer, net
 from tests.algorithms.settings import SETTINGS, Setting

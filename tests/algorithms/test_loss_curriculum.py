@@ -22,13 +22,12 @@ from composer.optim import (
 from torch.nn import functional as F
 
 from composer_kd import Archive, LossCurriculum, RecordLosses, TeacherMixupKD, UserError
-from composer_kd.algorithms.loss_curriculum.difficulty import difficulties
-from composer_kd.algorithms.loss_curriculum.own_losses import with_nan
-from composer_kd.algorithms.loss_curriculum.rules import InfoBatch, Paced, Rho, Situation
+from composer_kd.algorithms.loss_curriculum.current_losses import with_nan
+from composer_kd.algorithms.loss_curriculum.rules import InfoBatch, Paced, Rho, Situation, difficulties
 from composer_kd.archive import Samples
+from composer_kd.core.schedule import Progress, Schedule
 from composer_kd.models import weights_hash
-from composer_kd.runs.names import OneCycleScheduler
-from composer_kd.schedule import Progress, Schedule
+from composer_kd.runs.registries import OneCycleScheduler
 from tests.algorithms.common import (
     BATCH,
     SAMPLES,

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer_kd import BornAgain, Distillation, LabelRefinery, OracleKD, Teacher
-from composer_kd.algorithms.distillation.lesson import Lesson
 from composer_kd.algorithms.distillation.loss import make_loss
-from composer_kd.errors import UserError
+from composer_kd.algorithms.distillation.target import Lesson
+from composer_kd.core.errors import UserError
 from composer_kd.functional import dist, dkd, permute_dark_knowledge
 from composer_kd.teachers.mix import Oracle, Step
 from tests.algorithms.common import loader, logged, make_trainer, net, trained_net

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from composer_kd import BornAgain, Distillation, LabelRefinery, LossCurriculum, OracleKD, Teacher, UserError
-from composer_kd.algorithms.distillation.lesson import Lesson
 from composer_kd.algorithms.distillation.loss import make_loss
+from composer_kd.algorithms.distillation.target import Lesson
 from composer_kd.functional import LOSSES
 from composer_kd.models import weights_hash
 from composer_kd.models.batch import labels_of, logits_of

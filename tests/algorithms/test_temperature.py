@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from composer_kd import Distillation
-from composer_kd.algorithms.distillation.temperature import LearnedTemperature
+from composer_kd.algorithms.distillation.loss import LearnedTemperature
+from composer_kd.core.schedule import Progress
 from composer_kd.functional import kl
-from composer_kd.schedule import Progress
 from tests.algorithms.common import loader, logged, make_trainer, net, trained_net
 
 ANYWHERE = Progress(3, 30, 0, 10, 6.0)

@@ -17,7 +17,7 @@ from composer.models import ComposerClassifier
 from torch import Tensor, nn
 
 from composer_kd import Distillation, WarmStart
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models import build_model, classifier, weights_hash
 from tests.algorithms.common import CLASSES, logged, make_trainer, net, trained_net
 from tests.teachers.run_directories import MODEL, SHAPE, finished_run

@@ -6,7 +6,7 @@ import torch
 
 from composer_kd.archive import Archive, aligned, verify
 from composer_kd.archive import archive as module
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from tests.archive.common import losses, samples, values
 
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ import torch
 from composer_kd.archive import Archive, file_records, verify
 from composer_kd.archive.samples import Samples
 from composer_kd.archive.table import write_table
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from tests.archive.common import losses, samples
 
 torch.set_num_threads(1)

@@ -10,9 +10,9 @@ import torch
 import xxhash
 
 from composer_kd.archive import atomic_write, replacing, xxh3_of
-from composer_kd.archive.files import _host
 from composer_kd.archive.table import write_table
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
+from composer_kd.storage.atomic import _host
 
 
 def run(code, *arguments):

@@ -5,8 +5,8 @@ import textwrap
 
 import pytest
 
-from composer_kd.archive.jsonl import append_line, read_lines, rewrite_lines
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
+from composer_kd.storage.jsonl import append_line, read_lines, rewrite_lines
 
 
 def test_append_and_read(tmp_path):
@@ -62,7 +62,7 @@ def test_a_full_disk_costs_one_line(tmp_path):
     code = """
         import resource, sys
         from pathlib import Path
-        from composer_kd.archive.jsonl import append_line
+        from composer_kd.storage.jsonl import append_line
         path = Path(sys.argv[1])
         append_line(path, {'epoch': 1})
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))

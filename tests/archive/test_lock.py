@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from composer_kd.archive import RunDir
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 
 HOLDER = """
     import os, sys, time

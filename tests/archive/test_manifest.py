@@ -5,7 +5,7 @@ import pytest
 
 from composer_kd.archive import atomic_write, file_records, read_manifest, verify, write_manifest
 from composer_kd.archive.manifest import FileRecord, manifest_file
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 
 
 @pytest.fixture

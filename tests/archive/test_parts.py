@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from composer_kd.archive import Archive, read_parts, remove_parts, write_part
-from composer_kd.archive.files import temporary_name
-from composer_kd.archive.logit_parts import merge_logits, write_logits
+from composer_kd.archive.parts import merge_logits, write_logits
+from composer_kd.storage.atomic import temporary_name
 from tests.archive.common import losses, samples
 
 FACTS = {'precision': 'fp32', 'augmentation': {'padding': 4, 'seed': 0}}

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from composer_kd.archive import RunDir, file_records, write_manifest
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models import classifier, save_weights
 
 torch.set_num_threads(1)

@@ -4,7 +4,7 @@ import torch
 
 from composer_kd.archive import Samples
 from composer_kd.archive.table import write_table
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from tests.archive.common import samples
 
 HIGH = 2**64 - 3

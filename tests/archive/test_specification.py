@@ -11,8 +11,7 @@ import torch
 import xxhash
 
 from composer_kd.archive import Archive
-from composer_kd.archive.drift_file import DriftFile
-from composer_kd.archive.kinds import KINDS
+from composer_kd.archive.evaluations import DriftFile
 from composer_kd.archive.manifest import (
     ArchiveRecord,
     DataRecord,
@@ -23,7 +22,8 @@ from composer_kd.archive.manifest import (
 )
 from composer_kd.archive.predictions import Predictions, predictions_file
 from composer_kd.archive.table import read_table
-from composer_kd.data.table import pixel_hash
+from composer_kd.archive.tables import KINDS
+from composer_kd.data.dataset import pixel_hash
 from composer_kd.data.transform import Augmentation
 from tests.archive.common import losses, samples
 from tests.test_docs import ROOT, blocks, tables

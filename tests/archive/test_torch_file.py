@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.torch_version import TorchVersion
 
-from composer_kd.archive.torch_file import foreign_names, read_checkpoint, read_tensors
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
+from composer_kd.storage.torch_file import foreign_names, read_checkpoint, read_tensors
 
 torch.set_num_threads(1)
 

@@ -13,8 +13,8 @@ import torch
 
 from composer_kd.archive import Archive, verify
 from composer_kd.archive.samples import Samples
-from composer_kd.archive.waiting import locked
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
+from composer_kd.storage.locks import locked
 from tests.archive.common import losses, samples, values
 
 torch.set_num_threads(1)

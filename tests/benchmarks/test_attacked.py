@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.attacked import attacked_table, by_others, under_attack
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.runs.plan import make_plan
 from tests.report.runs_on_disk import write_run
 

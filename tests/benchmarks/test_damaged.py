@@ -10,7 +10,7 @@ import pytest
 from benchmarks.aged import ageing
 from benchmarks.damaged import damaged, damaged_picture, damaged_table
 from composer_kd.archive import RunDir
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.run import main as train
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.yaml_file import read_yaml

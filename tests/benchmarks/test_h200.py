@@ -15,7 +15,7 @@ import yaml
 from benchmarks.h200.pack import pack, unpack
 from benchmarks.h200.toy import H200, HERE, toy, toy_study
 from benchmarks.retrain.cells import Scale
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.yaml_file import read_yaml
 

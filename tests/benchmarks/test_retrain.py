@@ -26,7 +26,7 @@ from benchmarks.retrain.scenarios import search
 from benchmarks.retrain.tables import markdown
 from benchmarks.retrain.work import Worker
 from composer_kd.archive.predictions import Predictions
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.runs.plan import make_plan, merge
 
 ROOT = Path(__file__).parents[2]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from composer_kd import Archive
 from composer_kd.archive import Samples, aligned
+from composer_kd.core.options import parse_section
 from composer_kd.data import Data, open_data
 from composer_kd.data.section import DataSection
 from composer_kd.models import classifier
-from composer_kd.section import parse_section
 
 BATCH = 64
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer_kd import DriftMeasures, UserError
-from composer_kd.callbacks.drift_measures import groups_in, quality_of
+from composer_kd.callbacks.evaluate_drifts import groups_in, quality_of
+from composer_kd.core.options import parse_section
 from composer_kd.data import open_data
-from composer_kd.data.drifted_tests import DriftedTests
+from composer_kd.data.drift.drifted_tests import DriftedTests
 from composer_kd.data.section import DataSection
 from composer_kd.functional import worst_group
 from composer_kd.models import weights_hash
-from composer_kd.section import parse_section
 from tests.callbacks.keyed import keyed_data, same_weights, small_net, train
 
 # That of keyed_data.

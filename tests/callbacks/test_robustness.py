@@ -11,11 +11,11 @@ from composer.core import Callback, DataSpec, Evaluator
 from torch.utils.data import DataLoader
 
 from composer_kd import Robustness, UserError
-from composer_kd.archive.jsonl import read_lines
-from composer_kd.callbacks.under_attack import chosen_rows, under_attack
+from composer_kd.callbacks.evaluate_attacks import chosen_rows, under_attack
 from composer_kd.functional import pgd, random_start
 from composer_kd.functional.attacks import normalised
 from composer_kd.models import multiply_adds, weights_hash
+from composer_kd.storage.jsonl import read_lines
 from tests.algorithms.common import PixelTask, images_and_labels, loader, logged, make_trainer, net, pixel_loader
 
 torch.set_num_threads(1)

@@ -23,11 +23,11 @@ from composer_kd import (
     RecordPredictions,
 )
 from composer_kd.archive.predictions import Predictions, read_predictions
-from composer_kd.callbacks.same_buffers import SameBuffers
+from composer_kd.callbacks.sync_buffers import SameBuffers
+from composer_kd.core.options import parse_section
 from composer_kd.data import open_data
 from composer_kd.data.section import DataSection
 from composer_kd.models import weights_hash
-from composer_kd.section import parse_section
 from tests.algorithms.common import images_and_labels, make_trainer, net, pixel_loader
 from tests.callbacks.keyed import keyed_data, small_net, tables, train
 from tests.callbacks.test_drift_measures import FOG, SECTION, accuracies_of
@@ -41,7 +41,7 @@ dist.initialize_dist(get_device('cpu'))
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from composer_kd import UserError
 from composer_kd.callbacks.nan_guard import NanGuard
-from composer_kd.callbacks.same_buffers import SameBuffers
+from composer_kd.callbacks.sync_buffers import SameBuffers
 from composer_kd.models import plain, weights_hash
 from tests.algorithms.common import images_and_labels, make_trainer, net
 from tests.callbacks.test_nan_guard import BadLoss

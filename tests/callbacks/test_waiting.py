@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from composer_kd import TeacherMixupKD, UserError
 from composer_kd.callbacks import measures, nan_guard
+from composer_kd.callbacks.epoch_totals import StepCounts
 from composer_kd.callbacks.measures import Measures
 from composer_kd.callbacks.nan_guard import NanGuard
-from composer_kd.callbacks.step_counts import StepCounts
 from tests.algorithms.common import images_and_labels, make_trainer, trained_net
 from tests.callbacks.test_nan_guard import BadLoss
 

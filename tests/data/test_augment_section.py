@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
+from composer_kd.core.errors import UserError
+from composer_kd.core.options import parse_section
 from composer_kd.data import open_data
 from composer_kd.data.section import DataSection
 from composer_kd.data.transform import Augmentation, ColourJitter, RandAugment
-from composer_kd.errors import UserError
 from composer_kd.functional import colour_jitter, normalise, rand_augment, resized_crop
-from composer_kd.section import parse_section
 
 STRONG = {'name': 'resized_crop', 'scale': [0.25, 1], 'colour_jitter': {'hue': 0.2}, 'rand_augment': {'magnitude': 5}}
 

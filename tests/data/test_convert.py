@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from composer_kd.archive.files import _host
+from composer_kd.core.errors import UserError
 from composer_kd.data import open_data
-from composer_kd.data.cifar import CIFAR100_CLASSES, CIFAR100_COARSE, CIFAR100_SUPERCLASSES, superclasses_of
-from composer_kd.data.convert import convert
+from composer_kd.data.convert import CIFAR100_CLASSES, CIFAR100_COARSE, CIFAR100_SUPERCLASSES, convert, superclasses_of
 from composer_kd.data.section import DataSection
-from composer_kd.errors import UserError
+from composer_kd.storage.atomic import _host
 
 
 def test_npz_of_words_and_colours(gray_npz, tmp_path):

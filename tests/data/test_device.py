@@ -6,11 +6,11 @@ from composer import Trainer
 
 from composer_kd import RecordLosses
 from composer_kd.archive import Archive
+from composer_kd.core.errors import UserError
+from composer_kd.core.options import parse_section
 from composer_kd.data import open_data
 from composer_kd.data.section import DataSection
-from composer_kd.errors import UserError
 from composer_kd.models import classifier
-from composer_kd.section import parse_section
 
 DEVICES = [
     'cpu',

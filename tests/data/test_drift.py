@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from composer_kd.data.cifar import CIFAR100_CLASSES, CIFAR100_COARSE, CIFAR100_SUPERCLASSES
+from composer_kd.core.errors import UserError
+from composer_kd.core.options import parse_section
+from composer_kd.data.convert import CIFAR100_CLASSES, CIFAR100_COARSE, CIFAR100_SUPERCLASSES
 from composer_kd.data.drift import DRIFTS, Drift, Population
-from composer_kd.data.drift.population import PARTS
+from composer_kd.data.drift.base import PARTS
 from composer_kd.data.section import DataSection
-from composer_kd.errors import UserError
 from composer_kd.functional.corruptions import corrupt
-from composer_kd.section import parse_section
 
 
 def population(sizes, part='train', coarse=None) -> Population:
@@ -380,7 +380,7 @@ def test_another_package_adds_a_drift(monkeypatch) -> None:
 
     point = SimpleNamespace(name='halved', value='elsewhere:Halved', dist=SimpleNamespace(name='my-drifts'))
     groups = {'composer_kd.drifts': [point]}
-    monkeypatch.setattr('composer_kd.registry.metadata.entry_points', lambda group: groups.get(group, []))
+    monkeypatch.setattr('composer_kd.core.registry.metadata.entry_points', lambda group: groups.get(group, []))
     monkeypatch.setattr(DRIFTS, '_plugins_seen', False)
     monkeypatch.setattr(DRIFTS, '_entries', dict(DRIFTS._entries))
     monkeypatch.setitem(__import__('sys').modules, 'elsewhere', SimpleNamespace(Halved=Halved))

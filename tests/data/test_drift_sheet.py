@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from composer_kd.cli import main
+from composer_kd.core.errors import UserError
 from composer_kd.data.cache import open_cache
 from composer_kd.data.convert import convert
-from composer_kd.data.drift.population import split_seed
+from composer_kd.data.drift.base import split_seed
 from composer_kd.data.drift.sheet import contact_sheet, rows_of_a_sheet
 from composer_kd.data.section import DataSection
 from composer_kd.data.shards import open_shards
-from composer_kd.errors import UserError
 from composer_kd.functional.corruptions import CORRUPTIONS, corrupt
 
 LABELS, HEAD, SIDE, GAP = 150, 24, 64, 8

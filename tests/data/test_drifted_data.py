@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from composer_kd.archive.samples import Samples
+from composer_kd.core.errors import UserError
+from composer_kd.core.options import parse_section
 from composer_kd.data import open_data
 from composer_kd.data.convert import convert
 from composer_kd.data.drift.corruption import Corruption
 from composer_kd.data.section import DataSection
-from composer_kd.errors import UserError
 from composer_kd.functional.corruptions import CORRUPTIONS, corrupt
-from composer_kd.section import parse_section
 
 FOG = {'name': 'corruption', 'kind': 'fog', 'severity': 3.0}
 NOISE = {'name': 'corruption', 'kind': 'gaussian_noise', 'severity': 5.0}
@@ -185,7 +185,7 @@ PROGRAM = """
 import sys, json, xxhash, torch
 from composer_kd.data import open_data
 from composer_kd.data.section import DataSection
-from composer_kd.section import parse_section
+from composer_kd.core.options import parse_section
 data = open_data(parse_section(DataSection, json.loads(sys.argv[1]), 'data'), 10, 0)
 images = data.train_set.images(torch.arange(len(data.train_set)))
 print('HASH', xxhash.xxh3_64_hexdigest(images.numpy().tobytes()), data.fingerprint)

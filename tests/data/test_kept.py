@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from composer_kd.core.errors import UserError
 from composer_kd.data import open_data
+from composer_kd.data.cache import kept
 from composer_kd.data.convert import convert
-from composer_kd.data.kept import kept
 from composer_kd.data.section import DataSection
-from composer_kd.errors import UserError
 
 _fork = multiprocessing.get_context('fork')
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from composer_kd.core.errors import UserError
+from composer_kd.core.options import parse_section
 from composer_kd.data import open_data
 from composer_kd.data.convert import convert
 from composer_kd.data.section import DataSection
 from composer_kd.data.transform import Augmentation
-from composer_kd.errors import UserError
 from composer_kd.functional.augment import augment, normalise
-from composer_kd.section import parse_section
 
 
 def batches(spec, epoch=0):

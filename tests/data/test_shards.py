@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from composer_kd.core.errors import UserError
 from composer_kd.data import open_data
 from composer_kd.data.convert import convert
 from composer_kd.data.section import DataSection
-from composer_kd.errors import UserError
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from composer_kd.core.errors import UserError
 from composer_kd.data.split import check_classes, choose_stratified, choose_validation, quotas
-from composer_kd.errors import UserError
 
 
 def made(count=1000, classes=7, seed=0):

@@ -64,7 +64,7 @@ REFUSED = """
     import sys
     from composer_kd.data import open_data
     from composer_kd.data.section import DataSection
-    from composer_kd.errors import UserError
+    from composer_kd.core.errors import UserError
 
     if __name__ == '__main__':
         try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.functional import fgsm, pgd, project, random_start, round_at_random
 from composer_kd.functional.attacks import normalised, other_labels, pixels_of
 from composer_kd.functional.augment import normalise

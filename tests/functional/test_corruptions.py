@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.functional.corruptions import CORRUPTIONS, corrupt, noise, severities_of
 from composer_kd.functional.corruptions.blur import zoom_blur, zoomed
 from composer_kd.functional.corruptions.digital import displacement, elastic_transform

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.functional import LOSSES, cwtm, dist, dkd, hard, kl, mse, soft_cross_entropy, standardize
 
 

@@ -9,7 +9,7 @@ from composer.loss import soft_cross_entropy
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models import Classifier, build_model, classifier, plain
 
 torch.set_num_threads(1)

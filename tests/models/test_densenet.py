@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models import DenseNet, densenet, multiply_adds, parameters
 
 torch.set_num_threads(1)

@@ -1,9 +1,9 @@
 import pytest
 import yaml
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
+from composer_kd.core.options import Section, parse_section
 from composer_kd.models import MODELS, CifarResNet, ModelSection, build_model, parameters
-from composer_kd.section import Section, parse_section
 
 SHAPE = (3, 8, 8)
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models import classifier
 from composer_kd.models.sample_losses import SampleLosses, StepLosses
 from tests.algorithms.common import CLASSES, images_and_labels, make_trainer, net

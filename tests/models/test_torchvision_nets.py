@@ -3,7 +3,7 @@ import torch
 import torchvision
 from torch import nn
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models import MODELS, build_model, multiply_adds, parameters, resnet18, vgg11, weights_hash
 
 torch.set_num_threads(1)

@@ -12,10 +12,10 @@ from composer.optim import CosineAnnealingScheduler
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from composer_kd.archive.import_weights import import_weights, read_pickled_weights
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models import CifarResNet, classifier, load_into, load_weights, save_weights, weights_hash
 from composer_kd.models.weights import put_into
+from composer_kd.storage.import_weights import import_weights, read_pickled_weights
 
 torch.set_num_threads(1)
 

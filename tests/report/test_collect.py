@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.report.collect import collect, group_arms
 from tests.report.runs_on_disk import KD, accuracies, write_run
 

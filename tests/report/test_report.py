@@ -8,7 +8,7 @@ import unicodedata
 
 import pytest
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.report import report
 from composer_kd.report.command import add_arguments, main
 from tests.report.runs_on_disk import KD, accuracies, lineage, write_run

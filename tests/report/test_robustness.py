@@ -7,7 +7,7 @@ import json
 import pytest
 
 from composer_kd import UserError
-from composer_kd.archive.drift_file import drifts_hash
+from composer_kd.archive.evaluations import drifts_hash
 from composer_kd.report import report
 from tests.report.runs_on_disk import KD, accuracies, write_run
 

@@ -14,14 +14,14 @@ import torch
 
 from composer_kd import Archive
 from composer_kd.archive import RunDir, verify
-from composer_kd.archive.jsonl import read_lines, rewrite_lines
-from composer_kd.callbacks.robustness import make_attack
+from composer_kd.callbacks.evaluate_attacks import make_attack
 from composer_kd.cli import main as command
+from composer_kd.core.errors import UserError
 from composer_kd.data.convert import convert
-from composer_kd.errors import UserError
 from composer_kd.run import main
-from composer_kd.runs.attack import attack_run
+from composer_kd.runs.evaluate_attacks import attack_run
 from composer_kd.runs.plan import make_plan
+from composer_kd.storage.jsonl import read_lines, rewrite_lines
 from tests.runs.common import TINY, write_yaml
 
 torch.set_num_threads(1)
@@ -181,7 +181,7 @@ def test_autoattack_is_asked_for_no_more_classes_than_there_are(
             return images
 
     monkeypatch.setitem(sys.modules, 'autoattack', SimpleNamespace(AutoAttack=AutoAttack))
-    monkeypatch.setattr('composer_kd.runs.attack.metadata.version', lambda name: '0.1')
+    monkeypatch.setattr('composer_kd.runs.evaluate_attacks.metadata.version', lambda name: '0.1')
     found = attack_run(trained / 'made', make_attack({'epsilon': 8}), 'autoattack')
     assert found['library'] == 'autoattack 0.1'
     classes = RunDir(trained / 'made').manifest().data.num_classes

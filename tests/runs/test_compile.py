@@ -13,15 +13,14 @@ from composer_kd import Teacher, TeacherMixupKD
 from composer_kd.algorithms import Distillation
 from composer_kd.archive import RunDir
 from composer_kd.callbacks import Measures
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
+from composer_kd.core.options import parse_section
 from composer_kd.models import multiply_adds, plain
 from composer_kd.runs.build import build_trainer
-from composer_kd.runs.compile_section import compile_options
-from composer_kd.runs.config import RunConfig
+from composer_kd.runs.config import RunConfig, compile_options
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.progress import Progress
-from composer_kd.section import parse_section
 from composer_kd.teachers.live import LiveTeacher
 from tests.algorithms.common import images_and_labels, make_trainer, net, trained_net
 from tests.runs.common import TINY

@@ -11,8 +11,8 @@ import pytest
 
 from composer_kd import UserError
 from composer_kd.archive import Archive, RunDir
+from composer_kd.archive.archive import unlisted
 from composer_kd.archive.predictions import predictions_of
-from composer_kd.archive.unlisted import unlisted
 from composer_kd.cli import main
 from composer_kd.report import report
 from composer_kd.run import main as train

@@ -14,16 +14,16 @@ from composer.core import Callback
 
 from composer_kd import Archive, Teacher
 from composer_kd.archive import RunDir, Samples, verify
-from composer_kd.archive.lock import locked
 from composer_kd.archive.samples import Samples as ArchiveSamples
 from composer_kd.cli import main
 from composer_kd.functional.augment import augment, normalise
 from composer_kd.functional.top_k import keep_top
 from composer_kd.models import build_model, load_into, multiply_adds
 from composer_kd.run import main as train
-from composer_kd.runs.harvest import open_run_data
+from composer_kd.runs.record import open_run_data
+from composer_kd.storage.locks import lock_or_refuse
 from composer_kd.teachers.from_run import RunTeacher
-from composer_kd.teachers.harvest import Harvest, Inference
+from composer_kd.teachers.record import Harvest, Inference
 from tests.callbacks import keyed
 from tests.runs.common import write_yaml
 
@@ -154,7 +154,7 @@ def killed_at(function: str, calls: int, command: list[str]) -> int:
     """The status of a process that kills itself when the command calls a function for that many times."""
     child = os.fork()
     if child == 0:
-        from composer_kd.archive import logit_parts
+        from composer_kd.archive import parts as logit_parts
 
         real, left = getattr(logit_parts, function), calls
 
@@ -264,7 +264,7 @@ def test_mistakes_are_one_line(words: list[str], line: str, run: Path, capsys: p
 def test_runs_that_cannot_be_harvested_are_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['harvest', str(run / 'nothing')]) == 1
     assert 'no such run directory' in capsys.readouterr().err
-    with locked(run / 'archive' / '.harvest.lock', 'x'):
+    with lock_or_refuse(run / 'archive' / '.harvest.lock', 'x'):
         assert main(['harvest', str(run)]) == 1
     assert f'{run} is in use by process {os.getpid()} on' in capsys.readouterr().err
     (run / 'weights.safetensors').unlink()

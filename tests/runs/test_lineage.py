@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from composer_kd.archive import RunDir, verify
-from composer_kd.archive.import_weights import read_pickled_weights
 from composer_kd.run import main
+from composer_kd.storage.import_weights import read_pickled_weights
 from tests.runs.common import TINY, write_yaml
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 if sys.argv[1] == 'keep':
-    from composer_kd.runs.memory import keep_freed_memory
+    from composer_kd.runs.process import keep_freed_memory
     assert keep_freed_memory()
 def resident():
     return int(Path('/proc/self/statm').read_text().split()[1]) * 4096

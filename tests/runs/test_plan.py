@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.runs.plan import make_plan
 
 BASE: dict[str, Any] = {'model': {'name': 'mlp', 'hidden': [16]}, 'max_duration': '2ep'}

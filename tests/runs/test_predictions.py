@@ -12,9 +12,9 @@ import torch
 from composer_kd import Teacher, TeacherMixupKD, UserError
 from composer_kd.archive import RunDir, verify
 from composer_kd.archive.predictions import Predictions, predictions_of, read_predictions
-from composer_kd.runs.evaluation import evaluation, teacher_runs
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
+from composer_kd.runs.predictions import evaluation, teacher_runs
 from composer_kd.runs.progress import Progress
 from tests.runs.common import TINY
 

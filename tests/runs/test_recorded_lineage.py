@@ -8,11 +8,11 @@ import pytest
 
 from composer_kd.archive import Archive, RunDir
 from composer_kd.cli import main
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.runs.execute import execute
-from composer_kd.runs.harvest import harvest_run
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.progress import Progress
+from composer_kd.runs.record import harvest_run
 from tests.runs.common import TINY
 
 

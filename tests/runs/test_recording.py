@@ -11,11 +11,11 @@ import torch
 from composer_kd import Archive
 from composer_kd.archive import RunDir, Samples, verify
 from composer_kd.archive.manifest import Manifest
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.run import main
-from composer_kd.runs import recording
-from composer_kd.runs.harvest import open_run_data
+from composer_kd.runs import recorders as recording
 from composer_kd.runs.plan import make_plan
+from composer_kd.runs.record import open_run_data
 from tests.runs.common import TINY, write_yaml
 
 torch.set_num_threads(1)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from composer_kd.archive import Archive, RunDir, verify
+from composer_kd.core.errors import UserError
 from composer_kd.data.convert import convert
-from composer_kd.errors import UserError
 from composer_kd.report import report
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan

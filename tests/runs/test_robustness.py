@@ -16,13 +16,13 @@ import yaml
 from composer_kd import UserError
 from composer_kd.archive import RunDir, verify
 from composer_kd.cli import main
+from composer_kd.core.options import parse_section
 from composer_kd.data import open_data
 from composer_kd.data.section import DataSection
 from composer_kd.models import build_model
 from composer_kd.models.weights import load_weights, put_into
 from composer_kd.run import main as train
 from composer_kd.runs.plan import make_plan
-from composer_kd.section import parse_section
 from tests.runs.common import TINY, environment, write_yaml
 
 FOG = {'name': 'corruption', 'kind': 'fog', 'severity': 3}
@@ -124,7 +124,7 @@ def test_where_nothing_is_missing_the_data_need_not_be_there(run: Path, monkeypa
     def gone(*arguments: object) -> None:
         raise AssertionError('the data are opened')
 
-    monkeypatch.setattr('composer_kd.runs.robustness.DriftedTests', gone)
+    monkeypatch.setattr('composer_kd.runs.evaluate_drifts.DriftedTests', gone)
     before = (run / 'drift.json').read_bytes()
     assert train([str(written(run.parents[1]))]) == 0
     assert (run / 'drift.json').read_bytes() == before

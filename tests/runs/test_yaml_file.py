@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.runs.yaml_file import apply_overrides, find_yaml, read_yaml, shipped_yamls
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from composer_kd.errors import UserError
-from composer_kd.outcome import fail
+from composer_kd.core.cli_errors import fail
+from composer_kd.core.errors import UserError
 from composer_kd.runs.command import _refuse_what_is_not_here
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.yaml_file import _Loader, apply_overrides, read_yaml, shipped_yamls

@@ -19,7 +19,7 @@ from composer_kd.models import build_model, classifier
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.progress import Progress
-from composer_kd.teachers.filling import fill_view
+from composer_kd.teachers.record import fill_view
 from composer_kd.teachers.recorded import RecordedTeacher
 
 BATCH = 64

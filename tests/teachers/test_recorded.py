@@ -16,7 +16,7 @@ from composer_kd import Archive, RecordLogits, Teacher, TeacherMixupKD, UserErro
 from composer_kd.archive import RunDir
 from composer_kd.data.transform import Prepare
 from composer_kd.functional.top_k import keep_top, spread_rest
-from composer_kd.teachers.filling import fill_view
+from composer_kd.teachers.record import fill_view
 from composer_kd.teachers.recorded import RecordedTeacher
 from composer_kd.teachers.recordings import Recordings
 from tests.teachers.recorded_runs import harvest, plain_state, tiny_data, train, trained_run

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from composer.core import State, get_precision_context
+from numpy.typing import NDArray
 from torch import Tensor
 
-from composer_kd.errors import UserError, nearest
+from composer_kd.core.errors import UserError, nearest
 from composer_kd.functional.attacks import (
     NORMS,
     Bound,
@@ -20,8 +26,12 @@ from composer_kd.functional.attacks import (
     random_start,
     round_at_random,
 )
+from composer_kd.functional.counter import counter_hash
+from composer_kd.models.batch import logits_of
+from composer_kd.models.classifier import Classifier, evaluating, unwrapped
+from composer_kd.teachers.record import Inference
 
-__all__ = ['PIXELS', 'Attack']
+__all__ = ['PIXELS', 'Attack', 'Budget', 'attackable']
 
 # The scale that deltas are on; it stands beside them in the archive.
 PIXELS = 255
@@ -177,3 +187,74 @@ class Attack:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_UNITS = {'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'KiB': 2**10, 'MiB': 2**20, 'GiB': 2**30}
+_SIZE = rf'([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?) *({"|".join(_UNITS)})'
+
+# Goes into the hash that chooses.
+_VERSION = 1
+
+
+class Budget:
+    """A bound on the examples that are kept: a number of samples, a size, or none.
+
+    Args:
+        given: ``None``, ``10000`` or ``'64MB'``; a delta takes a byte a pixel and channel.
+    """
+
+    def __init__(self, given: int | str | None):
+        self._samples: int | None = None
+        self._bytes: float | None = None
+        self.given = given
+        size = re.fullmatch(_SIZE, given) if isinstance(given, str) else None
+        if size is not None:
+            self._bytes = float(size[1]) * _UNITS[size[2]]
+            if self._bytes < 1:
+                raise UserError(f'budget: {given!r} has no room for anything; raise it, or leave it out to keep all')
+        elif isinstance(given, int) and not isinstance(given, bool) and given > 0:
+            self._samples = given
+        elif given is not None:
+            raise UserError(f"budget: expected a number of samples, or a size as '64MB'; got {given!r}")
+
+    def kept(self, ids: NDArray[np.int64], shape: Sequence[int], owner: str) -> NDArray[np.int64]:
+        """The rows of the data whose examples are kept: those with the lowest hashes of their ids, in their order.
+
+        Who is kept does not depend on the order, the seed or the rest of the data, so nothing has to make way later.
+        """
+        capacity, size = len(ids), int(np.prod(shape))
+        if self._bytes is not None:
+            capacity = int(self._bytes // size)
+        elif self._samples is not None:
+            capacity = self._samples
+        if not capacity:
+            raise UserError(
+                f'{owner}: budget: {self.given} has no room for one delta, which takes {size:,} bytes; raise it'
+            )
+        hashes = counter_hash(_VERSION, torch.from_numpy(ids)).numpy()
+        return np.sort(np.argsort(hashes, kind='stable')[:capacity])
+
+
+@contextmanager
+def attackable(state: State | Inference, *rest: Any) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The student as a function from normalised images to float32 logits, for the length of a ``with`` block.
+
+    It is in evaluation mode: BatchNorm uses its running statistics and does not learn from the attack, drop-out draws
+    nothing, and what an image is turned into does not depend on the images beside it, so that ranks and microbatches
+    agree. Without DistributedDataParallel, whose gradients an attack has no part in.
+
+    Args:
+        state: The Trainer's, or what stands for it where a finished run's model is asked.
+        rest: What else a batch holds, for models that look at it.
+    """
+    net = unwrapped(state.model)
+    # Composer puts what it compiles in the place of the model's `forward`: it would compile anew for these batches.
+    forward = partial(Classifier.forward, net) if isinstance(net, Classifier) else net
+
+    def logits(images: Tensor) -> Tensor:
+        with get_precision_context(state.precision, state.precision_config):
+            outputs = forward((images, *rest))
+        return logits_of(outputs, 'the student').float()
+
+    with evaluating(net):
+        yield logits

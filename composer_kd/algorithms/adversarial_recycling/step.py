@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer_kd.functional.counter import uniform
-from composer_kd.models.first_pass import FirstPass
+from composer_kd.models.classifier import FirstPass
 
 __all__ = ['Made', 'Plan', 'Step', 'StepSums']
 

@@ -12,9 +12,9 @@ from composer.utils import dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from composer_kd.algorithms.adversarial_recycling.budget import Budget
+from composer_kd.algorithms.adversarial_recycling.attack import Budget
 from composer_kd.archive.samples import Samples
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.functional.counter import counter_hash
 
 __all__ = ['DeltaTable']

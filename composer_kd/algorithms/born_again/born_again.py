@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from composer_kd.algorithms.distillation.distillation import Distillation, TeacherLike
-from composer_kd.errors import UserError, nearest
-from composer_kd.schedule import Schedule
+from composer_kd.core.errors import UserError, nearest
+from composer_kd.core.schedule import Schedule
 
 __all__ = ['BornAgain']
 

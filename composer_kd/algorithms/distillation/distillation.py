@@ -15,12 +15,13 @@ from composer.utils import dist
 from torch import Tensor
 
 from composer_kd.algorithms.described import Described
-from composer_kd.algorithms.distillation.faculty import Faculty, Microbatch
-from composer_kd.algorithms.distillation.lesson import Lesson
 from composer_kd.algorithms.distillation.loss import make_loss
 from composer_kd.algorithms.distillation.overtaking import Overtaking, watch
-from composer_kd.algorithms.distillation.step_sums import StepSums
-from composer_kd.errors import UserError
+from composer_kd.algorithms.distillation.sums import StepSums
+from composer_kd.algorithms.distillation.target import Lesson
+from composer_kd.core.errors import UserError
+from composer_kd.core.ramp import Ramp
+from composer_kd.core.schedule import Progress, Schedule
 from composer_kd.models.batch import (
     batch_of_teachers,
     given_labels,
@@ -30,14 +31,13 @@ from composer_kd.models.batch import (
     logits_of,
     total_of,
 )
-from composer_kd.models.beside import MIX_IMAGES, first_of
 from composer_kd.models.classifier import refuse_strict_model
-from composer_kd.ramp import Ramp
-from composer_kd.schedule import Progress, Schedule
+from composer_kd.models.composer_compat import MIX_IMAGES, first_of
+from composer_kd.teachers.base import Teacher
 from composer_kd.teachers.checks import OutputChecks
 from composer_kd.teachers.live import LiveTeacher
 from composer_kd.teachers.mix import Mix, Step, make_mix
-from composer_kd.teachers.teacher import Teacher
+from composer_kd.teachers.pool import Faculty, Microbatch
 
 __all__ = ['Distillation']
 
@@ -72,13 +72,13 @@ class Distillation(Described):
             average. Default: ``'kl'``.
         schedule: When and how strongly, as in :class:`composer_kd.Schedule`. Default: ``'always'``.
         label_weight: The weight of the label loss while the schedule is on: a number, or one that changes
-            (``'1 to 0.1'``, ``'0 to 1 until 20ep'``), as in :class:`composer_kd.ramp.Ramp`. Default: ``1.0``.
+            (``'1 to 0.1'``, ``'0 to 1 until 20ep'``), as in :class:`composer_kd.core.ramp.Ramp`. Default: ``1.0``.
         kd_weight: The weight of the distillation term, likewise. Default: ``1.0``.
         standardize: Whether the logits of both sides are z-scored, sample by sample, before the loss.
             Default: ``False``.
         temperature: The temperature of a loss that has one: a number, one that changes (``'8 to 1'``), ``'learned'``,
             or ``{'learned': {'start': 8}}`` with the options of
-            :class:`composer_kd.algorithms.distillation.temperature.LearnedTemperature`; ``None`` leaves the loss's
+            :class:`composer_kd.algorithms.distillation.loss.LearnedTemperature`; ``None`` leaves the loss's
             own (4). Default: ``None``.
 
     Example:

@@ -12,7 +12,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
 
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.models.batch import labels_of, logits_of
 
 if TYPE_CHECKING:

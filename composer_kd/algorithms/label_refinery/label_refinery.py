@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from composer_kd.algorithms.distillation.distillation import Distillation, TeacherLike
-from composer_kd.schedule import Schedule
+from composer_kd.core.schedule import Schedule
 from composer_kd.teachers.mix import Mix
 
 __all__ = ['LabelRefinery']

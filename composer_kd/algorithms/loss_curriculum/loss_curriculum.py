@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,27 +16,29 @@ from composer.utils import dist
 
 from composer_kd.algorithms.described import Described
 from composer_kd.algorithms.distillation.distillation import Distillation
-from composer_kd.algorithms.loss_curriculum.arguments import (
-    OF_MODE,
-    one_of,
-    refuse_arguments_of_other_modes,
-    share_of,
+from composer_kd.algorithms.loss_curriculum.current_losses import OwnLosses, SampleWeights, with_nan, without_nan
+from composer_kd.algorithms.loss_curriculum.rules import (
+    Choice,
+    InfoBatch,
+    Paced,
+    Rho,
+    Rule,
+    SelectedEpochs,
+    Situation,
+    check_statistic,
+    difficulties,
+    ramp,
 )
-from composer_kd.algorithms.loss_curriculum.difficulty import check_statistic, difficulties
-from composer_kd.algorithms.loss_curriculum.epochs import SelectedEpochs
-from composer_kd.algorithms.loss_curriculum.own_losses import OwnLosses, with_nan, without_nan
-from composer_kd.algorithms.loss_curriculum.rules import Choice, InfoBatch, Paced, Rho, Rule, Situation, ramp
-from composer_kd.algorithms.loss_curriculum.sample_weights import SampleWeights
 from composer_kd.archive.archive import Archive
-from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.samples import Samples
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError, nearest
+from composer_kd.core.schedule import Progress
 from composer_kd.functional.curriculum import PACINGS
 from composer_kd.models.classifier import refuse_strict_model
 from composer_kd.models.sample_losses import SampleLosses
-from composer_kd.schedule import Progress
+from composer_kd.storage.distributed import on_rank_zero
 
-__all__ = ['LossCurriculum']
+__all__ = ['OF_MODE', 'LossCurriculum', 'one_of', 'refuse_arguments_of_other_modes', 'share_of']
 
 # Algorithms of Composer's that leave no batch in which each sample has its own loss.
 _MIXED = 'the loss of a mixed image is that of no sample'
@@ -314,3 +317,30 @@ class LossCurriculum(Described):
             self._saved = (state['stored']['ids'], with_nan(state['stored']['losses']))
         if self.rule.needs_own_losses and 'own' in state:
             self._own.load_state_dict(state['own'])
+
+
+# Which arguments a mode has; what is given beside them would do nothing, and is refused.
+OF_MODE = {
+    'curriculum': {'archive', 'statistic', 'order', 'pacing', 'start', 'until', 'use', 'unseen', 'balanced'},
+    'infobatch': {'prune', 'full_from'},
+    'rho': {'archive', 'statistic', 'unseen', 'keep'},
+}
+
+
+def refuse_arguments_of_other_modes(mode: str, given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if name != 'mode' and name not in OF_MODE[mode] and value is not None:
+            homes = ' and '.join(repr(other) for other, names in OF_MODE.items() if name in names)
+            raise UserError(f'{name}: mode {mode!r} does not use it ({homes} does); leave it out')
+
+
+def one_of(value: Any, name: str, known: Any) -> None:
+    if value not in known:
+        raise UserError(f'{name}: {value!r} is not one of them; {nearest(value, known)}')
+
+
+def share_of(value: float, name: str, one: bool) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not 0 < value <= 1 or (value == 1 and not one):
+        raise UserError(f'{name}: expected a share above 0 and {"up to" if one else "below"} 1, got {value!r}')
+    return float(value)

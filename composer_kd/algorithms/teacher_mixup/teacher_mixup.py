@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from composer_kd.algorithms.distillation.distillation import Distillation, TeacherLike
-from composer_kd.schedule import Schedule
+from composer_kd.core.schedule import Schedule
 from composer_kd.teachers.mix import Mix
 
 __all__ = ['TeacherMixupKD']

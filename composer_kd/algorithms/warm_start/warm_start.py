@@ -11,14 +11,14 @@ from composer.loggers import Logger
 from torch import Tensor, nn
 
 from composer_kd.algorithms.described import Described
-from composer_kd.archive.fetch import is_remote
-from composer_kd.archive.ranks import on_rank_zero
 from composer_kd.archive.remote import run_at
-from composer_kd.errors import UserError
+from composer_kd.core.errors import UserError
 from composer_kd.functional.warm_start import shrink_perturb
-from composer_kd.models.beside import SURGERY, first_of
 from composer_kd.models.classifier import plain
+from composer_kd.models.composer_compat import SURGERY, first_of
 from composer_kd.models.weights import fitting, load_weights, pickle_refusal, tensors_of, weights_hash
+from composer_kd.storage.distributed import on_rank_zero
+from composer_kd.storage.fetch import is_remote
 from composer_kd.teachers.from_run import finished_weights
 
 __all__ = ['WarmStart']

@@ -15,14 +15,13 @@ import torch
 import xxhash
 from torch import Tensor
 
-from composer_kd.archive.drift_file import drifts_hash
+from composer_kd.archive.evaluations import drifts_hash
+from composer_kd.core.errors import UserError
+from composer_kd.data.cache import kept
 from composer_kd.data.dataset import Facts
-from composer_kd.data.drift.drift import Drift, acting
-from composer_kd.data.drift.population import Part as PartName
-from composer_kd.data.drift.population import Population
-from composer_kd.data.kept import kept
-from composer_kd.data.parts import Painted, Part
-from composer_kd.errors import UserError
+from composer_kd.data.drift.base import Drift, Population, acting
+from composer_kd.data.drift.base import Part as PartName
+from composer_kd.data.split import Painted, Part
 
 __all__ = ['drifted']
 

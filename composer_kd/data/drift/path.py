@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, model_serializer, model_validator
 from torch import Tensor
 
-from composer_kd.data.drift.drift import AnyDrift, Drift, refused
-from composer_kd.data.drift.population import PARTS, Part, Population, split_seed, within
-from composer_kd.section import Count
+from composer_kd.core.options import Count
+from composer_kd.data.drift.base import PARTS, AnyDrift, Drift, Part, Population, refused, split_seed, within
 
 __all__ = ['Path']
 

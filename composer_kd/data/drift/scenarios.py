@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, field_validator, model_validator
 
-from composer_kd.data.drift.drift import DRIFTS, Drift, Drifts, refused
-from composer_kd.errors import UserError, nearest
+from composer_kd.core.errors import UserError, nearest
+from composer_kd.core.options import Name, PathText, Section, Seed, keys_of
+from composer_kd.data.drift.base import DRIFTS, Drift, Drifts, refused
 from composer_kd.functional.corruptions import CORRUPTIONS
-from composer_kd.section import Name, PathText, Section, Seed, keys_of
 
 __all__ = ['CorruptionGrid', 'Scenarios', 'check_scenario_files', 'scenarios_of']
 

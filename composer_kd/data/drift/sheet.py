@@ -10,17 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from composer_kd.archive.files import replacing
+from composer_kd.core.errors import UserError, nearest
 from composer_kd.data.cache import CachedSplit, open_cache
+from composer_kd.data.drift.base import DRIFTS, Drift, Population
 from composer_kd.data.drift.corruption import Corruption
-from composer_kd.data.drift.drift import DRIFTS, Drift
 from composer_kd.data.drift.path import Path as DriftPath
-from composer_kd.data.drift.population import Population
 from composer_kd.data.loaders import open_source
 from composer_kd.data.section import DataSection
 from composer_kd.data.shards import ShardFolder
-from composer_kd.errors import UserError, nearest
 from composer_kd.functional.corruptions import CORRUPTIONS, SEVERITIES
+from composer_kd.storage.atomic import replacing
 
 __all__ = ['contact_sheet', 'rows_of_a_sheet']
 

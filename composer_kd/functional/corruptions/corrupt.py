@@ -14,7 +14,7 @@ from math import floor
 import torch
 from torch import Tensor
 
-from composer_kd.errors import UserError, nearest
+from composer_kd.core.errors import UserError, nearest
 from composer_kd.functional.corruptions.blur import defocus_blur, glass_blur, motion_blur, zoom_blur
 from composer_kd.functional.corruptions.digital import (
     brightness,

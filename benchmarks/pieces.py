@@ -26,7 +26,7 @@ from composer_kd.runs.evaluate_drifts import refuse_misfits
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import Plan, PlannedRun, make_plan
 from composer_kd.runs.process import join_ranks
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 from composer_kd.runs.yaml_file import apply_overrides, read_yaml
 
 __all__ = ['missing', 'train_for']
@@ -106,7 +106,7 @@ def _train(options: argparse.Namespace) -> int:
     plan = replace(plan, runs=tuple(run for run in plan.runs if run.name in options.runs), ensembles=())
     join_ranks(plan.runs[0].config.device)
     refuse_misfits(plan)
-    execute(plan, Progress(False))
+    execute(plan, RunProgress(False))
     return 0
 
 

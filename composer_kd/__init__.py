@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     )
     from composer_kd.archive import Archive
     from composer_kd.callbacks import (
-        DriftMeasures,
+        EvaluateAttacks,
+        EvaluateDrifts,
         RecordAdversarial,
         RecordLogits,
         RecordLosses,
         RecordPredictions,
-        Robustness,
     )
     from composer_kd.core.errors import UserError
     from composer_kd.core.schedule import Schedule
@@ -35,7 +35,8 @@ __all__ = [
     'Archive',
     'BornAgain',
     'Distillation',
-    'DriftMeasures',
+    'EvaluateAttacks',
+    'EvaluateDrifts',
     'LabelRefinery',
     'LossCurriculum',
     'OracleKD',
@@ -43,7 +44,6 @@ __all__ = [
     'RecordLogits',
     'RecordLosses',
     'RecordPredictions',
-    'Robustness',
     'Schedule',
     'Teacher',
     'TeacherMixupKD',
@@ -64,11 +64,11 @@ _HOMES = {
     'TeacherMixupKD': 'composer_kd.algorithms',
     'WarmStart': 'composer_kd.algorithms',
     'RecordAdversarial': 'composer_kd.callbacks',
-    'DriftMeasures': 'composer_kd.callbacks',
+    'EvaluateDrifts': 'composer_kd.callbacks',
     'RecordLogits': 'composer_kd.callbacks',
     'RecordLosses': 'composer_kd.callbacks',
     'RecordPredictions': 'composer_kd.callbacks',
-    'Robustness': 'composer_kd.callbacks',
+    'EvaluateAttacks': 'composer_kd.callbacks',
     'UserError': 'composer_kd.core.errors',
     'Schedule': 'composer_kd.core.schedule',
     'Teacher': 'composer_kd.teachers',

@@ -14,7 +14,7 @@ import torch
 from composer_kd.archive import RunDir, atomic_write
 from composer_kd.runs.execute import execute, hardware, versions
 from composer_kd.runs.plan import make_plan, merge
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 
 __all__ = ['TOY', 'results_file', 'run_values', 'train', 'write']
 
@@ -43,7 +43,7 @@ def run_values(folder: Path, **changes: Any) -> dict[str, Any]:
 def train(values: dict[str, Any]) -> list[RunDir]:
     """Train what a YAML with these values would; its run directories."""
     plan = make_plan(values)
-    execute(plan, Progress(False, stream=sys.stderr))
+    execute(plan, RunProgress(False, stream=sys.stderr))
     return [RunDir(run.folder) for run in plan.runs]
 
 

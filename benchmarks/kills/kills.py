@@ -67,7 +67,7 @@ TAUGHT = {
 
 
 @dataclass(frozen=True)
-class Kind:
+class KillKind:
     """A kind of work.
 
     Attributes:
@@ -144,22 +144,22 @@ def cache() -> int:
 
 TRAINED = ('shards', 'cache', 'solo.yaml', 'line.yaml', 'runs')
 KINDS = {
-    'convert': Kind(cli('convert', 'images.npz', 'shards'), files('shards'), ('images.npz',)),
-    'cache': Kind(cache, files('cache'), ('shards',)),
-    'training': Kind(cli('run', 'solo.yaml', '--no-report', 'save_interval=2ep'), runs('solo')),
-    'checkpoint': Kind(cli('run', 'solo.yaml', '--no-report', 'save_interval=1ba', 'archive=null'), runs('solo')),
-    'lineage': Kind(cli('run', 'line.yaml'), runs('gen0', 'gen1', 'gen2')),
-    'harvest': Kind(cli('harvest', 'runs/gen1', '--views', '6', '--batch-size', '100'), runs('gen1'), TRAINED),
-    'report': Kind(cli('report', 'runs', '--out', 'out'), numbers('out/report.json'), TRAINED),
-    'ensemble': Kind(
+    'convert': KillKind(cli('convert', 'images.npz', 'shards'), files('shards'), ('images.npz',)),
+    'cache': KillKind(cache, files('cache'), ('shards',)),
+    'training': KillKind(cli('run', 'solo.yaml', '--no-report', 'save_interval=2ep'), runs('solo')),
+    'checkpoint': KillKind(cli('run', 'solo.yaml', '--no-report', 'save_interval=1ba', 'archive=null'), runs('solo')),
+    'lineage': KillKind(cli('run', 'line.yaml'), runs('gen0', 'gen1', 'gen2')),
+    'harvest': KillKind(cli('harvest', 'runs/gen1', '--views', '6', '--batch-size', '100'), runs('gen1'), TRAINED),
+    'report': KillKind(cli('report', 'runs', '--out', 'out'), numbers('out/report.json'), TRAINED),
+    'ensemble': KillKind(
         cli('ensemble', 'runs/gen0', 'runs/gen1', 'runs/gen2', '--split', 'train', '--json', 'out.json'),
         numbers('out.json'),
         TRAINED,
     ),
-    'attack': Kind(
+    'attack': KillKind(
         cli('attack', 'runs/gen0', 'runs/gen1', '--subset', '200', '--json', 'out.json'), numbers('out.json'), TRAINED
     ),
-    'drift': Kind(
+    'drift': KillKind(
         cli('robustness', 'runs/gen1', '--corruptions', 'fog,contrast,gaussian_noise', '--severities', '1,3'),
         numbers('runs/gen1/drift.json'),
         TRAINED,
@@ -216,7 +216,7 @@ def prepare(common: Path) -> None:
             raise SystemExit(f'the undisturbed command failed:\n{said}')
 
 
-def trials(kind: Kind, common: Path, folder: Path, kills: int, seed: str) -> dict[str, Any]:
+def trials(kind: KillKind, common: Path, folder: Path, kills: int, seed: str) -> dict[str, Any]:
     """Kill and repeat until ``kills`` kills met the work: a command may end before its moment comes."""
     draw = random.Random(seed)
     undisturbed = fresh(kind, common, folder)
@@ -241,7 +241,7 @@ def trials(kind: Kind, common: Path, folder: Path, kills: int, seed: str) -> dic
     return result
 
 
-def done(kind: Kind, place: Path, expected: Any) -> bool:
+def done(kind: KillKind, place: Path, expected: Any) -> bool:
     """Whether the command had left everything by the time that it was killed."""
     try:
         return look(kind, place) == expected
@@ -249,7 +249,7 @@ def done(kind: Kind, place: Path, expected: Any) -> bool:
         return False
 
 
-def repeated(kind: Kind, place: Path, expected: Any, done_before: bool) -> str | None:
+def repeated(kind: KillKind, place: Path, expected: Any, done_before: bool) -> str | None:
     """Repeat the command that was killed; what is wrong then. Some refuse to do again what is done."""
     status, said = forked(kind.work, place)
     if status != 0 and not done_before:
@@ -264,7 +264,7 @@ def repeated(kind: Kind, place: Path, expected: Any, done_before: bool) -> str |
     return f'left over: {", ".join(left_over)}' if left_over else None
 
 
-def fresh(kind: Kind, common: Path, folder: Path) -> Path:
+def fresh(kind: KillKind, common: Path, folder: Path) -> Path:
     """A folder with what the kind starts from."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -277,7 +277,7 @@ def fresh(kind: Kind, common: Path, folder: Path) -> Path:
     return folder
 
 
-def look(kind: Kind, folder: Path) -> Any:
+def look(kind: KillKind, folder: Path) -> Any:
     here = Path.cwd()
     os.chdir(folder)
     try:

@@ -21,7 +21,7 @@ from composer_kd.archive import RunDir
 from composer_kd.core.errors import UserError
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 from composer_kd.storage.locks import locked
 
 __all__ = ['Worker', 'spawn', 'worker']
@@ -85,7 +85,7 @@ class Worker:
                 if one.name == cell.name and one.name in self.results.by_name():
                     continue
                 try:
-                    train(one, self.folder, Progress(False, stream=self.stream))
+                    train(one, self.folder, RunProgress(False, stream=self.stream))
                 except UserError as error:
                     if 'finite' not in str(error) or one is not cell:
                         raise
@@ -106,7 +106,7 @@ class Worker:
                 for one in cell.family:
                     at = folder if one is cell else self.folder
                     if not RunDir(at / one.name).finished:
-                        train(one, self.folder, Progress(False, stream=self.stream), own=at / one.name)
+                        train(one, self.folder, RunProgress(False, stream=self.stream), own=at / one.name)
                 self.results.add(line_of(cell, RunDir(folder / cell.name), alone=True))
 
     @contextmanager
@@ -120,7 +120,7 @@ class Worker:
         print(line, file=self.stream, flush=True)
 
 
-def train(cell: Cell, folder: Path, progress: Progress, own: Path | None = None) -> None:
+def train(cell: Cell, folder: Path, progress: RunProgress, own: Path | None = None) -> None:
     """Train a cell whose needs are finished.
 
     Args:

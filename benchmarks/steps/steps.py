@@ -38,14 +38,14 @@ from torch.nn import functional as F
 
 from composer_kd import AdversarialRecycling, RecordLosses, Teacher, TeacherMixupKD
 from composer_kd.archive import atomic_write
-from composer_kd.callbacks import Measures, NanGuard, SameBuffers
+from composer_kd.callbacks import Measures, NanGuard, SyncBuffers
 from composer_kd.data import DataSection, open_data
 from composer_kd.data.section import SyntheticSection
 from composer_kd.models import build_model, classifier
 from composer_kd.runs.execute import execute, hardware, versions
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.process import keep_freed_memory
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 
 BATCH = 128
 TEACHERS = (1, 3, 5)
@@ -147,7 +147,7 @@ class Bench:
             'model': {'name': self.model}, 'precision': 'bf16', 'batch_size': BATCH, **options,
         }  # fmt: skip
         plan = make_plan(values)
-        execute(plan, Progress(False, stream=sys.stderr))
+        execute(plan, RunProgress(False, stream=sys.stderr))
         return [run.folder for run in plan.runs]
 
     def live(self, count: int) -> Callable[[], float]:
@@ -219,7 +219,7 @@ class Bench:
             optimizers=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
             algorithms=[algorithm] if algorithm else [],
             callbacks=[
-                SameBuffers(),
+                SyncBuffers(),
                 NanGuard(),
                 Measures(lambda line: None),
                 *([callback] if callback else []),

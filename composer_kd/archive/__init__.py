@@ -5,15 +5,15 @@ from composer_kd.archive.manifest import Manifest, file_records, read_manifest, 
 from composer_kd.archive.parts import read_parts, remove_parts, write_part
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.archive.samples import Samples
-from composer_kd.archive.table import Table, aligned
+from composer_kd.archive.table import ArchiveTable, aligned
 from composer_kd.storage.atomic import atomic_write, replacing, xxh3_of
 
 __all__ = [
     'Archive',
+    'ArchiveTable',
     'Manifest',
     'RunDir',
     'Samples',
-    'Table',
     'aligned',
     'atomic_write',
     'file_records',

@@ -24,7 +24,7 @@ from composer_kd.archive.manifest import (
 from composer_kd.archive.remote import RemoteRun, run_at
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.archive.samples import Samples
-from composer_kd.archive.table import Table, merged, read_table, write_table
+from composer_kd.archive.table import ArchiveTable, merged, read_table, write_table
 from composer_kd.archive.tables import KINDS, SAMPLES, kind_of
 from composer_kd.archive.transaction import free_name, held, replace_record, transaction
 from composer_kd.core.errors import UserError
@@ -117,7 +117,7 @@ class Archive:
         """The samples that the rows belong to, in their order."""
         return self._consistently(self._samples)
 
-    def table(self, kind: str, number: int) -> Table:
+    def table(self, kind: str, number: int) -> ArchiveTable:
         """One table, verified, memory-mapped; columns of a length up to that of :meth:`samples`."""
         return self._consistently(lambda manifest, record: self._table(manifest, record, kind, number))
 
@@ -173,7 +173,7 @@ class Archive:
     def _samples(self, manifest: Manifest, record: ArchiveRecord) -> Samples:
         return self._opened(manifest, record.samples, Samples.load)
 
-    def _table(self, manifest: Manifest, record: ArchiveRecord, kind: str, number: int) -> Table:
+    def _table(self, manifest: Manifest, record: ArchiveRecord, kind: str, number: int) -> ArchiveTable:
         entry = self._entry(record, kind, number)
         table = self._opened(manifest, entry.file, read_table)
         columns = {name: column for name, column in table.columns.items() if name != 'seen'}

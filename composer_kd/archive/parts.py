@@ -21,7 +21,7 @@ from torch import Tensor
 
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.samples import Samples
-from composer_kd.archive.table import Table, aligned, read_table
+from composer_kd.archive.table import ArchiveTable, aligned, read_table
 from composer_kd.core.errors import UserError
 from composer_kd.functional.top_k import keep_top, to_half
 from composer_kd.storage.atomic import atomic_write, sweep, xxh3_of
@@ -75,7 +75,7 @@ def read_parts(
         number: The epoch, the view or the set.
         facts: Those of the parts that are wanted.
     """
-    tables: list[Table] = []
+    tables: list[ArchiveTable] = []
     for path in _files(archive, kind, number):
         table = _whole(path)
         if table is None:
@@ -132,7 +132,7 @@ def _text(facts: Mapping[str, Any] | None) -> str:
     return json.dumps(dict(facts or {}), sort_keys=True)
 
 
-def _whole(path: Path) -> Table | None:
+def _whole(path: Path) -> ArchiveTable | None:
     """The part, or None when it is not what its name says."""
     try:
         if xxh3_of(path) != path.stem.rpartition('-')[2]:
@@ -142,7 +142,7 @@ def _whole(path: Path) -> Table | None:
         return None
 
 
-def _form(table: Table) -> dict[str, tuple[torch.dtype, torch.Size]]:
+def _form(table: ArchiveTable) -> dict[str, tuple[torch.dtype, torch.Size]]:
     return {name: (column.dtype, column.shape[1:]) for name, column in table.columns.items()}
 
 

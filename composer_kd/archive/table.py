@@ -16,11 +16,11 @@ from torch import Tensor
 from composer_kd.core.errors import UserError
 from composer_kd.storage.atomic import replacing
 
-__all__ = ['Table', 'aligned', 'merged', 'read_table', 'write_table']
+__all__ = ['ArchiveTable', 'aligned', 'merged', 'read_table', 'write_table']
 
 
 @dataclass(frozen=True)
-class Table:
+class ArchiveTable:
     """Columns of equal length, memory-mapped: a page is read when it is first touched.
 
     Attributes:
@@ -57,7 +57,7 @@ def write_table(path: Path, columns: Mapping[str, Tensor], facts: Mapping[str, s
             raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> ArchiveTable:
     """Open a table; a file that was cut off is refused. The caller has compared its hash with what it should be."""
     from safetensors import SafetensorError, safe_open
 
@@ -69,10 +69,10 @@ def read_table(path: Path) -> Table:
         raise UserError(f'{path}: damaged: not a whole table ({error}); restore it, or record it again') from None
     if not columns or len({len(column) if column.dim() else -1 for column in columns.values()}) != 1:
         raise UserError(f'{path}: not a table of the archive: its columns are not of one length; record it again')
-    return Table(columns, facts)
+    return ArchiveTable(columns, facts)
 
 
-def merged(table: Table | None, count: int, rows: Tensor, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merged(table: ArchiveTable | None, count: int, rows: Tensor, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The columns of ``table`` brought to ``count`` rows, with ``columns`` put in at ``rows``; ``seen`` follows."""
     together = {}
     for name, column in columns.items():
@@ -94,13 +94,13 @@ def merged(table: Table | None, count: int, rows: Tensor, columns: Mapping[str, 
     return {**together, 'seen': seen}
 
 
-def aligned(table: Table, rows: NDArray[np.int64]) -> Table:
+def aligned(table: ArchiveTable, rows: NDArray[np.int64]) -> ArchiveTable:
     """The table's rows in the order of a data set: ``rows`` as :class:`Samples` finds them, -1 for unknown samples."""
     within = (rows >= 0) & (rows < len(table))
     place = torch.from_numpy(np.where(within, rows, 0))
     columns = {name: column.index_select(0, place) for name, column in table.columns.items()}
     columns['seen'] = columns['seen'] * torch.from_numpy(within.astype(np.uint8))
-    return Table(columns, table.facts)
+    return ArchiveTable(columns, table.facts)
 
 
 def _form(columns: Mapping[str, Tensor]) -> str:

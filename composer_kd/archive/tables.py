@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composer_kd.core.errors import UserError, nearest
 
-__all__ = ['KINDS', 'SAMPLES', 'Column', 'Kind', 'is_table', 'kind_of']
+__all__ = ['KINDS', 'SAMPLES', 'Column', 'TableKind', 'is_table', 'kind_of']
 
 SAMPLES = 'archive/samples.safetensors'
 
@@ -27,7 +27,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Kind:
+class TableKind:
     """A kind of table.
 
     Attributes:
@@ -65,13 +65,13 @@ _HALF, _INDEX = (torch.float16,), (torch.int16, torch.int32)
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind(
+        TableKind(
             'loss',
             'ep',
             'losses of epoch',
             ({'loss': Column((torch.float32,), ('n',)), 'correct': Column((torch.uint8,), ('n',))},),
         ),
-        Kind(
+        TableKind(
             'logits',
             'view',
             'logits of view',
@@ -84,7 +84,7 @@ KINDS = {
                 },
             ),
         ),
-        Kind(
+        TableKind(
             'adversarial',
             'set',
             'adversarial examples of set',
@@ -94,7 +94,7 @@ KINDS = {
 }
 
 
-def kind_of(name: str) -> Kind:
+def kind_of(name: str) -> TableKind:
     """The kind of that name; one line for a name that is none."""
     if name not in KINDS:
         raise UserError(f'{name!r} is no kind of table; {nearest(name, KINDS)}')

@@ -9,7 +9,7 @@ import torch
 from composer.utils import dist
 from torch import Tensor
 
-__all__ = ['StepCounts', 'Tallies']
+__all__ = ['EpochTotals', 'StepCounts']
 
 # The numbers of a step, as they are summed over ranks: those of the epoch's line, and those of the whole training.
 _OF_EPOCH = ('correct', 'loss', 'samples', 'labelled')
@@ -17,7 +17,7 @@ _OF_TRAINING = ('student', 'teacher', 'recorded', 'saved', 'attack', 'attacked',
 _SECONDS = ('train', 'teacher', 'attack', 'eval')
 
 
-class Tallies:
+class EpochTotals:
     """Sums of the epoch under way and of the whole training."""
 
     def __init__(self) -> None:

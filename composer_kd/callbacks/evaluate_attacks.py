@@ -31,9 +31,9 @@ from composer_kd.teachers.record import Inference
 
 __all__ = [
     'ROBUSTNESS_FILE',
+    'AttackCounts',
     'Attacker',
-    'Robustness',
-    'UnderAttack',
+    'EvaluateAttacks',
     'asked',
     'chosen_rows',
     'make_attack',
@@ -54,7 +54,7 @@ def make_attack(options: Mapping[str, Any]) -> Attack:
     return Attack.checked(**{**_DEFAULTS, **options})
 
 
-class Robustness(Callback):
+class EvaluateAttacks(Callback):
     """Measure the accuracy under attack on held-out samples, at the end of a training and on its way.
 
     The attacks are projected gradient descent from a random start, which is the same at every time; the model is in
@@ -83,13 +83,13 @@ class Robustness(Callback):
         .. testcode::
 
             from composer import Trainer
-            from composer_kd import Robustness
+            from composer_kd import EvaluateAttacks
             trainer = Trainer(
                 model=model,
                 train_dataloader=train_dataloader,
                 eval_dataloader=eval_dataloader,
                 max_duration='2ep',
-                callbacks=[Robustness('runs/mine', attacks=[{'steps': 20}, {'norm': 'l2', 'epsilon': 128}])],
+                callbacks=[EvaluateAttacks('runs/mine', attacks=[{'steps': 20}, {'norm': 'l2', 'epsilon': 128}])],
             )
             trainer.fit()
     """
@@ -249,7 +249,7 @@ class Attacker(Protocol):
 
 
 @dataclass(frozen=True)
-class UnderAttack:
+class AttackCounts:
     """Counts over all ranks.
 
     Attributes:
@@ -284,7 +284,7 @@ def under_attack(
     attacker: Attacker,
     device: torch.device,
     batch_size: int,
-) -> UnderAttack:
+) -> AttackCounts:
     """Show samples as they are stored and as the attacker makes them; ranks share the work and come here together.
 
     Args:
@@ -310,7 +310,7 @@ def under_attack(
             ) from error
         counts += torch.stack([torch.ones_like(right), right, right & robust]).sum(dim=1)
     dist.all_reduce(counts, reduce_operation='SUM')
-    return UnderAttack(*(int(count) for count in counts.tolist()))
+    return AttackCounts(*(int(count) for count in counts.tolist()))
 
 
 def _right(model: Callable[[Tensor], Tensor], pixels: Tensor, labels: Tensor, dataset: KeyedImages) -> Tensor:

@@ -1,4 +1,4 @@
-"""Core DriftMeasures class."""
+"""Core EvaluateDrifts class."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from composer_kd.archive.evaluations import DriftFile
 from composer_kd.core.errors import UserError
 from composer_kd.core.options import parse_section
-from composer_kd.data.dataset import Facts, KeyedImages
+from composer_kd.data.dataset import DatasetInfo, KeyedImages
 from composer_kd.data.drift.drifted_tests import DriftedTests
 from composer_kd.data.drift.scenarios import Scenarios, check_scenario_files, scenarios_of
 from composer_kd.data.section import DataSection
@@ -33,12 +33,12 @@ from composer_kd.models.classifier import plain, unwrapped
 from composer_kd.models.weights import share_buffers
 from composer_kd.storage.distributed import on_rank_zero, together
 
-__all__ = ['DriftMeasures', 'answers_to', 'groups_in', 'quality_of']
+__all__ = ['EvaluateDrifts', 'answers_to', 'groups_in', 'quality_of']
 
 _TOP = 5
 
 
-class DriftMeasures(Callback):
+class EvaluateDrifts(Callback):
     """Measure how a model stands up to drifts of its test data, when its training has ended.
 
     ``drift.json`` holds, for the test data and for each drift of them: how many ``samples``, ``accuracy``, ``top5``,
@@ -57,12 +57,12 @@ class DriftMeasures(Callback):
         .. testcode::
 
             from composer import Trainer
-            from composer_kd import DriftMeasures
+            from composer_kd import EvaluateDrifts
             trainer = Trainer(
                 model=model,
                 train_dataloader=train_dataloader,
                 max_duration='2ep',
-                callbacks=[DriftMeasures('runs/mine', {'source': 'synthetic100'}, {'grid': {'severities': [1, 5]}})],
+                callbacks=[EvaluateDrifts('runs/mine', {'source': 'synthetic100'}, {'grid': {'severities': [1, 5]}})],
             )
             trainer.fit()
     """
@@ -167,7 +167,7 @@ def quality_of(logits: Tensor, dataset: KeyedImages) -> dict[str, Any]:
     }
 
 
-def groups_in(facts: Facts) -> str:
+def groups_in(facts: DatasetInfo) -> str:
     """What a worst group of such data is one of."""
     if facts.fine_classes is not None:
         return 'fine class'

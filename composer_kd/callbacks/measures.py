@@ -15,7 +15,7 @@ from torch import Tensor
 
 from composer_kd.algorithms.distillation import Distillation
 from composer_kd.callbacks.attack_costs import AttackCosts
-from composer_kd.callbacks.epoch_totals import StepCounts, Tallies
+from composer_kd.callbacks.epoch_totals import EpochTotals, StepCounts
 from composer_kd.models import multiply_adds, plain
 from composer_kd.models.batch import input_of, labels_of, logits_of, total_of
 
@@ -64,7 +64,7 @@ class Measures(Callback):
         self._write = write
         self._rewind = rewind
         self._count_runs = count_runs
-        self._tallies = Tallies()
+        self._tallies = EpochTotals()
         self._evaluations: dict[str, float] = {}
         self._costs: dict[tuple[Any, ...], int] = {}
         self._distillation: Distillation | None = None

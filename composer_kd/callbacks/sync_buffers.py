@@ -7,10 +7,10 @@ from composer.loggers import Logger
 
 from composer_kd.models.weights import share_buffers
 
-__all__ = ['SameBuffers']
+__all__ = ['SyncBuffers']
 
 
-class SameBuffers(Callback):
+class SyncBuffers(Callback):
     """Broadcast rank 0's buffers before every evaluation.
 
     BatchNorm's running statistics are each rank's own after a training step: without this, the ranks would evaluate

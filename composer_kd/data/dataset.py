@@ -20,7 +20,7 @@ from composer_kd.storage.atomic import replacing
 
 __all__ = [
     'CachedImages',
-    'Facts',
+    'DatasetInfo',
     'KeyedImages',
     'SampleTable',
     'TableBuilder',
@@ -32,7 +32,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetInfo:
     """What is true of all parts of a data set.
 
     Attributes:
@@ -80,7 +80,7 @@ class KeyedImages(Dataset, ABC):
     fine: NDArray[np.int64] | None = None
 
     def __init__(
-        self, part: str, table: SampleTable, facts: Facts, augmentation: Augmentation, views: int | None
+        self, part: str, table: SampleTable, facts: DatasetInfo, augmentation: Augmentation, views: int | None
     ) -> None:
         self.part = part
         self.facts = facts
@@ -130,7 +130,7 @@ class CachedImages(KeyedImages):
         self,
         part: str,
         table: SampleTable,
-        facts: Facts,
+        facts: DatasetInfo,
         augmentation: Augmentation,
         views: int | None,
         cached: Tensor,

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from composer_kd.core.errors import UserError, nearest
 from composer_kd.data.cache import check_one_size, check_same_shape, open_cache, open_table
-from composer_kd.data.dataset import Facts, KeyedImages, mean_and_std
+from composer_kd.data.dataset import DatasetInfo, KeyedImages, mean_and_std
 from composer_kd.data.drift.apply import drifted
 from composer_kd.data.sampler import EvalSampler, TrainSampler
 from composer_kd.data.section import SYNTHETIC, DataSection
@@ -46,7 +46,7 @@ class Data:
     train_clean: DataSpec
     val: DataSpec | None
     test: DataSpec
-    facts: Facts
+    facts: DatasetInfo
 
     fingerprint = property(lambda self: self.facts.fingerprint)
     num_classes = property(lambda self: self.facts.num_classes)
@@ -107,7 +107,7 @@ def open_data(
     )
 
 
-def open_parts(section: DataSection, where: str) -> tuple[dict[str, Part], Facts]:
+def open_parts(section: DataSection, where: str) -> tuple[dict[str, Part], DatasetInfo]:
     """The parts as they are divided before any drift, and the facts of all of them."""
     folder = open_source(section, where)
     splits = _open_splits(folder, section)
@@ -187,7 +187,9 @@ def _class_names(folder: ShardFolder, splits: dict[str, OpenSplit]) -> list[str]
     return names
 
 
-def _facts(folder: ShardFolder, splits: dict[str, OpenSplit], train: Part, section: DataSection, where: str) -> Facts:
+def _facts(
+    folder: ShardFolder, splits: dict[str, OpenSplit], train: Part, section: DataSection, where: str
+) -> DatasetInfo:
     channels, height, width = splits['train'].shape
     mean, std = mean_and_std(train.stored)
     # An all-black channel: dividing by 1 leaves it at 0.
@@ -200,7 +202,7 @@ def _facts(folder: ShardFolder, splits: dict[str, OpenSplit], train: Part, secti
             given[key] = value
     description = folder.description
     fingerprint = folder.fingerprint + (f'-{section.image_size}' if section.image_size else '')
-    return Facts(
+    return DatasetInfo(
         fingerprint=fingerprint,
         classes=tuple(_class_names(folder, splits)),
         superclasses=tuple(description.superclasses) if description and description.superclasses else None,

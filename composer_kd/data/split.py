@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from composer_kd.core.errors import UserError
-from composer_kd.data.dataset import CachedImages, Facts, KeyedImages, SampleTable
+from composer_kd.data.dataset import CachedImages, DatasetInfo, KeyedImages, SampleTable
 from composer_kd.data.section import DataSection
 from composer_kd.data.transform import Augmentation
 from composer_kd.functional.counter import counter_hash
 
 __all__ = [
     'OpenSplit',
-    'Painted',
     'Part',
+    'Transformed',
     'check_classes',
     'choose_stratified',
     'choose_validation',
@@ -42,13 +42,13 @@ class OpenSplit:
 
 
 @dataclass(frozen=True)
-class Painted:
+class Transformed:
     """Other pixels for the samples of a part.
 
     Attributes:
         hashes: Of their content as it is now, a row a sample.
         paint: Makes them, of uint8 images [B, C, H, W] and their ids.
-        images: Painted already, a row a sample, where the split is decoded.
+        images: Transformed already, a row a sample, where the split is decoded.
     """
 
     hashes: NDArray[np.uint64]
@@ -73,7 +73,7 @@ class Part:
     positions: NDArray[np.int64]
     labels: NDArray[np.int64] | None = None
     fine: NDArray[np.int64] | None = None
-    painted: Painted | None = None
+    painted: Transformed | None = None
     rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ class Part:
     def dataset(
         self,
         name: str,
-        facts: Facts,
+        facts: DatasetInfo,
         augmentation: Augmentation,
         views: int | None,
         place: Callable[[Tensor], Tensor],

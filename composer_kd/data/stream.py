@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streaming import Stream, StreamingDataset
 from torch import Tensor
 
-from composer_kd.data.dataset import Facts, KeyedImages, SampleTable, as_image, resize
+from composer_kd.data.dataset import DatasetInfo, KeyedImages, SampleTable, as_image, resize
 from composer_kd.data.shards import Split
 from composer_kd.data.transform import Augmentation
 
@@ -37,7 +37,7 @@ class StreamedImages(KeyedImages):
         self,
         part: str,
         table: SampleTable,
-        facts: Facts,
+        facts: DatasetInfo,
         augmentation: Augmentation,
         views: int | None,
         stream: StreamingDataset,

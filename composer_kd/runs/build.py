@@ -18,7 +18,7 @@ from composer_kd.archive.run_dir import RunDir
 from composer_kd.callbacks.checkpoints import SaveCheckpoints, reading_without_running
 from composer_kd.callbacks.measures import Measures
 from composer_kd.callbacks.nan_guard import NanGuard
-from composer_kd.callbacks.sync_buffers import SameBuffers
+from composer_kd.callbacks.sync_buffers import SyncBuffers
 from composer_kd.data import Data, open_data
 from composer_kd.models import Classifier, build_model, classifier
 from composer_kd.runs.config import RunConfig, compile_options
@@ -92,7 +92,7 @@ def build_trainer(
     _compile_teachers(algorithms, compiled)
     microbatch = config.microbatch_size
     own_callbacks: list[Callback] = [
-        SameBuffers(),
+        SyncBuffers(),
         NanGuard(run.checkpoints),
         Measures(run.append_metrics, run.truncate_metrics, count_runs),
         *(callbacks or []),

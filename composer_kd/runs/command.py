@@ -17,7 +17,7 @@ from composer_kd.runs.evaluate_drifts import refuse_misfits
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import Plan, make_plan
 from composer_kd.runs.process import join_ranks
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 from composer_kd.runs.side_by_side import devices_to_use, execute_side_by_side
 from composer_kd.runs.yaml_file import apply_overrides, find_yaml, read_yaml
 from composer_kd.storage.distributed import on_rank_zero
@@ -43,7 +43,7 @@ def run_file(
     if only is not None:
         plan = plan.only(only)
     _refuse_what_is_not_here(plan)
-    progress = Progress(bar)
+    progress = RunProgress(bar)
     devices = devices_to_use(plan)
     if devices > 1 and only is None:
         refuse_misfits(plan)
@@ -73,7 +73,7 @@ def _refuse_what_is_not_here(plan: Plan) -> None:
             raise UserError(f'{run.name}: precision: fp16 needs a GPU; use bf16 or fp32')
 
 
-def _report(plan: Plan, progress: Progress) -> None:
+def _report(plan: Plan, progress: RunProgress) -> None:
     from composer_kd.report import report
 
     made = report([run.folder for run in plan.runs])

@@ -22,8 +22,8 @@ from composer_kd.archive.archive import unlisted
 from composer_kd.archive.remote import run_at
 from composer_kd.callbacks.evaluate_attacks import (
     ROBUSTNESS_FILE,
+    AttackCounts,
     Attacker,
-    UnderAttack,
     asked,
     chosen_rows,
     make_attack,
@@ -142,7 +142,7 @@ def attack_run(
     }
 
 
-def _accuracies(counts: UnderAttack) -> dict[str, Any]:
+def _accuracies(counts: AttackCounts) -> dict[str, Any]:
     return {'samples': counts.samples, 'accuracy': counts.accuracy, 'robust_accuracy': counts.robust_accuracy}
 
 

@@ -30,25 +30,25 @@ from composer_kd.runs.evaluate_attacks import attack_configured
 from composer_kd.runs.evaluate_drifts import measure_configured
 from composer_kd.runs.plan import Plan, PlannedRun
 from composer_kd.runs.predictions import evaluation, kept_predictions, recorded_splits, teacher_runs
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 from composer_kd.runs.recorders import harvest_configured, make_recorders, reopen, supply_missing
 from composer_kd.runs.resume import STORED, WayOn, stored_data, way_on
 from composer_kd.storage.distributed import on_rank_zero
-from composer_kd.storage.locks import Presence
+from composer_kd.storage.locks import MachineLoad
 from composer_kd.teachers.live import LiveTeacher
 from composer_kd.teachers.recorded import RecordedTeacher
 
 __all__ = ['execute']
 
 
-def execute(plan: Plan, progress: Progress) -> None:
+def execute(plan: Plan, progress: RunProgress) -> None:
     """Train every run of ``plan`` that is not finished, in its order, on all ranks of this launch."""
     progress.start(plan)
     for number, planned in enumerate(plan.runs):
         _execute_one(planned, number, progress)
 
 
-def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
+def _execute_one(planned: PlannedRun, number: int, progress: RunProgress) -> None:
     run = RunDir(planned.folder)
     with ExitStack() as stack:
 
@@ -63,14 +63,14 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
             attack_configured(planned.config, run, progress.say)
             measure_configured(planned.config, run, progress.say)
             return
-        stack.enter_context(presence := Presence())
+        stack.enter_context(presence := MachineLoad())
         progress.begin_run(number, planned, goes_on)
         on_rank_zero(lambda: reopen(planned.config, run, goes_on.checkpoint))
         built = build_trainer(
             planned.config,
             run,
             goes_on.checkpoint,
-            callbacks=[*make_recorders(planned.config, run), progress, _Begun(run, planned)],
+            callbacks=[*make_recorders(planned.config, run), progress, WriteConfigOnFirstStep(run, planned)],
             say=progress.say,
             progress_bar=progress.bar,
             count_runs=presence.count,
@@ -81,14 +81,14 @@ def _execute_one(planned: PlannedRun, number: int, progress: Progress) -> None:
             on_rank_zero(lambda: run.prune_checkpoints(planned.config.keep_checkpoints))
         finally:
             built.trainer.close()
-            _let_go(built.trainer.state)
+            release_state(built.trainer.state)
         harvest_configured(planned.config, run, built.data.train_set, progress.say, progress.bar)
         attack_configured(planned.config, run, progress.say)
         measure_configured(planned.config, run, progress.say)
         progress.end_run(number, run)
 
 
-class _Begun(Callback):
+class WriteConfigOnFirstStep(Callback):
     """Write ``run.yaml`` when a first step has been trained: until then, settings may be put right and tried again."""
 
     def __init__(self, run: RunDir, planned: PlannedRun):
@@ -120,7 +120,7 @@ def _fit(built: Built, run: RunDir) -> None:
         ) from error
 
 
-def _let_go(state: State) -> None:
+def release_state(state: State) -> None:
     """Composer has the state of every Trainer closed once more when Python ends, and so never frees what it holds.
 
     A lineage of fifty runs would keep fifty models, optimizers and data sets. What that closing looks at stays: a list

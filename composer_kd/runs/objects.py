@@ -203,7 +203,7 @@ def _check_distillation(algorithm: Distillation, config: RunConfig, place: str, 
 
 def _check_company(algorithm: LossCurriculum | AdversarialRecycling, tried: list[Algorithm], place: str) -> None:
     try:
-        algorithm.check_company(tried)
+        algorithm.check_neighbours(tried)
     except UserError as error:
         raise UserError(_join(place, str(error))) from None
 

@@ -15,10 +15,10 @@ from composer_kd.archive.run_dir import RunDir
 from composer_kd.runs.plan import Plan, PlannedRun
 from composer_kd.runs.resume import WayOn
 
-__all__ = ['Progress', 'duration_text']
+__all__ = ['RunProgress', 'duration_text']
 
 
-class Progress(Callback):
+class RunProgress(Callback):
     """Lines on rank 0, one an epoch; with Composer's bar, one a run.
 
     Args:

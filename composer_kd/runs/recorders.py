@@ -11,7 +11,7 @@ from composer_kd.archive import Archive, Manifest, RunDir, remove_parts
 from composer_kd.archive.manifest import DRIFT_FILE
 from composer_kd.archive.predictions import remove_predictions
 from composer_kd.archive.tables import KINDS, is_table
-from composer_kd.callbacks.evaluate_attacks import Robustness
+from composer_kd.callbacks.evaluate_attacks import EvaluateAttacks
 from composer_kd.callbacks.record_adversarial import RecordAdversarial
 from composer_kd.callbacks.record_logits import RecordLogits
 from composer_kd.callbacks.record_losses import RecordLosses
@@ -42,7 +42,7 @@ def make_recorders(config: RunConfig, run: RunDir) -> list[Callback]:
     if wanted is not None and wanted.adversarial:
         recorders.append(RecordAdversarial(run))
     if config.robustness is not None:
-        recorders.append(Robustness(run.path, **config.robustness.model_dump()))
+        recorders.append(EvaluateAttacks(run.path, **config.robustness.model_dump()))
     if wanted is not None and wanted.logits is not None and wanted.logits.source == 'training':
         recorders.append(RecordLogits(run, wanted.logits.views, wanted.logits.top_k))
     return recorders

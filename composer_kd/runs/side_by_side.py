@@ -13,7 +13,7 @@ import torch
 
 from composer_kd.core.errors import UserError
 from composer_kd.runs.plan import Plan, PlannedRun
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 
 __all__ = ['devices_to_use', 'execute_side_by_side']
 
@@ -27,7 +27,7 @@ def devices_to_use(plan: Plan) -> int:
     return min(plan.side_by_side or max(gpus, 1), len(plan.runs))
 
 
-def execute_side_by_side(plan: Plan, devices: int, file: str, changes: Sequence[str], progress: Progress) -> None:
+def execute_side_by_side(plan: Plan, devices: int, file: str, changes: Sequence[str], progress: RunProgress) -> None:
     """Start every run when its teachers are finished and a device is free; the first failure stops the others."""
     waiting = {run.name: run for run in plan.runs}
     names = set(waiting)
@@ -76,7 +76,7 @@ def _start(
     devices: int,
     file: str,
     changes: Sequence[str],
-    progress: Progress,
+    progress: RunProgress,
     ended: threading.Condition,
     title: str,
 ) -> tuple[subprocess.Popen[str], int, threading.Thread]:

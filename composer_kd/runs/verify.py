@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from composer_kd.archive import Archive, RunDir, Samples, Table, aligned, verify
+from composer_kd.archive import Archive, RunDir, Samples, ArchiveTable, aligned, verify
 from composer_kd.archive.manifest import Manifest
 from composer_kd.archive.remote import RemoteRun, run_at
 from composer_kd.core.errors import UserError
@@ -105,7 +105,7 @@ class _Check:
 
     view: int
     rows: NDArray[np.int64]
-    table: Table
+    table: ArchiveTable
     augmentation: Augmentation
     precision: str
 
@@ -126,7 +126,7 @@ class _Check:
         return cls(
             view,
             rows,
-            Table({name: column[place] for name, column in table.columns.items()}, table.facts),
+            ArchiveTable({name: column[place] for name, column in table.columns.items()}, table.facts),
             augmentation,
             archive.facts('logits', view)['precision'],
         )
@@ -162,7 +162,7 @@ class _Model:
         return self.teacher.logits(batch, state).cpu()
 
 
-def _comparable(answers: Tensor, table: Table) -> tuple[Tensor, Tensor]:
+def _comparable(answers: Tensor, table: ArchiveTable) -> tuple[Tensor, Tensor]:
     """The model's answers and the recorded ones in one form: all logits, or the recorded classes and the level."""
     answers = to_half(answers)[0].float()
     if 'logits' in table.columns:

@@ -17,7 +17,7 @@ import yaml
 from composer_kd.core.errors import UserError
 from composer_kd.storage.atomic import make_folder, open_own, writing_to
 
-__all__ = ['Presence', 'lock_or_refuse', 'locked']
+__all__ = ['MachineLoad', 'lock_or_refuse', 'locked']
 
 _held: set[int] = set()
 
@@ -103,7 +103,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
         os.close(descriptor)
 
 
-class Presence:
+class MachineLoad:
     """While a run trains, it holds a lock that others can see; the system drops it when the process dies.
 
     Seconds that are measured while other runs use the same machine are not those of a run alone, and a table must
@@ -115,7 +115,7 @@ class Presence:
         self._file: int | None = None
         self._path: Path | None = None
 
-    def __enter__(self) -> Presence:
+    def __enter__(self) -> MachineLoad:
         if os.environ.get('LOCAL_RANK', '0') != '0':
             return self
         with suppress(OSError):  # Counting is a courtesy: without a writable folder the run counts as alone.

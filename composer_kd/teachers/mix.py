@@ -31,10 +31,10 @@ __all__ = [
     'Confidence',
     'Dirichlet',
     'Mix',
+    'MixContext',
     'Oracle',
     'Permuted',
     'RandomOne',
-    'Step',
     'Uniform',
     'Weights',
     'make_mix',
@@ -44,7 +44,7 @@ MIXES: Registry[Callable[..., Mix]] = Registry('mixes')
 
 
 @dataclass(frozen=True)
-class Step:
+class MixContext:
     """What a mix may look at: where the training is, and which samples the outputs belong to.
 
     Args:
@@ -74,22 +74,22 @@ class Mix:
     def check_labels(self, labels: Tensor | None) -> None:
         """Refuse, in one line, batches without hard labels where the mix needs them."""
 
-    def asked(self, teachers: int, step: Step) -> Sequence[int]:
+    def asked(self, teachers: int, step: MixContext) -> Sequence[int]:
         """The numbers of the teachers that this step needs; the others do not run."""
         return range(teachers)
 
-    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+    def __call__(self, outputs: Tensor, step: MixContext) -> Tensor:
         """The target ``[B, C]`` of the logits ``[K, B, C]`` of the teachers that were asked."""
         raise NotImplementedError
 
-    def taught(self, outputs: Tensor, step: Step) -> Tensor | None:
+    def taught(self, outputs: Tensor, step: MixContext) -> Tensor | None:
         """Which samples have a target, ``[B]``; the others are taught by their label alone. ``None``: all have.
 
         A mix needs all its teachers' outputs, unless it says otherwise.
         """
         return None if step.known is None else step.known.all(dim=0)
 
-    def lesson(self, outputs: Tensor, step: Step) -> tuple[Tensor, Tensor | None]:
+    def lesson(self, outputs: Tensor, step: MixContext) -> tuple[Tensor, Tensor | None]:
         """The target, and which samples have one: both at once, where they are made of the same."""
         return self(outputs, step), self.taught(outputs, step)
 
@@ -103,7 +103,7 @@ class Mix:
 class Uniform(Mix):
     """The average of all teachers' logits."""
 
-    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+    def __call__(self, outputs: Tensor, step: MixContext) -> Tensor:
         return outputs.mean(dim=0)
 
 
@@ -139,10 +139,10 @@ class Weights(Mix):
         if len(self.weights) != teachers:
             raise UserError(f'mix: {len(self.weights)} weights for {teachers} teachers; give one weight a teacher')
 
-    def asked(self, teachers: int, step: Step) -> Sequence[int]:
+    def asked(self, teachers: int, step: MixContext) -> Sequence[int]:
         return [number for number, weight in enumerate(self.weights) if weight > 0]
 
-    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+    def __call__(self, outputs: Tensor, step: MixContext) -> Tensor:
         everybody = len(outputs) == len(self.weights)
         return self._mixed(outputs, self.weights if everybody else [weight for weight in self.weights if weight > 0])
 
@@ -175,7 +175,7 @@ class Dirichlet(Mix):
         if self.per not in ('batch', 'sample'):
             raise UserError(f"mix: dirichlet's per is 'batch' or 'sample', got {self.per!r}")
 
-    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+    def __call__(self, outputs: Tensor, step: MixContext) -> Tensor:
         ids = step.ids if self.per == 'sample' else step.ids.new_zeros(1)
         weights = dirichlet_weights(outputs.shape[0], self.alpha, step.seed, step.batch, ids)
         return mix_outputs(outputs, weights if self.per == 'sample' else weights[:, 0])
@@ -186,10 +186,10 @@ class Dirichlet(Mix):
 class RandomOne(Mix):
     """One teacher a step, drawn at random: K teachers for the price of one."""
 
-    def asked(self, teachers: int, step: Step) -> Sequence[int]:
+    def asked(self, teachers: int, step: MixContext) -> Sequence[int]:
         return [int(counter_hash(step.seed, step.batch, _RANDOM_ONE).item()) % teachers]
 
-    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+    def __call__(self, outputs: Tensor, step: MixContext) -> Tensor:
         return outputs[0]
 
 
@@ -200,13 +200,13 @@ class Oracle(Mix):
 
     leaves_some_to_labels = True
 
-    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+    def __call__(self, outputs: Tensor, step: MixContext) -> Tensor:
         return self.lesson(outputs, step)[0]
 
-    def taught(self, outputs: Tensor, step: Step) -> Tensor:
+    def taught(self, outputs: Tensor, step: MixContext) -> Tensor:
         return self.lesson(outputs, step)[1]
 
-    def lesson(self, outputs: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    def lesson(self, outputs: Tensor, step: MixContext) -> tuple[Tensor, Tensor]:
         self.check_labels(step.labels)
         assert step.labels is not None
         return oracle_mix(outputs, step.labels, step.known)
@@ -224,7 +224,7 @@ class Oracle(Mix):
 class Confidence(Mix):
     """A linear combination with weights in proportion to each teacher's top probability for the sample."""
 
-    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+    def __call__(self, outputs: Tensor, step: MixContext) -> Tensor:
         return self.expected(outputs)
 
     def expected(self, outputs: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class Confidence(Mix):
 class Permuted(Mix):
     """The average of all teachers without what it knows of the other classes: their values are shuffled."""
 
-    def __call__(self, outputs: Tensor, step: Step) -> Tensor:
+    def __call__(self, outputs: Tensor, step: MixContext) -> Tensor:
         return permute_dark_knowledge(outputs.mean(dim=0), step.ids, step.seed, step.batch)
 
 

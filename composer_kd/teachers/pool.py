@@ -12,7 +12,7 @@ from composer.core import State
 from composer.utils import dist
 from torch import Tensor
 
-from composer_kd.algorithms.distillation.recorded_logits import Lookup
+from composer_kd.algorithms.distillation.recorded_logits import RecordedLogits
 from composer_kd.algorithms.distillation.sums import StepSums
 from composer_kd.core.errors import UserError
 from composer_kd.core.schedule import Progress
@@ -23,7 +23,7 @@ from composer_kd.teachers.clock import Clock
 from composer_kd.teachers.live import LiveTeacher
 from composer_kd.teachers.recorded import RecordedTeacher
 
-__all__ = ['Faculty', 'Microbatch']
+__all__ = ['Microbatch', 'TeacherPool']
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Microbatch:
     sums: StepSums
 
 
-class Faculty:
+class TeacherPool:
     """The teachers of one distillation.
 
     Args:
@@ -62,7 +62,7 @@ class Faculty:
         """Forward passes so far in this process, one number a teacher, on this rank."""
         self.images_recorded = [0] * len(self.teachers)
         """Outputs looked up so far in this process (forward passes saved), one number a teacher, on this rank."""
-        self._lookup = Lookup(self)
+        self._lookup = RecordedLogits(self)
         self.met = False
         """Whether a step has ended in which everybody was asked."""
         self._heard = False  # Those who look up, too.
@@ -146,7 +146,7 @@ class Faculty:
         labels = batch.labels if of is None or batch.labels is None else batch.labels[of]
         batch.sums.add_check(number, self.checks.row(number, logits, labels))
 
-    def heard_first(self, asked: bool) -> bool:
+    def first_use(self, asked: bool) -> bool:
         """Whether somebody spoke for the first time in the step that ends: what he said is checked before it is learnt.
 
         Args:
@@ -158,7 +158,7 @@ class Faculty:
         self._heard = self._heard or asked or not self._lookup.teachers
         return True
 
-    def ask_everybody(self, state: State) -> Tensor:
+    def query_all(self, state: State) -> Tensor:
         """Logits ``[K, B, C]`` for a batch of evaluation data."""
         with self.clock.running(state.device.name == 'gpu'):
             outputs = torch.stack([teacher.logits(state.batch, state) for teacher in self.teachers])

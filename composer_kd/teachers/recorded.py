@@ -209,7 +209,7 @@ class RecordedTeacher(Teacher):
     # -- teaching -------------------------------------------------------------------------------------------------
 
     def logits(self, batch: Any, state: Any) -> Tensor:
-        """What the model says to this very batch; what is recorded is looked up by :class:`.Recordings`."""
+        """What the model says to this very batch; what is recorded is looked up by :class:`.LogitTables`."""
         keys = keys_of(batch)
         if self.looks_up and keys is not None and bool((keys[:, 1] >= 0).any()) and self.live is None:
             raise UserError(f'teacher {self.name!r} is recorded: its outputs are looked up for a whole batch')

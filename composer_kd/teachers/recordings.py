@@ -14,19 +14,19 @@ from composer.utils import dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from composer_kd.archive import Table
+from composer_kd.archive import ArchiveTable
 from composer_kd.core.errors import UserError
 from composer_kd.functional.top_k import spread_rest
 from composer_kd.teachers.recorded import RecordedTeacher
 
-__all__ = ['Looked', 'Recordings']
+__all__ = ['LogitBatch', 'LogitTables']
 
 # Of a device's free memory, and of the host's whole: what tables may take before views are gathered from their files.
 _DEVICE_SHARE, _HOST_SHARE = 0.4, 0.25
 
 
 @dataclass(frozen=True)
-class Looked:
+class LogitBatch:
     """What the archives know of a batch.
 
     Attributes:
@@ -51,7 +51,7 @@ class Looked:
         return self.logits[:, span], None if self.seen is None else self.seen[:, span], moved
 
 
-class Recordings:
+class LogitTables:
     """Tables in the order of the data set, on the device where they fit, else in pinned memory, else in their files.
 
     The rows that a batch needs are found on the host, where the batch still is when its step begins; what is gathered
@@ -104,7 +104,7 @@ class Recordings:
             raise UserError('recorded teachers: a batch holds a sample id that the training data does not have')
         return self._order[place]
 
-    def look_up(self, keys: Tensor) -> Looked:
+    def look_up(self, keys: Tensor) -> LogitBatch:
         """What is recorded for the keys of a whole batch."""
         host = keys.cpu()
         ids, views = host.numpy().T
@@ -122,7 +122,7 @@ class Recordings:
                 part, seen[mine] = self._gather(int(view), rows[mine])
                 logits[torch.from_numpy(mine).to(self.device)] = part
         known = None if seen.all() else torch.from_numpy(seen.T.copy())
-        return Looked(host.to(self.device, non_blocking=True), logits.transpose(0, 1), known)
+        return LogitBatch(host.to(self.device, non_blocking=True), logits.transpose(0, 1), known)
 
     def seen(self, teacher: int, view: int) -> NDArray[np.bool_]:
         """Which rows of the data set a teacher's table of a view knows; none if there is no such table."""
@@ -164,7 +164,7 @@ class Recordings:
 class _Source:
     """One teacher's table of one view, in its own order, and where in it the data set's rows are."""
 
-    table: Table | None
+    table: ArchiveTable | None
     rows: NDArray[np.int64]
     seen: NDArray[np.bool_]
 

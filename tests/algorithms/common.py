@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from composer_kd import Archive
 from composer_kd.archive import Manifest, Samples
-from composer_kd.data.dataset import Facts, KeyedImages, SampleTable
+from composer_kd.data.dataset import DatasetInfo, KeyedImages, SampleTable
 from composer_kd.data.sampler import TrainSampler
 from composer_kd.data.transform import Augmentation, Prepare
 from composer_kd.models import classifier
@@ -54,7 +54,7 @@ class KeyedTask(KeyedImages):
             (7 * rows + 5) % 193, labels.numpy(), rows.astype(np.uint64) + 1000, nothing, nothing, nothing
         )
         names = tuple(map(str, range(CLASSES)))
-        facts = Facts('tiny', names, None, None, (3, 8, 8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        facts = DatasetInfo('tiny', names, None, None, (3, 8, 8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         super().__init__('train', table, facts, Augmentation.none(), None)
         self._images = images
 

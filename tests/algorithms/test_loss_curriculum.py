@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from composer_kd import Archive, LossCurriculum, RecordLosses, TeacherMixupKD, UserError
 from composer_kd.algorithms.loss_curriculum.current_losses import with_nan
-from composer_kd.algorithms.loss_curriculum.rules import InfoBatch, Paced, Rho, Situation, difficulties
+from composer_kd.algorithms.loss_curriculum.rules import InfoBatch, Paced, Rho, RuleContext, difficulties
 from composer_kd.archive import Samples
 from composer_kd.core.schedule import Progress, Schedule
 from composer_kd.models import weights_hash
@@ -129,7 +129,7 @@ def test_what_an_archive_lacks_is_said_with_the_remedy(earlier: Archive, tmp_pat
 
 def situation(stored: list[float], own: list[float] | None = None, epoch: int = 0, labels: list[int] | None = None):
     count = len(stored)
-    return Situation(
+    return RuleContext(
         seed=1,
         progress=Progress(epoch, epoch * 10, 0, 10, 10.0),
         ids=torch.arange(count),
@@ -145,7 +145,7 @@ def paced(**options: Any) -> Paced:
     return Paced(**{**defaults, 'schedule': until, 'balanced': False, **options})
 
 
-def rows(rule: Any, where: Situation) -> list[int]:
+def rows(rule: Any, where: RuleContext) -> list[int]:
     return rule.choose(where).rows.nonzero().squeeze(1).tolist()
 
 

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from composer_kd import BornAgain, Distillation, LabelRefinery, OracleKD, Teacher
 from composer_kd.algorithms.distillation.loss import make_loss
-from composer_kd.algorithms.distillation.target import Lesson
+from composer_kd.algorithms.distillation.target import DistillationTarget
 from composer_kd.core.errors import UserError
 from composer_kd.functional import dist, dkd, permute_dark_knowledge
-from composer_kd.teachers.mix import Oracle, Step
+from composer_kd.teachers.mix import MixContext, Oracle
 from tests.algorithms.common import loader, logged, make_trainer, net, trained_net
 
 STEPS = 6  # batches in an epoch
@@ -398,9 +398,9 @@ def test_an_oracle_counts_the_labelled_to_the_last_bit() -> None:
     labels = torch.tensor([0, -100, 2, -1])
     values = []
     for rows in (slice(None), labels >= 0):
-        step = Step(0, 0, torch.arange(4)[rows], labels[rows])
+        step = MixContext(0, 0, torch.arange(4)[rows], labels[rows])
         target, taught = Oracle().lesson(outputs[:, rows], step)
-        lesson = Lesson(labels[rows], 0.9, 0.1, {}, target, taught, of_labelled=True)
+        lesson = DistillationTarget(labels[rows], 0.9, 0.1, {}, target, taught, of_labelled=True)
         label = F.cross_entropy(student[labels >= 0], labels[labels >= 0])
         values.append(lesson.label_part(label, student[rows], 'OracleKD') + lesson.distill(student[rows], KL).term)
     torch.testing.assert_close(values[0], values[1], rtol=1e-14, atol=0)

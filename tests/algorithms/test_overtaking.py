@@ -10,7 +10,7 @@ from composer.core import Callback, Evaluator
 from torch import nn
 
 from composer_kd import TeacherMixupKD, UserError
-from composer_kd.algorithms.distillation.overtaking import Overtaking
+from composer_kd.algorithms.distillation.overtaking import StudentOvertakes
 from tests.algorithms.common import Spy, images_and_labels, loader, logged, make_trainer, net, trained_net
 
 
@@ -72,7 +72,7 @@ def test_stays_on_while_the_teacher_is_better() -> None:
 
 
 def test_an_equal_student_has_not_overtaken() -> None:
-    counts = Overtaking()
+    counts = StudentOvertakes()
     labels = torch.tensor([0, 1, 2, 0])
     target = torch.eye(3)[[0, 1, 0, 2]]
     counts.count(labels, torch.eye(3)[[0, 1, 1, 1]], target)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from composer_kd import BornAgain, Distillation, LabelRefinery, LossCurriculum, OracleKD, Teacher, UserError
 from composer_kd.algorithms.distillation.loss import make_loss
-from composer_kd.algorithms.distillation.target import Lesson
+from composer_kd.algorithms.distillation.target import DistillationTarget
 from composer_kd.functional import LOSSES
 from composer_kd.models import weights_hash
 from composer_kd.models.batch import labels_of, logits_of
@@ -107,7 +107,7 @@ def test_loss_and_gradient_are_those_of_the_two_logits(name: str, flat: bool) ->
     z, t = some(1).requires_grad_(), some(2)
     labels = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 0.0])
     outputs = z[:, 0] if flat else z
-    lesson = Lesson(labels_of((None, labels)), 0.7, 1.0, {}, logits_of(t, 'the teacher'), single=True)
+    lesson = DistillationTarget(labels_of((None, labels)), 0.7, 1.0, {}, logits_of(t, 'the teacher'), single=True)
     distilled = lesson.distill(logits_of(outputs, 'the student'), make_loss(name, None, False))
     function = LOSSES.get(name)
     options = {'labels': labels.long()} if name in ('dkd', 'cwtm') else {}

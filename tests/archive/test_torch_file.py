@@ -146,17 +146,17 @@ def zipped(path, pickled, storages=()):
 
 class Pickler(pickle.Pickler):
     def persistent_id(self, obj):
-        return obj.identity if isinstance(obj, Stored) else None
+        return obj.identity if isinstance(obj, StorageStats) else None
 
 
-class Stored:
+class StorageStats:
     def __init__(self, count, key='0', kind=torch.FloatStorage):
         self.identity = ('storage', kind, key, 'cpu', count)
 
 
 def crafted(path, size, stride, offset=0, count=4, content=bytes(16)):
     buffer = io.BytesIO()
-    tensor = Calls(torch._utils._rebuild_tensor_v2, Stored(count), offset, size, stride, False, {})
+    tensor = Calls(torch._utils._rebuild_tensor_v2, StorageStats(count), offset, size, stride, False, {})
     Pickler(buffer, 2).dump({'x': tensor})
     zipped(path, buffer.getvalue(), [('0', content)])
     return path

@@ -1,4 +1,4 @@
-"""DriftMeasures in a Trainer of one's own: right, and nothing of the training changed."""
+"""EvaluateDrifts in a Trainer of one's own: right, and nothing of the training changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer_kd import DriftMeasures, UserError
+from composer_kd import EvaluateDrifts, UserError
 from composer_kd.callbacks.evaluate_drifts import groups_in, quality_of
 from composer_kd.core.options import parse_section
 from composer_kd.data import open_data
@@ -58,7 +58,7 @@ class Noting(nn.Module):
 
 
 def noting(folder: Path | None) -> tuple[Noting, list]:
-    callbacks = [] if folder is None else [DriftMeasures(folder, SECTION, {'foggy': FOG})]
+    callbacks = [] if folder is None else [EvaluateDrifts(folder, SECTION, {'foggy': FOG})]
     torch.manual_seed(1)
     net = Noting()
     train(callbacks, net=net, epochs='2ep')
@@ -76,7 +76,7 @@ def test_the_training_is_not_changed(tmp_path: Path) -> None:
 
 
 def test_the_file(tmp_path: Path) -> None:
-    net = train([DriftMeasures(tmp_path, SECTION, {'foggy': FOG, 'stored': None}, batch_size=7)], epochs='2ep')
+    net = train([EvaluateDrifts(tmp_path, SECTION, {'foggy': FOG, 'stored': None}, batch_size=7)], epochs='2ep')
     found = json.loads((tmp_path / 'drift.json').read_text())
     stated = (found['clean']['accuracy'], found['drifts']['foggy']['accuracy'])
     assert stated == pytest.approx(accuracies_of(net))
@@ -112,7 +112,7 @@ def test_under_a_subpopulation_the_worst_group_is_a_fine_class() -> None:
 )
 def test_mistakes_are_one_line_before_the_first_step(tmp_path: Path, drifts: dict, line: str) -> None:
     with pytest.raises(UserError, match=line):
-        train([DriftMeasures(tmp_path, SECTION, drifts)])
+        train([EvaluateDrifts(tmp_path, SECTION, drifts)])
 
 
 def test_the_worst_group_is_one_that_has_samples() -> None:

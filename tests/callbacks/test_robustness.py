@@ -10,7 +10,7 @@ from composer.algorithms import EMA
 from composer.core import Callback, DataSpec, Evaluator
 from torch.utils.data import DataLoader
 
-from composer_kd import Robustness, UserError
+from composer_kd import EvaluateAttacks, UserError
 from composer_kd.callbacks.evaluate_attacks import chosen_rows, under_attack
 from composer_kd.functional import pgd, random_start
 from composer_kd.functional.attacks import normalised
@@ -26,7 +26,7 @@ def held_out(label: str = 'val') -> Evaluator:
     return Evaluator(label=label, dataloader=DataSpec(DataLoader(PixelTask(), 64, collate_fn=lambda batch: batch)))
 
 
-def fit(callback: Robustness, epochs: str = '2ep', **options):
+def fit(callback: EvaluateAttacks, epochs: str = '2ep', **options):
     # The evaluator's data is what is attacked; Composer's own evaluation is not needed here.
     held = options.pop('held', None) or [held_out(), held_out('train_clean')]
     trainer, log = make_trainer(
@@ -47,7 +47,7 @@ def test_a_training_that_is_stopped_early_is_measured_as_its_end_asks(tmp_path: 
                 state.stop_training()
 
     attacks = [{'steps': 1}, {'steps': 1, 'epsilon': 20}]
-    measured = Robustness(tmp_path, attacks, interval='1ep', interval_subset=32, interval_attacks=1, subset=None)
+    measured = EvaluateAttacks(tmp_path, attacks, interval='1ep', interval_subset=32, interval_attacks=1, subset=None)
     trainer, _ = make_trainer(
         [], epochs='4ep', train_dataloader=pixel_loader(), eval_dataloader=[held_out()], eval_interval=100,
         callbacks=[measured, Stop()],
@@ -63,7 +63,7 @@ def test_a_training_that_is_stopped_early_is_measured_as_its_end_asks(tmp_path: 
 
 def test_counts_are_those_of_a_loop_by_hand(tmp_path: Path) -> None:
     attack = {'epsilon': 6, 'steps': 4, 'step_size': 2}
-    trainer, log = fit(Robustness(tmp_path, [attack, {'norm': 'l2', 'epsilon': 60, 'steps': 1}], subset=80))
+    trainer, log = fit(EvaluateAttacks(tmp_path, [attack, {'norm': 'l2', 'epsilon': 60, 'steps': 1}], subset=80))
     lines = read_lines(tmp_path / 'robustness.jsonl')
     assert [(line['split'], line['epoch'], line['norm']) for line in lines] == [('val', 2, 'linf'), ('val', 2, 'l2')]
     student = trainer.state.model.module.eval()
@@ -98,7 +98,7 @@ def test_an_image_that_is_wrong_as_it_is_is_not_robust() -> None:
 
 
 def test_it_changes_nothing_and_measures_on_the_way(tmp_path: Path) -> None:
-    measured, _ = fit(Robustness(tmp_path, [{'steps': 2}], interval='1ep', subset=32), epochs='3ep')
+    measured, _ = fit(EvaluateAttacks(tmp_path, [{'steps': 2}], interval='1ep', subset=32), epochs='3ep')
     assert [line['epoch'] for line in read_lines(tmp_path / 'robustness.jsonl')] == [1, 2, 3]
     plain, _ = make_trainer([], epochs='3ep', train_dataloader=pixel_loader())
     plain.fit()
@@ -108,7 +108,7 @@ def test_it_changes_nothing_and_measures_on_the_way(tmp_path: Path) -> None:
 
 def test_the_way_may_be_measured_on_fewer_samples_and_by_fewer_attacks(tmp_path: Path) -> None:
     attacks = [{'steps': 2}, {'steps': 4}]
-    robustness = Robustness(tmp_path, attacks, interval='1ep', interval_subset=32, interval_attacks=1, subset=None)
+    robustness = EvaluateAttacks(tmp_path, attacks, interval='1ep', interval_subset=32, interval_attacks=1, subset=None)
     _, log = fit(robustness, epochs='3ep')
     lines = read_lines(tmp_path / 'robustness.jsonl')
     of_the_end = [(3, 2, 192), (3, 4, 192), (3, 2, 32)]
@@ -124,7 +124,8 @@ def test_beside_ema_the_end_is_of_the_averaged_weights(tmp_path: Path) -> None:
     attack = {'epsilon': 4, 'steps': 2}
     trainer, _ = make_trainer(
         [ema], epochs='2ep', train_dataloader=pixel_loader(), folder=tmp_path / 'checkpoints',
-        eval_dataloader=[held_out()], eval_interval=100, callbacks=[Robustness(tmp_path, [attack], interval='1ep')],
+        eval_dataloader=[held_out()], eval_interval=100,
+        callbacks=[EvaluateAttacks(tmp_path, [attack], interval='1ep')],
     )  # fmt: skip
     for evaluator in trainer.state.evaluators:
         evaluator.eval_interval = lambda state, event: False
@@ -139,8 +140,8 @@ def test_beside_ema_the_end_is_of_the_averaged_weights(tmp_path: Path) -> None:
 
 
 def test_a_resumed_training_has_the_lines_of_one_that_was_not_interrupted(tmp_path: Path) -> None:
-    def anew() -> Robustness:
-        return Robustness(tmp_path, [{'steps': 2}], interval='1ep', subset=32)
+    def anew() -> EvaluateAttacks:
+        return EvaluateAttacks(tmp_path, [{'steps': 2}], interval='1ep', subset=32)
 
     def lines() -> list[dict]:
         return [{k: v for k, v in line.items() if k != 'seconds'} for line in read_lines(anew().file)]
@@ -177,13 +178,13 @@ def test_a_subset_is_the_same_whatever_the_order() -> None:
 )
 def test_wrong_arguments_are_one_line(options: dict, line: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=line):
-        Robustness(tmp_path, **options)
+        EvaluateAttacks(tmp_path, **options)
 
 
 def test_evaluators_that_cannot_be_attacked_are_refused_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'vale' is no evaluator of this Trainer; did you mean 'val'"):
-        fit(Robustness(tmp_path, splits=['vale']))
+        fit(EvaluateAttacks(tmp_path, splits=['vale']))
     with pytest.raises(UserError, match="of the evaluator 'eval' is a TensorDataset, whose pixels are not known"):
-        fit(Robustness(tmp_path), held=loader(seed=1, shuffle=False))
+        fit(EvaluateAttacks(tmp_path), held=loader(seed=1, shuffle=False))
     with pytest.raises(UserError, match='the Trainer has no evaluator to attack the data of'):
-        fit(Robustness(tmp_path), held=[held_out('train_clean')])
+        fit(EvaluateAttacks(tmp_path), held=[held_out('train_clean')])

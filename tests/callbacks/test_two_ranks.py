@@ -16,14 +16,14 @@ from composer.core import Evaluator
 from composer_kd import (
     AdversarialRecycling,
     Archive,
-    DriftMeasures,
+    EvaluateDrifts,
     RecordAdversarial,
     RecordLogits,
     RecordLosses,
     RecordPredictions,
 )
 from composer_kd.archive.predictions import Predictions, read_predictions
-from composer_kd.callbacks.sync_buffers import SameBuffers
+from composer_kd.callbacks.sync_buffers import SyncBuffers
 from composer_kd.core.options import parse_section
 from composer_kd.data import open_data
 from composer_kd.data.section import DataSection
@@ -41,7 +41,7 @@ dist.initialize_dist(get_device('cpu'))
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from composer_kd import UserError
 from composer_kd.callbacks.nan_guard import NanGuard
-from composer_kd.callbacks.sync_buffers import SameBuffers
+from composer_kd.callbacks.sync_buffers import SyncBuffers
 from composer_kd.models import plain, weights_hash
 from tests.algorithms.common import images_and_labels, make_trainer, net
 from tests.callbacks.test_nan_guard import BadLoss
@@ -74,7 +74,7 @@ class Note(Callback):
 
 
 noted = {}
-for name, callbacks in (('same', [SameBuffers()]), ('own', [])):
+for name, callbacks in (('same', [SyncBuffers()]), ('own', [])):
     note = Note()
     folder = f'{sys.argv[1]}/{name}'
     trainer, log = make_trainer([], student=net(1), folder=folder, callbacks=[*callbacks, note], **loaders())
@@ -159,7 +159,7 @@ def predict(run: Path) -> None:
 
 
 def measure_drift(folder: Path) -> torch.nn.Module:
-    return train([DriftMeasures(folder, SECTION, {'foggy': FOG}, batch_size=16)], epochs='1ep')
+    return train([EvaluateDrifts(folder, SECTION, {'foggy': FOG}, batch_size=16)], epochs='1ep')
 
 
 def painted(cache: Path, mode: str) -> str:
@@ -228,7 +228,7 @@ def test_a_bad_loss_on_one_rank_stops_all_in_the_same_step(noted: dict) -> None:
 
 
 def test_one_rank_keeps_its_buffers() -> None:
-    trainer, _ = make_trainer([], evaluate=True, callbacks=[SameBuffers()])
+    trainer, _ = make_trainer([], evaluate=True, callbacks=[SyncBuffers()])
     plain, _ = make_trainer([], evaluate=True)
     for each in (trainer, plain):
         each.fit()

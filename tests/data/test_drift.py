@@ -12,20 +12,20 @@ import torch
 from composer_kd.core.errors import UserError
 from composer_kd.core.options import parse_section
 from composer_kd.data.convert import CIFAR100_CLASSES, CIFAR100_COARSE, CIFAR100_SUPERCLASSES
-from composer_kd.data.drift import DRIFTS, Drift, Population
+from composer_kd.data.drift import DRIFTS, Drift, SampleSet
 from composer_kd.data.drift.base import PARTS
 from composer_kd.data.section import DataSection
 from composer_kd.functional.corruptions import corrupt
 
 
-def population(sizes, part='train', coarse=None) -> Population:
+def population(sizes, part='train', coarse=None) -> SampleSet:
     """Classes of these sizes, mixed up, with ids that are not places."""
     labels = np.repeat(np.arange(len(sizes)), sizes)
     np.random.default_rng(0).shuffle(labels)
     count = len(labels)
     hashes = np.random.default_rng(1).integers(0, 2**63, count).astype(np.uint64)
     superclasses = None if coarse is None else tuple(f'super {number}' for number in range(max(coarse) + 1))
-    return Population(
+    return SampleSet(
         part, np.arange(count), np.arange(count) * 3 + 1, hashes, labels,
         tuple(f'class {number}' for number in range(len(sizes))), superclasses,
         None if coarse is None else tuple(coarse), np.ones(len(sizes), np.bool_),
@@ -37,7 +37,7 @@ def made(name: str, **options) -> Drift:
     return drift
 
 
-def ids(drifted: Population) -> set[int]:
+def ids(drifted: SampleSet) -> set[int]:
     return set(drifted.ids.tolist())
 
 
@@ -375,7 +375,7 @@ def test_another_package_adds_a_drift(monkeypatch) -> None:
     class Halved(Drift):
         name: str = 'halved'
 
-        def change(self, population: Population) -> Population:
+        def change(self, population: SampleSet) -> SampleSet:
             return population.only(np.arange(0, len(population), 2))
 
     point = SimpleNamespace(name='halved', value='elsewhere:Halved', dist=SimpleNamespace(name='my-drifts'))

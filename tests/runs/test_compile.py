@@ -20,7 +20,7 @@ from composer_kd.runs.build import build_trainer
 from composer_kd.runs.config import RunConfig, compile_options
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 from composer_kd.teachers.live import LiveTeacher
 from tests.algorithms.common import images_and_labels, make_trainer, net, trained_net
 from tests.runs.common import TINY
@@ -81,7 +81,9 @@ def test_without_a_gpu_the_model_is_left_as_it_is_and_that_is_said(tmp_path: Pat
 @pytest.mark.parametrize('mode', ['default', 'reduce-overhead'])
 def test_on_a_gpu_student_and_teacher_are_compiled(mode: str, tmp_path: Path) -> None:
     data = {**RUN['data'], 'mode': 'device'}
-    execute(make_plan({**TINY, 'save_folder': str(tmp_path), 'compile': {'mode': mode}, 'data': data}), Progress(False))
+    execute(
+        make_plan({**TINY, 'save_folder': str(tmp_path), 'compile': {'mode': mode}, 'data': data}), RunProgress(False)
+    )
     lines = RunDir(tmp_path / 'gen1').metrics()
     assert [line['epoch'] for line in lines] == [1, 2, 3]
     assert 0 < lines[-1]['seconds_teacher'] < lines[-1]['seconds_train']

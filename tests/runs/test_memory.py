@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 from tests.runs.common import TINY
 
 # Asks for 40 times 4 MB and frees them, as a training step does with activations; prints how much stayed mapped.
@@ -60,5 +60,5 @@ def test_nothing_of_a_run_stays_in_memory_for_the_next_one(tmp_path: Path) -> No
 
     before = alive()
     plan = make_plan({**TINY, 'save_folder': str(tmp_path), 'max_duration': '1ep', 'lineage': {'one': {}, 'two': {}}})
-    execute(plan, Progress(False, stream=io.StringIO()))
+    execute(plan, RunProgress(False, stream=io.StringIO()))
     assert alive() == before

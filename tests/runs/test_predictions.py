@@ -15,7 +15,7 @@ from composer_kd.archive.predictions import Predictions, predictions_of, read_pr
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.predictions import evaluation, teacher_runs
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 from tests.runs.common import TINY
 
 FILES = ['predictions/test.safetensors', 'predictions/val.safetensors']
@@ -25,7 +25,7 @@ def trained(folder: Path, **changes) -> dict[str, RunDir]:
     """The tiny lineage, or what ``changes`` make of it; ``None`` takes a key away."""
     values = {**TINY, 'save_folder': str(folder), 'max_duration': '2ep', **changes}
     plan = make_plan({key: value for key, value in values.items() if value is not None})
-    execute(plan, Progress(False))
+    execute(plan, RunProgress(False))
     return {run.name: RunDir(run.folder) for run in plan.runs}
 
 

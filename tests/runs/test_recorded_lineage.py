@@ -11,7 +11,7 @@ from composer_kd.cli import main
 from composer_kd.core.errors import UserError
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 from composer_kd.runs.record import harvest_run
 from tests.runs.common import TINY
 
@@ -76,7 +76,7 @@ def test_a_window_of_fresh_views_can_be_looked_up() -> None:
 def executed(folder, lineage, **changes) -> dict[str, RunDir]:
     plan = make_plan({**TINY, 'save_folder': str(folder), 'lineage': lineage, **changes})
     with open(os.devnull, 'w') as nowhere:
-        execute(plan, Progress(False, stream=nowhere))
+        execute(plan, RunProgress(False, stream=nowhere))
     return {run.name: RunDir(run.folder) for run in plan.runs}
 
 
@@ -129,7 +129,7 @@ def test_a_refused_recording_can_be_put_right(tmp_path, capfd) -> None:
 
 def one_run(changes, teacher) -> None:
     values = {**TINY, **changes, 'algorithms': {'TeacherMixupKD': {'teachers': [teacher]}}}
-    execute(make_plan({key: value for key, value in values.items() if value is not None}), Progress(False))
+    execute(make_plan({key: value for key, value in values.items() if value is not None}), RunProgress(False))
 
 
 def test_harvest_anew_looks_at_the_weights_first(tmp_path) -> None:

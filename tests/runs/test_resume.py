@@ -19,7 +19,7 @@ from composer_kd.data.convert import convert
 from composer_kd.report import report
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 from tests.runs.common import TINY
 
 torch.set_num_threads(1)
@@ -30,7 +30,7 @@ ALL = {'losses': True, 'logits': {'views': 2, 'from': 'training'}}
 
 def train(folder: Path, **changes) -> RunDir:
     plan = make_plan({**ALONE, 'save_folder': str(folder), **changes})
-    execute(plan, Progress(False))
+    execute(plan, RunProgress(False))
     return RunDir(plan.runs[0].folder)
 
 

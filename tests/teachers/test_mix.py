@@ -12,13 +12,13 @@ import torch
 from composer_kd import UserError
 from composer_kd.functional import dirichlet_weights
 from composer_kd.teachers import MIXES, Mix, make_mix
-from composer_kd.teachers.mix import Dirichlet, RandomOne, Step, Uniform, Weights
+from composer_kd.teachers.mix import Dirichlet, MixContext, RandomOne, Uniform, Weights
 
 OUTPUTS = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
 
 
-def step(batch: int = 0, seed: int = 1, ids: list[int] | None = None) -> Step:
-    return Step(seed=seed, batch=batch, ids=torch.tensor(ids or [0, 1, 2, 3]))
+def step(batch: int = 0, seed: int = 1, ids: list[int] | None = None) -> MixContext:
+    return MixContext(seed=seed, batch=batch, ids=torch.tensor(ids or [0, 1, 2, 3]))
 
 
 def test_uniform_is_the_average() -> None:
@@ -162,7 +162,7 @@ OF_THREE = torch.tensor([[[0.0, 9.0], [9.0, 0.0]], [[0.0, 1.0], [0.0, 4.0]], [[6
 
 
 def test_oracle_has_a_target_where_a_teacher_is_right() -> None:
-    mix, now = make_mix('oracle'), Step(seed=1, batch=2, ids=torch.tensor([4, 5]), labels=LABELS)
+    mix, now = make_mix('oracle'), MixContext(seed=1, batch=2, ids=torch.tensor([4, 5]), labels=LABELS)
     assert mix(OF_THREE, now).tolist() == [[0.0, 5.0], [9.0, 0.0]]
     assert mix.taught(OF_THREE, now).tolist() == [True, True]
     assert mix.taught(OF_THREE[1:], now).tolist() == [True, False]
@@ -171,11 +171,11 @@ def test_oracle_has_a_target_where_a_teacher_is_right() -> None:
 
 def test_oracle_without_labels_is_refused() -> None:
     with pytest.raises(UserError, match='mix: oracle asks which teachers are right, and the batch has no hard labels'):
-        make_mix('oracle')(OF_THREE, Step(seed=1, batch=2, ids=torch.tensor([4, 5])))
+        make_mix('oracle')(OF_THREE, MixContext(seed=1, batch=2, ids=torch.tensor([4, 5])))
 
 
 def test_all_other_mixes_have_a_target_for_every_sample() -> None:
-    now = Step(seed=1, batch=2, ids=torch.tensor([4, 5]))
+    now = MixContext(seed=1, batch=2, ids=torch.tensor([4, 5]))
     for name in set(MIXES.names()) - {'oracle', 'weights'}:
         assert make_mix(name).taught(OF_THREE, now) is None
 
@@ -188,7 +188,7 @@ def test_confidence_weighs_each_teacher_by_its_top_probability() -> None:
 
 def test_permuted_shuffles_the_average() -> None:
     outputs = torch.randn(3, 4, 10, generator=torch.Generator().manual_seed(0))
-    now = Step(seed=1, batch=2, ids=torch.tensor([4, 5, 900, 7]))
+    now = MixContext(seed=1, batch=2, ids=torch.tensor([4, 5, 900, 7]))
     permuted = make_mix('permuted')(outputs, now)
     average = outputs.mean(dim=0)
     assert torch.equal(permuted.argmax(dim=1), average.argmax(dim=1))

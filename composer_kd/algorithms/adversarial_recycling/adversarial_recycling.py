@@ -16,7 +16,7 @@ from torch import Tensor
 
 from composer_kd.algorithms.adversarial_recycling.attack import Attack, Budget
 from composer_kd.algorithms.adversarial_recycling.examples import Examples, Views, check_same, read_examples
-from composer_kd.algorithms.adversarial_recycling.step import Made, Plan, Step, StepSums
+from composer_kd.algorithms.adversarial_recycling.step import AdversarialBatch, AttackStep, AttackSums, StepPlan
 from composer_kd.algorithms.adversarial_recycling.table import DeltaTable
 from composer_kd.algorithms.described import Described
 from composer_kd.archive.archive import Archive
@@ -135,11 +135,11 @@ class AdversarialRecycling(Described):
         self._keeps = mode != 'fresh'
         self._replayed_file: str | None = None
         self._examples: Examples | None = None
-        self._sums = StepSums()
-        self._step: Step | None = None
+        self._sums = AttackSums()
+        self._step: AttackStep | None = None
         # Of the microbatch under way:
         self._labels: Tensor | None = None
-        self._made: Made | None = None
+        self._made: AdversarialBatch | None = None
 
     _EVENTS = frozenset({
         Event.INIT, Event.FIT_START, Event.BATCH_START, Event.BEFORE_TRAIN_BATCH, Event.BEFORE_FORWARD,
@@ -211,7 +211,7 @@ class AdversarialRecycling(Described):
                 'both change the images)'
             )
 
-    def check_company(self, algorithms: Sequence[Algorithm]) -> None:
+    def check_neighbours(self, algorithms: Sequence[Algorithm]) -> None:
         """Refuse, in one line, what a Trainer cannot have beside this."""
         others = [one for one in algorithms if one is not self]
         if name := first_of(others, CHANGE_IMAGES | DROP_SAMPLES):
@@ -222,7 +222,7 @@ class AdversarialRecycling(Described):
 
     def _fit_start(self, state: State) -> None:
         owner = type(self).__name__
-        self.check_company(state.algorithms)
+        self.check_neighbours(state.algorithms)
         dataset: Any = getattr(state.train_dataloader, 'dataset', None)
         samples = Samples.of(dataset)
         refuse_strict_model(state.model, dataset)
@@ -270,7 +270,7 @@ class AdversarialRecycling(Described):
     # -- a step ---------------------------------------------------------------------------------------------------
 
     @property
-    def _of_step(self) -> Step:
+    def _of_step(self) -> AttackStep:
         assert self._step is not None, 'BATCH_START comes first'
         return self._step
 
@@ -292,7 +292,7 @@ class AdversarialRecycling(Described):
             # DistributedDataParallel gives rank 0's statistics to all before its next forward, and an attack passes it
             # by: the ranks would attack different models, and a resumed rank another one than before.
             share_buffers(state.model)
-        self._step = Step(Plan.of(ids, slots, known, self.share, attacks, state.rank_zero_seed, step))
+        self._step = AttackStep(StepPlan.of(ids, slots, known, self.share, attacks, state.rank_zero_seed, step))
 
     def _begins_anew(self, state: State) -> bool:
         """Whether the step under way is the first one after a reset: known from where the training stands alone."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from composer_kd.algorithms.adversarial_recycling.attack import PIXELS, Attack, attackable
-from composer_kd.algorithms.adversarial_recycling.step import Made, Plan
+from composer_kd.algorithms.adversarial_recycling.step import AdversarialBatch, StepPlan
 from composer_kd.algorithms.adversarial_recycling.table import DeltaTable
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.samples import Samples
@@ -70,7 +70,7 @@ class Examples:
         self._owner = owner
         self._checked = False
 
-    def make(self, images: Tensor, labels: Tensor, keys: Tensor, plan: Plan, state: State) -> Made:
+    def make(self, images: Tensor, labels: Tensor, keys: Tensor, plan: StepPlan, state: State) -> AdversarialBatch:
         """Do what a plan says to a microbatch; images that are shown as they are keep their bits."""
         if not self._checked:
             self._checked = True
@@ -88,7 +88,7 @@ class Examples:
                 rows = on_device[1]
                 made = self._replayed(images[rows], keys[rows], plan.slots[replayed])
                 shown = shown.index_copy(0, rows, made.to(shown.dtype))
-        return Made(shown, torch.cat(on_device), slots, deltas, len(attacked), len(replayed))
+        return AdversarialBatch(shown, torch.cat(on_device), slots, deltas, len(attacked), len(replayed))
 
     def _attacked(
         self, images: Tensor, labels: Tensor, keys: Tensor, slots: Tensor, state: State

@@ -13,14 +13,14 @@ from torch.nn import functional as F
 from composer_kd.functional.counter import uniform
 from composer_kd.models.classifier import FirstPass
 
-__all__ = ['Made', 'Plan', 'Step', 'StepSums']
+__all__ = ['AdversarialBatch', 'AttackStep', 'AttackSums', 'StepPlan']
 
 # Goes into the hash that chooses the share of a batch, beside the seed and the step.
 _SHARE_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """What is to be done with the samples of a rank's batch; all of it on the host.
 
     Attributes:
@@ -34,7 +34,9 @@ class Plan:
     replayed: Tensor
 
     @classmethod
-    def of(cls, ids: Tensor, slots: Tensor, known: Tensor, share: float, attacks: bool, seed: int, step: int) -> Plan:
+    def of(
+        cls, ids: Tensor, slots: Tensor, known: Tensor, share: float, attacks: bool, seed: int, step: int
+    ) -> StepPlan:
         """Choose by a hash of (seed, step, id): the same samples on any number of ranks."""
         chosen = torch.ones(len(ids), dtype=torch.bool)
         if share < 1:
@@ -42,13 +44,13 @@ class Plan:
         nobody = torch.zeros_like(chosen)
         return cls(slots, chosen if attacks else nobody, nobody if attacks else chosen & known)
 
-    def part(self, first: int, samples: int) -> Plan:
+    def part(self, first: int, samples: int) -> StepPlan:
         rows = slice(first, first + samples)
-        return Plan(self.slots[rows], self.attacked[rows], self.replayed[rows])
+        return StepPlan(self.slots[rows], self.attacked[rows], self.replayed[rows])
 
 
 @dataclass(frozen=True)
-class Made:
+class AdversarialBatch:
     """What became of a microbatch.
 
     Attributes:
@@ -68,22 +70,22 @@ class Made:
     replayed: int
 
 
-class Step:
+class AttackStep:
     """The microbatches of a step by their place in it.
 
     SAM runs a step's passes twice, and a retry after running out of memory does too: what was made in the first pass is
     shown again in the second, whose weights are not those of the step, and is kept once.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: StepPlan):
         self.plan = plan
-        self._made: dict[int, Made] = {}
+        self._made: dict[int, AdversarialBatch] = {}
         self._next = 0
 
     def start_pass(self) -> None:
         self._next = 0
 
-    def next(self, samples: int) -> tuple[int, Plan, Made | None]:
+    def next(self, samples: int) -> tuple[int, StepPlan, AdversarialBatch | None]:
         """Where the next microbatch begins, what is to be done with it, and what was made of it before."""
         first, self._next = self._next, self._next + samples
         made = self._made.get(first)
@@ -91,17 +93,17 @@ class Step:
             made = None
         return first, self.plan.part(first, samples), made
 
-    def keep(self, first: int, made: Made) -> None:
+    def keep(self, first: int, made: AdversarialBatch) -> None:
         """Enter a microbatch in the place of what overlaps with it: a retry may cut the batch into others."""
         end = first + len(made.images)
         apart = {at: one for at, one in self._made.items() if at + len(one.images) <= first or at >= end}
         self._made = {**apart, first: made}
 
-    def made(self) -> list[Made]:
+    def made(self) -> list[AdversarialBatch]:
         return list(self._made.values())
 
 
-class StepSums:
+class AttackSums:
     """What the student says to the adversarial examples of a step, in the pass that trains."""
 
     def __init__(self) -> None:
@@ -120,7 +122,7 @@ class StepSums:
         wrong = (logits.argmax(dim=1) != labels).sum().double()
         self._passes.add((torch.stack([losses, wrong]), len(shown)))
 
-    def metrics(self, made: list[Made], samples: int, device: Device) -> dict[str, float]:
+    def metrics(self, made: list[AdversarialBatch], samples: int, device: Device) -> dict[str, float]:
         """Over all ranks, which come here together: loss and success, and the shares of the batch."""
         parts = self._passes.take()
         known = [sum(n for _, n in parts), sum(m.attacked for m in made), sum(m.replayed for m in made), samples]

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from composer_kd.algorithms.described import Described
 from composer_kd.algorithms.distillation.loss import make_loss
-from composer_kd.algorithms.distillation.overtaking import Overtaking, watch
+from composer_kd.algorithms.distillation.overtaking import StudentOvertakes, watch
 from composer_kd.algorithms.distillation.sums import StepSums
-from composer_kd.algorithms.distillation.target import Lesson
+from composer_kd.algorithms.distillation.target import DistillationTarget
 from composer_kd.core.errors import UserError
 from composer_kd.core.ramp import Ramp
 from composer_kd.core.schedule import Progress, Schedule
@@ -36,8 +36,8 @@ from composer_kd.models.composer_compat import MIX_IMAGES, first_of
 from composer_kd.teachers.base import Teacher
 from composer_kd.teachers.checks import OutputChecks
 from composer_kd.teachers.live import LiveTeacher
-from composer_kd.teachers.mix import Mix, Step, make_mix
-from composer_kd.teachers.pool import Faculty, Microbatch
+from composer_kd.teachers.mix import Mix, MixContext, make_mix
+from composer_kd.teachers.pool import Microbatch, TeacherPool
 
 __all__ = ['Distillation']
 
@@ -118,14 +118,14 @@ class Distillation(Described):
         if not isinstance(standardize, bool):
             raise UserError(f'{type(self).__name__}: standardize is true or false, got {standardize!r}')
         self.loss = make_loss(loss, temperature, standardize)
-        self.faculty = Faculty([Teacher.of(teacher) for teacher in several], type(self).__name__)
+        self.faculty = TeacherPool([Teacher.of(teacher) for teacher in several], type(self).__name__)
         self.arguments['teachers'] = self.teachers
-        self._overtaking = Overtaking() if self.schedule.until_overtaken else None
+        self._overtaking = StudentOvertakes() if self.schedule.until_overtaken else None
         self._sums = StepSums()
         self._loaded = False
         # Of the microbatch under way:
         self._labels: Tensor | None = None
-        self._lesson: Lesson | None = None
+        self._lesson: DistillationTarget | None = None
         self._numbers: dict[str, float] = {}
         self._on = False
         self._strength = 0.0
@@ -137,7 +137,7 @@ class Distillation(Described):
     })  # fmt: skip
 
     def match(self, event: Event, state: State) -> bool:
-        return event in self._TRAINING or (self._overtaking is not None and event in Overtaking.EVENTS)
+        return event in self._TRAINING or (self._overtaking is not None and event in StudentOvertakes.EVENTS)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         if event == Event.INIT:
@@ -278,7 +278,7 @@ class Distillation(Described):
         self._strength = self.strength(progress)
         self._numbers = self.loss.at(progress)
         label_weight = self.label_weight.at(progress) if self._on else 1.0
-        lesson = self._lesson = Lesson(self._labels, self._strength, label_weight, self._numbers)
+        lesson = self._lesson = DistillationTarget(self._labels, self._strength, label_weight, self._numbers)
         student = logits_of(state.outputs, 'the student')
         lesson.single = has_single_output(state.outputs)
         lesson.of_labelled = self.mix.leaves_some_to_labels or self.loss.wants_labels
@@ -320,7 +320,7 @@ class Distillation(Described):
                 f"loss='mse' compares the outputs themselves"
             )
 
-    def _step(self, state: State, student: Tensor) -> Step:
+    def _step(self, state: State, student: Tensor) -> MixContext:
         samples, keys = len(student), keys_of(state.batch)
         if keys is not None and len(keys) != samples:
             raise UserError(
@@ -333,7 +333,7 @@ class Distillation(Described):
             # Without keys, a sample is known by its rank and its place in the rank's batch.
             first = (dist.get_global_rank() << 32) + self._sums.samples
             ids = torch.arange(first, first + samples, dtype=torch.int64, device=student.device)
-        return Step(seed=state.rank_zero_seed, batch=int(state.timestamp.batch), ids=ids, labels=self._labels)
+        return MixContext(seed=state.rank_zero_seed, batch=int(state.timestamp.batch), ids=ids, labels=self._labels)
 
     def _add_to_loss(self, state: State) -> None:
         label, lesson = total_of(state.loss), self._lesson
@@ -359,7 +359,7 @@ class Distillation(Described):
 
     def _after_train_batch(self, state: State) -> None:
         self._sums.end_pass()
-        if self.faculty.heard_first(asked=bool(self._strength)):
+        if self.faculty.first_use(asked=bool(self._strength)):
             # The optimizer steps after this event: what a broken teacher has said is not learnt.
             _, rows = self._sums.reduce(len(self.teachers), state.device)
             self.checks.refuse_broken(rows)

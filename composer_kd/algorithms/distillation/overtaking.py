@@ -18,12 +18,12 @@ from composer_kd.models.batch import labels_of, logits_of
 if TYPE_CHECKING:
     from composer_kd.algorithms.distillation.distillation import Distillation
 
-__all__ = ['Overtaking', 'watch']
+__all__ = ['StudentOvertakes', 'watch']
 
 log = logging.getLogger(__name__)
 
 
-class Overtaking:
+class StudentOvertakes:
     """Counts right answers of the student and, once, of the teachers' mix; the decision is latched.
 
     With several ranks the counts are summed, so that all ranks decide alike.
@@ -80,7 +80,7 @@ class Overtaking:
         self.overtaken, self.teacher_accuracy = state['overtaken'], state['teacher_accuracy']
 
 
-def watch(overtaking: Overtaking, owner: Distillation, event: Event, state: State, logger: Logger) -> None:
+def watch(overtaking: StudentOvertakes, owner: Distillation, event: Event, state: State, logger: Logger) -> None:
     """Follow an evaluation of the first evaluator; when it ends, decide."""
     first = state.evaluators[0].label if state.evaluators else None
     if overtaking.overtaken or state.dataloader_label != first or state.max_duration is None:
@@ -99,7 +99,7 @@ def watch(overtaking: Overtaking, owner: Distillation, event: Event, state: Stat
             if any(teacher.only_looks_up for teacher in owner.teachers):
                 overtaking.teacher_accuracy = _stored_accuracy(owner)
             else:
-                target = owner.mix.expected(owner.faculty.ask_everybody(state))
+                target = owner.mix.expected(owner.faculty.query_all(state))
         overtaking.count(labels, student, target)
     else:
         overtaking.end(state.device)

@@ -18,27 +18,27 @@ from composer_kd.models.batch import keys_of
 from composer_kd.storage.distributed import on_rank_zero
 from composer_kd.teachers.record import fill_view
 from composer_kd.teachers.recorded import RecordedTeacher
-from composer_kd.teachers.recordings import Looked, Recordings
+from composer_kd.teachers.recordings import LogitBatch, LogitTables
 
 if TYPE_CHECKING:
-    from composer_kd.teachers.pool import Faculty, Microbatch
+    from composer_kd.teachers.pool import Microbatch, TeacherPool
 
-__all__ = ['Lookup']
+__all__ = ['RecordedLogits']
 
 
-class Lookup:
+class RecordedLogits:
     """The recorded side of a faculty.
 
     Args:
         faculty: Whose teachers they are, and who counts and checks what they give.
     """
 
-    def __init__(self, faculty: Faculty):
+    def __init__(self, faculty: TeacherPool):
         self._faculty = faculty
         self.teachers: dict[int, int] = {}
         """Number of a teacher that looks up, to its place among those that do."""
-        self._recordings: Recordings | None = None
-        self._looked: Looked | None = None
+        self._recordings: LogitTables | None = None
+        self._looked: LogitBatch | None = None
         self._filled: set[tuple[int, int | None]] = set()
         self._begun_with: dict[str, str] = {}
         self._moved: Tensor | None = None
@@ -68,7 +68,7 @@ class Lookup:
         if looking:
             dataset = state.train_dataloader.dataset  # type: ignore[union-attr]
             device = next(state.model.parameters()).device
-            self._recordings = Recordings([recorded[number] for number in looking], dataset, device)
+            self._recordings = LogitTables([recorded[number] for number in looking], dataset, device)
 
     # -- a step ---------------------------------------------------------------------------------------------------
 

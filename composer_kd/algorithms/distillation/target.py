@@ -14,11 +14,11 @@ from composer_kd.algorithms.distillation.loss import DistillLoss
 from composer_kd.algorithms.distillation.sums import Distilled
 from composer_kd.core.errors import UserError
 
-__all__ = ['Lesson']
+__all__ = ['DistillationTarget']
 
 
 @dataclass
-class Lesson:
+class DistillationTarget:
     """The parts of a microbatch's loss, and what they weigh.
 
     Args:

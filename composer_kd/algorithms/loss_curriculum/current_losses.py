@@ -18,10 +18,10 @@ from composer_kd.models.batch import keys_of, total_of
 from composer_kd.models.classifier import unwrapped
 from composer_kd.models.sample_losses import StepLosses
 
-__all__ = ['OwnLosses', 'SampleWeights', 'with_nan', 'without_nan']
+__all__ = ['CurrentLosses', 'SampleWeights', 'with_nan', 'without_nan']
 
 
-class OwnLosses:
+class CurrentLosses:
     """Two tables with one loss a sample, NaN where there is none: the one that decides, and the next one in progress.
 
     The first changes between epochs alone, so that what an epoch trains on is a pure function of it. Both are whole

@@ -16,15 +16,15 @@ from composer.utils import dist
 
 from composer_kd.algorithms.described import Described
 from composer_kd.algorithms.distillation.distillation import Distillation
-from composer_kd.algorithms.loss_curriculum.current_losses import OwnLosses, SampleWeights, with_nan, without_nan
+from composer_kd.algorithms.loss_curriculum.current_losses import CurrentLosses, SampleWeights, with_nan, without_nan
 from composer_kd.algorithms.loss_curriculum.rules import (
-    Choice,
+    EpochSelection,
     InfoBatch,
     Paced,
     Rho,
     Rule,
+    RuleContext,
     SelectedEpochs,
-    Situation,
     check_statistic,
     difficulties,
     ramp,
@@ -146,9 +146,9 @@ class LossCurriculum(Described):
                 f'archive: mode {mode!r} needs the run directory of an earlier run that recorded its losses'
             )
         self.archive = archive if isinstance(archive, Archive) or archive is None else Archive(archive)
-        self.choice: Choice | None = None
+        self.choice: EpochSelection | None = None
         """What the epoch under way trains on."""
-        self._own = OwnLosses(type(self).__name__)
+        self._own = CurrentLosses(type(self).__name__)
         self._losses = SampleLosses(type(self).__name__)
         self._epochs = SelectedEpochs(type(self).__name__)
         self._weights = SampleWeights(type(self).__name__)
@@ -215,7 +215,7 @@ class LossCurriculum(Described):
         dataset = getattr(state.train_dataloader, 'dataset', None)
         self._samples = Samples.of(dataset)
         refuse_strict_model(state.model, dataset)
-        self.check_company(state.algorithms)
+        self.check_neighbours(state.algorithms)
         if rule.schedule is not None:
             rule.schedule.check(Progress.of(state), where=owner)
         self._read_archive()
@@ -233,7 +233,7 @@ class LossCurriculum(Described):
         self._begun = True
         self._choose(state)
 
-    def check_company(self, algorithms: Sequence[Algorithm]) -> None:
+    def check_neighbours(self, algorithms: Sequence[Algorithm]) -> None:
         """Refuse, in one line, what a Trainer cannot have beside this."""
         for algorithm in algorithms if self.rule.weighs or self.rule.needs_own_losses else ():
             name = type(algorithm).__name__
@@ -277,7 +277,7 @@ class LossCurriculum(Described):
         start = replace(now, batch=now.batch - now.batch_in_epoch, batch_in_epoch=0)
         samples = self._samples
         self.choice = self.rule.choose(
-            Situation(
+            RuleContext(
                 seed=state.rank_zero_seed,
                 progress=start,
                 ids=torch.from_numpy(samples.ids),

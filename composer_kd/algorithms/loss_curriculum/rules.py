@@ -16,21 +16,21 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from composer_kd.archive import Archive, aligned
 from composer_kd.archive.samples import Samples
-from composer_kd.archive.table import Table
+from composer_kd.archive.table import ArchiveTable
 from composer_kd.core.errors import UserError
 from composer_kd.core.schedule import Progress, Schedule
 from composer_kd.data.sampler import TrainSampler
 from composer_kd.functional.curriculum import pace, places, prune, share_weights, top_share, within_share
 
 __all__ = [
-    'Choice',
+    'EpochSelection',
+    'FullEpochSchedulers',
     'InfoBatch',
     'Paced',
     'Rho',
     'Rule',
+    'RuleContext',
     'SelectedEpochs',
-    'Situation',
-    'SteadyRates',
     'check_statistic',
     'difficulties',
     'ramp',
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-class SteadyRates:
+class FullEpochSchedulers:
     """Shows Composer's schedulers a training whose epochs all have their full length.
 
     Composer turns ``ep`` and ``dur`` into batches by the length of the epoch under way, so that a training whose epochs
@@ -84,7 +84,7 @@ def _steady(rate: Callable, state: State, full_length: int) -> Callable:
 
 
 @dataclass(frozen=True)
-class Situation:
+class RuleContext:
     """What a rule may look at.
 
     Attributes:
@@ -105,7 +105,7 @@ class Situation:
 
 
 @dataclass(frozen=True)
-class Choice:
+class EpochSelection:
     """What an epoch trains on.
 
     Attributes:
@@ -141,7 +141,7 @@ class Rule(ABC):
     """What it needs to know of the training's length."""
 
     @abstractmethod
-    def choose(self, situation: Situation) -> Choice:
+    def choose(self, situation: RuleContext) -> EpochSelection:
         """What the epoch that begins trains on."""
 
 
@@ -162,7 +162,7 @@ class Paced(Rule):
     selects = property(lambda self: self.use == 'selection')  # type: ignore[assignment]
     weighs = property(lambda self: self.use == 'weights')  # type: ignore[assignment]
 
-    def choose(self, situation: Situation) -> Choice:
+    def choose(self, situation: RuleContext) -> EpochSelection:
         # A decay from 1 to 0, seen from the other side.
         share = pace(self.pacing, self.start, 1.0 - self.schedule.weight(situation.progress))
         values = situation.stored
@@ -176,13 +176,13 @@ class Paced(Rule):
         )
         if self.use == 'selection':
             rows = within_share(place, share) | (unseen & (self.unseen == 'include'))
-            return Choice(rows, None, share, situation.stored)
+            return EpochSelection(rows, None, share, situation.stored)
         weights = share_weights(place, share)
         if self.unseen == 'exclude':
             weights = weights.masked_fill(unseen, 0.0)
             weights = weights / weights.mean()
         equal = bool((weights == 1).all())
-        return Choice(torch.ones_like(unseen), None if equal else weights, share, situation.stored)
+        return EpochSelection(torch.ones_like(unseen), None if equal else weights, share, situation.stored)
 
 
 @dataclass(frozen=True)
@@ -197,13 +197,13 @@ class InfoBatch(Rule):
     selects = True
     weighs = True
 
-    def choose(self, situation: Situation) -> Choice:
+    def choose(self, situation: RuleContext) -> EpochSelection:
         own = situation.own
         everything = torch.ones(len(own), dtype=torch.bool)
         if own.isnan().all() or not self.schedule.weight(situation.progress):
-            return Choice(everything, None, 1.0, own)
+            return EpochSelection(everything, None, 1.0, own)
         rows, weights = prune(own, situation.ids, self.probability, situation.seed, situation.progress.epoch)
-        return Choice(rows, weights, float(rows.double().mean()), own)
+        return EpochSelection(rows, weights, float(rows.double().mean()), own)
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Rho(Rule):
     weighs = False
     schedule = None
 
-    def choose(self, situation: Situation) -> Choice:
+    def choose(self, situation: RuleContext) -> EpochSelection:
         own, unseen = situation.own, situation.stored.isnan()
         scores = own - situation.stored
         if own.isnan().all():
@@ -228,7 +228,7 @@ class Rho(Rule):
             # What had no loss of its own yet, the rest after an epoch's whole batches, cannot be ranked: it is trained.
             rows = top_share(scores, situation.ids, self.keep) | (own.isnan() & ~unseen)
         rows = rows | unseen if self.unseen == 'include' else rows & ~unseen
-        return Choice(rows, None, float(rows.double().mean()), scores)
+        return EpochSelection(rows, None, float(rows.double().mean()), scores)
 
 
 def ramp(point: str, where: str, decay: str = ', linear decay') -> Schedule:
@@ -293,7 +293,7 @@ def difficulties(archive: Archive, samples: Samples, statistic: str) -> Tensor:
     return total / count if statistic == 'mean' else last  # 0 / 0 is NaN: never seen.
 
 
-def _forgetting(tables: list[Table], nothing: Tensor) -> Tensor:
+def _forgetting(tables: list[ArchiveTable], nothing: Tensor) -> Tensor:
     events = torch.zeros_like(nothing)
     was_right = torch.zeros(len(nothing), dtype=torch.bool)
     ever_right, ever_seen = was_right.clone(), was_right.clone()
@@ -318,7 +318,7 @@ class SelectedEpochs:
 
     def __init__(self, owner: str):
         self._owner = owner
-        self._rates = SteadyRates()
+        self._rates = FullEpochSchedulers()
         self._sampler: TrainSampler | None = None
         self._full_length = 0
         self._rows = np.zeros(0, bool)

@@ -18,10 +18,10 @@ from torch import Tensor
 from composer_kd.archive.evaluations import drifts_hash
 from composer_kd.core.errors import UserError
 from composer_kd.data.cache import kept
-from composer_kd.data.dataset import Facts
-from composer_kd.data.drift.base import Drift, Population, acting
+from composer_kd.data.dataset import DatasetInfo
+from composer_kd.data.drift.base import Drift, SampleSet, acting
 from composer_kd.data.drift.base import Part as PartName
-from composer_kd.data.split import Painted, Part
+from composer_kd.data.split import Part, Transformed
 
 __all__ = ['drifted']
 
@@ -32,8 +32,8 @@ _CHUNK = 250 * 3 * 32 * 32
 
 
 def drifted(
-    parts: dict[str, Part], facts: Facts, drifts: Sequence[Drift], cache: Path, where: str, paint: bool = True
-) -> tuple[dict[str, Part], dict[str, Facts]]:
+    parts: dict[str, Part], facts: DatasetInfo, drifts: Sequence[Drift], cache: Path, where: str, paint: bool = True
+) -> tuple[dict[str, Part], dict[str, DatasetInfo]]:
     """The parts and their facts after the drifts, one after the other in their order.
 
     Args:
@@ -59,11 +59,11 @@ def drifted(
 
 
 def _one(
-    name: PartName, part: Part, facts: Facts, drifts: Sequence[Drift], cache: Path, where: str, paint: bool
-) -> tuple[Part, Facts]:
+    name: PartName, part: Part, facts: DatasetInfo, drifts: Sequence[Drift], cache: Path, where: str, paint: bool
+) -> tuple[Part, DatasetInfo]:
     if not drifts:
         return part, facts
-    undrifted = population = Population(
+    undrifted = population = SampleSet(
         name, np.arange(len(part)), part.stored.ids, part.stored.hashes, part.stored.labels,
         facts.classes, facts.superclasses, facts.coarse, np.ones(facts.num_classes, np.bool_),
     )  # fmt: skip
@@ -90,7 +90,7 @@ def _one(
     return left, facts_after
 
 
-def _painted(name: PartName, part: Part, drifts: Sequence[Drift], facts: Facts, cache: Path) -> Painted:
+def _painted(name: PartName, part: Part, drifts: Sequence[Drift], facts: DatasetInfo, cache: Path) -> Transformed:
     """What drifts make of a part: computed when it is first asked for, and read from then on; a stream's as it goes."""
     ids, marks = torch.from_numpy(part.stored.ids), part.table.hashes
     for drift in drifts:
@@ -98,7 +98,7 @@ def _painted(name: PartName, part: Part, drifts: Sequence[Drift], facts: Facts, 
     paint = partial(_one_after_the_other, drifts=drifts, part=name)
     stored = part.split.cached
     if stored is None:
-        return Painted(marks, paint)
+        return Transformed(marks, paint)
     identity = [
         _LAYOUT, facts.fingerprint, 'test' if name == 'test' else 'train',
         xxhash.xxh3_128_hexdigest(part.positions.tobytes()), [drift.description(name) for drift in drifts],
@@ -117,7 +117,7 @@ def _painted(name: PartName, part: Part, drifts: Sequence[Drift], facts: Facts, 
     shape = (len(part), *stored.shape[1:])
     # Private pages: nothing that writes to a batch can reach the file.
     pixels = torch.from_file(str(folder / 'images.u8'), shared=False, size=int(np.prod(shape)), dtype=torch.uint8)
-    return Painted(marks, paint, pixels.view(shape))
+    return Transformed(marks, paint, pixels.view(shape))
 
 
 def _one_after_the_other(images: Tensor, ids: Tensor, drifts: Sequence[Drift], part: PartName) -> Tensor:

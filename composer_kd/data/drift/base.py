@@ -27,7 +27,7 @@ __all__ = [
     'Drift',
     'Drifts',
     'Part',
-    'Population',
+    'SampleSet',
     'acting',
     'linear',
     'marked',
@@ -89,10 +89,10 @@ class Drift(Section):
     def check_files(self) -> None:
         """Refuse files that are not there, before another run trains for this one."""
 
-    def check(self, undrifted: Population, shape: tuple[int, ...]) -> None:
+    def check(self, undrifted: SampleSet, shape: tuple[int, ...]) -> None:
         """Refuse data that it cannot act on, in one line. It is asked of each of its parts before any drift acts."""
 
-    def change(self, population: Population) -> Population:
+    def change(self, population: SampleSet) -> SampleSet:
         """The samples that are left, with their labels. It is asked of its parts alone."""
         return population
 
@@ -114,7 +114,7 @@ class Drift(Section):
         numbers = {key: rule(getattr(self, key), getattr(end, key), fraction) for key, rule in self.between.items()}
         return self.model_copy(update=numbers)
 
-    def without_effect(self) -> Drift | None:
+    def is_identity(self) -> Drift | None:
         """This drift with the numbers that change nothing, where it has such."""
         return self.model_copy(update=dict(self.nothing)) if self.nothing else None
 
@@ -220,7 +220,7 @@ _CHOICE, _SHARE = 1, 2
 
 
 @dataclass(frozen=True)
-class Population:
+class SampleSet:
     """The samples of a part, one entry each, in the order of their ids.
 
     Attributes:
@@ -252,12 +252,12 @@ class Population:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def only(self, chosen: NDArray[Any]) -> Population:
+    def only(self, chosen: NDArray[Any]) -> SampleSet:
         """Some of them, by ascending places or by a mask."""
         columns = {name: getattr(self, name)[chosen] for name in ('rows', 'ids', 'hashes', 'labels')}
         return replace(self, **columns, fine=None if self.fine is None else self.fine[chosen])
 
-    def merged(self, other: Population) -> Population:
+    def merged(self, other: SampleSet) -> SampleSet:
         """These and others of the same part, in the order of their rows."""
         if self.classes != other.classes:
             raise UserError(
@@ -278,7 +278,7 @@ class Population:
         """How many samples each class has."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
-    def lowest(self, quotas: NDArray[np.int64], seed: int) -> Population:
+    def lowest(self, quotas: NDArray[np.int64], seed: int) -> SampleSet:
         """Of each class as many as its quota: those with the lowest hashes of ``seed`` and content.
 
         A larger quota keeps everyone that a smaller one keeps, and copies of one image stay together as far as it goes.

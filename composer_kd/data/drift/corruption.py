@@ -16,7 +16,7 @@ from torch import Tensor
 
 from composer_kd.core.errors import UserError, nearest
 from composer_kd.core.options import PathText
-from composer_kd.data.drift.base import Drift, Part, Population, linear, marked, refused, split_seed
+from composer_kd.data.drift.base import Drift, Part, SampleSet, linear, marked, refused, split_seed
 from composer_kd.functional.corruptions import CORRUPTIONS, CORRUPTIONS_VERSION, SEVERITIES, corrupt, severities_of
 from composer_kd.storage.atomic import xxh3_of
 
@@ -77,7 +77,7 @@ class Corruption(Drift):
         if self.files is not None:
             self._published.check_there()
 
-    def check(self, undrifted: Population, shape: tuple[int, ...]) -> None:
+    def check(self, undrifted: SampleSet, shape: tuple[int, ...]) -> None:
         if self.files is not None:
             self._published.check(undrifted.ids, undrifted.labels, shape)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from composer_kd.core.errors import UserError
-from composer_kd.data.dataset import Facts, KeyedImages
+from composer_kd.data.dataset import DatasetInfo, KeyedImages
 from composer_kd.data.drift.apply import drifted
 from composer_kd.data.drift.base import Drift
 from composer_kd.data.loaders import open_parts
@@ -48,7 +48,7 @@ class DriftsFit:
     """Finds drifts that their data does not fit before anything trains: nothing is painted, data is opened once."""
 
     def __init__(self) -> None:
-        self._opened: dict[str, tuple[dict[str, Part], Facts]] = {}
+        self._opened: dict[str, tuple[dict[str, Part], DatasetInfo]] = {}
 
     def check(self, section: DataSection, scenarios: Mapping[str, Sequence[Drift]], where: str) -> None:
         """Refuse what cannot be. All ranks come here together: a stream is opened by all of them.
@@ -64,7 +64,7 @@ class DriftsFit:
             self._opened[stored] = open_parts(section, f'{place}data')
         parts, facts = self._opened[stored]
 
-        def after(some: dict[str, Part], drifts: Sequence[Drift], at: str) -> Facts:
+        def after(some: dict[str, Part], drifts: Sequence[Drift], at: str) -> DatasetInfo:
             return drifted(some, facts, drifts, section.cache, at, paint=False)[1]['test']
 
         clean = after(parts, section.drift or (), f'{place}data.drift')
@@ -73,7 +73,7 @@ class DriftsFit:
             _refuse_other_task(after({'test': parts['test']}, drifts, at), clean, at)
 
 
-def _refuse_other_task(found: Facts, clean: Facts, where: str) -> None:
+def _refuse_other_task(found: DatasetInfo, clean: DatasetInfo, where: str) -> None:
     if found.classes != clean.classes:
         raise UserError(
             f'{where}: the test part has {found.num_classes} classes then and the model {clean.num_classes} or others; '

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from composer_kd.core.errors import UserError
 from composer_kd.core.options import Count
-from composer_kd.data.drift.base import PARTS, Drift, Part, Population, linear, split_seed
+from composer_kd.data.drift.base import PARTS, Drift, Part, SampleSet, linear, split_seed
 from composer_kd.functional.counter import counter_hash, uniform
 from composer_kd.functional.mixing import dirichlet_weights
 
@@ -41,7 +41,7 @@ class LabelNoise(Drift):
     def settled(self) -> Drift | None:
         return self if self.rate > 0 else None
 
-    def change(self, population: Population) -> Population:
+    def change(self, population: SampleSet) -> SampleSet:
         # A wrong label is one of those that anybody knows by now.
         known = np.flatnonzero(population.known)
         if len(known) < 2:
@@ -74,7 +74,7 @@ class Subpopulation(Drift):
             raise ValueError('superclasses are another task, for all parts; leave it out')
         return parts
 
-    def change(self, population: Population) -> Population:
+    def change(self, population: SampleSet) -> SampleSet:
         if population.superclasses is None or population.coarse is None:
             raise UserError('this data has no superclasses; synthetic100 and cifar100 have some')
         coarse = np.array(population.coarse)
@@ -121,7 +121,7 @@ def ranks(order: Order, classes: int, seed: int) -> NDArray[np.int64]:
     return classes - 1 - places if order == 'reversed' else places
 
 
-def _thinned(population: Population, shares: NDArray[np.float64], seed: int) -> Population:
+def _thinned(population: SampleSet, shares: NDArray[np.float64], seed: int) -> SampleSet:
     """That share of each class, rounded down, and one sample at least of every class that has any."""
     sizes = population.sizes()
     quotas = np.floor(sizes * shares + 1e-9).astype(np.int64)
@@ -150,7 +150,7 @@ class LongTail(Drift):
     def settled(self) -> Drift | None:
         return self if self.factor > 1 else None
 
-    def change(self, population: Population) -> Population:
+    def change(self, population: SampleSet) -> SampleSet:
         classes = len(population.classes)
         rank = ranks(self.order, classes, self.seed)
         return _thinned(population, self.factor ** (-rank / max(1, classes - 1)), self.seed)
@@ -168,7 +168,7 @@ class DirichletPriors(Drift):
     name: str = 'dirichlet'
     alpha: Annotated[float, Field(gt=0, le=1e9)]
 
-    def change(self, population: Population) -> Population:
+    def change(self, population: SampleSet) -> SampleSet:
         weights = dirichlet_weights(
             len(population.classes), self.alpha, self.seed, 0, torch.zeros(1, dtype=torch.int64)
         )
@@ -194,7 +194,7 @@ class NewClasses(Drift):
     classes: Count
     order: Order = 'index'
 
-    def change(self, population: Population) -> Population:
+    def change(self, population: SampleSet) -> SampleSet:
         every = len(population.classes)
         if self.classes > every:
             raise UserError(f'{self.classes} classes, and the data has {every}; lower classes')
@@ -221,7 +221,7 @@ class Growing(Drift):
     def settled(self) -> Drift | None:
         return self if self.share < 1 else None
 
-    def change(self, population: Population) -> Population:
+    def change(self, population: SampleSet) -> SampleSet:
         sizes = population.sizes()
         quotas = np.floor(sizes * self.share + 0.5).astype(np.int64)
         return population.lowest(np.maximum(quotas, np.minimum(sizes, 1)), self.seed)

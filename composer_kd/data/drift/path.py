@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, model_serializer, model_validator
 from torch import Tensor
 
 from composer_kd.core.options import Count
-from composer_kd.data.drift.base import PARTS, AnyDrift, Drift, Part, Population, refused, split_seed, within
+from composer_kd.data.drift.base import PARTS, AnyDrift, Drift, Part, SampleSet, refused, split_seed, within
 
 __all__ = ['Path']
 
@@ -65,7 +65,7 @@ class Path(Drift):
 
     def settled(self) -> Drift | None:
         fraction = self.step / self.steps
-        start = self.to.without_effect() if self.start is None else self.start
+        start = self.to.is_identity() if self.start is None else self.start
         if fraction == 0:
             plain = self.start
         elif fraction == 1:
@@ -90,12 +90,12 @@ class Path(Drift):
         for end in self._given:
             end.check_files()
 
-    def check(self, undrifted: Population, shape: tuple[int, ...]) -> None:
+    def check(self, undrifted: SampleSet, shape: tuple[int, ...]) -> None:
         for end in self._ends:
             if end is not None and end.acts_on(undrifted.part):
                 end.check(undrifted, shape)
 
-    def change(self, population: Population) -> Population:
+    def change(self, population: SampleSet) -> SampleSet:
         over = within(torch.from_numpy(population.ids), self.step / self.steps, split_seed(self.seed, population.part))
         groups = []
         for end, members in zip(self._ends, (~over, over), strict=True):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from composer_kd.core.errors import UserError, nearest
 from composer_kd.data.cache import CachedSplit, open_cache
-from composer_kd.data.drift.base import DRIFTS, Drift, Population
+from composer_kd.data.drift.base import DRIFTS, Drift, SampleSet
 from composer_kd.data.drift.corruption import Corruption
 from composer_kd.data.drift.path import Path as DriftPath
 from composer_kd.data.loaders import open_source
@@ -75,10 +75,10 @@ def contact_sheet(
     return rows
 
 
-def _population(train: CachedSplit, folder: ShardFolder) -> Population:
+def _population(train: CachedSplit, folder: ShardFolder) -> SampleSet:
     table, described = train.table, folder.description
     classes = described.classes if described else [str(label) for label in range(int(table.labels.max()) + 1)]
-    return Population(
+    return SampleSet(
         'train', np.arange(len(table)), table.ids, table.hashes, table.labels, tuple(classes),
         tuple(described.superclasses) if described and described.superclasses else None,
         tuple(described.coarse) if described and described.coarse else None, np.ones(len(classes), np.bool_),
@@ -101,7 +101,7 @@ def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize((_SIDE, _SIDE), Image.Resampling.NEAREST))
 
 
-def _counts(kind: str, everyone: Population, count: int, seed: int) -> list[NDArray[np.uint8]]:
+def _counts(kind: str, everyone: SampleSet, count: int, seed: int) -> list[NDArray[np.uint8]]:
     """How many training samples each class has, a bar a class, before and at every step of a path."""
     first, last = _SHOWN[kind]
     if kind == 'new_classes':
@@ -122,7 +122,7 @@ def _made(kind: str, options: dict[str, Any], seed: int) -> Drift:
     return DRIFTS.get(kind).model_validate({**options, 'seed': seed})
 
 
-def _bars(before: Population, after: Population, highest: int, width: int) -> NDArray[np.uint8]:
+def _bars(before: SampleSet, after: SampleSet, highest: int, width: int) -> NDArray[np.uint8]:
     """By the classes that the data began with; on top, in another colour, those whose label is another class now."""
     classes = len(before.classes)
     own = before.labels[after.rows]

@@ -28,13 +28,13 @@ from composer_kd.functional.corruptions.draws import Draws
 from composer_kd.functional.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
 from composer_kd.functional.corruptions.weather import fog, frost, snow
 
-__all__ = ['CORRUPTIONS', 'SEVERITIES', 'Kind', 'corrupt', 'severities_of']
+__all__ = ['CORRUPTIONS', 'SEVERITIES', 'CorruptionKind', 'corrupt', 'severities_of']
 
 SEVERITIES = 5
 
 
 @dataclass(frozen=True)
-class Kind:
+class CorruptionKind:
     """One kind of corruption.
 
     Attributes:
@@ -56,25 +56,27 @@ class Kind:
 
 
 # In the published order, which numbers the draws: a new kind goes to the end.
-CORRUPTIONS: dict[str, Kind] = {
-    'gaussian_noise': Kind(
+CORRUPTIONS: dict[str, CorruptionKind] = {
+    'gaussian_noise': CorruptionKind(
         gaussian_noise, 'a normal number on every value', [(0.04,), (0.06,), (0.08,), (0.09,), (0.10,)], (0,)
     ),
     # The published constants are photons at full brightness; their inverse is a variance, which none has too.
-    'shot_noise': Kind(
+    'shot_noise': CorruptionKind(
         shot_noise, 'photons counted', [(1 / 500,), (1 / 250,), (1 / 100,), (1 / 75,), (1 / 50,)], (0,), version=2
     ),
-    'impulse_noise': Kind(
+    'impulse_noise': CorruptionKind(
         impulse_noise, 'values that are black or white', [(0.01,), (0.02,), (0.03,), (0.05,), (0.07,)], (0,)
     ),
-    'defocus_blur': Kind(
+    'defocus_blur': CorruptionKind(
         defocus_blur, 'a soft disc', [(0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)], draws=False
     ),
-    'glass_blur': Kind(glass_blur, 'pixels from next to them', [(0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2)]),
+    'glass_blur': CorruptionKind(
+        glass_blur, 'pixels from next to them', [(0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2)]
+    ),
     # Of radius and sigma: those of severities 3 and 4 draw the same, for no radius here cuts its Gaussian off.
-    'motion_blur': Kind(motion_blur, 'drawn along a line', [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)]),
-    'zoom_blur': Kind(zoom_blur, 'the mean of enlargements', [(7,), (12,), (16,), (21,), (26,)], draws=False),
-    'snow': Kind(
+    'motion_blur': CorruptionKind(motion_blur, 'drawn along a line', [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)]),
+    'zoom_blur': CorruptionKind(zoom_blur, 'the mean of enlargements', [(7,), (12,), (16,), (21,), (26,)], draws=False),
+    'snow': CorruptionKind(
         snow,
         'flakes under a pale sky',
         [
@@ -85,17 +87,19 @@ CORRUPTIONS: dict[str, Kind] = {
             (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
         ],
     ),
-    'frost': Kind(frost, 'ice crystals', [(1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)], (1, 0)),
-    'fog': Kind(fog, 'a cloud', [(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)], (0, 3)),
-    'brightness': Kind(brightness, 'brighter', [(0.05,), (0.1,), (0.15,), (0.2,), (0.3,)], (0,), draws=False),
-    'contrast': Kind(contrast, 'towards the mean', [(0.75,), (0.5,), (0.4,), (0.3,), (0.15,)], (1,), draws=False),
-    'elastic_transform': Kind(
+    'frost': CorruptionKind(frost, 'ice crystals', [(1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)], (1, 0)),
+    'fog': CorruptionKind(fog, 'a cloud', [(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)], (0, 3)),
+    'brightness': CorruptionKind(brightness, 'brighter', [(0.05,), (0.1,), (0.15,), (0.2,), (0.3,)], (0,), draws=False),
+    'contrast': CorruptionKind(
+        contrast, 'towards the mean', [(0.75,), (0.5,), (0.4,), (0.3,), (0.15,)], (1,), draws=False
+    ),
+    'elastic_transform': CorruptionKind(
         elastic_transform,
         'sheared, turned and wobbled',
         [(0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)],
     ),
-    'pixelate': Kind(pixelate, 'fewer pixels', [(0.95,), (0.9,), (0.85,), (0.75,), (0.65,)], draws=False),
-    'jpeg_compression': Kind(jpeg_compression, 'JPEG', [(80,), (65,), (58,), (50,), (40,)], draws=False),
+    'pixelate': CorruptionKind(pixelate, 'fewer pixels', [(0.95,), (0.9,), (0.85,), (0.75,), (0.65,)], draws=False),
+    'jpeg_compression': CorruptionKind(jpeg_compression, 'JPEG', [(80,), (65,), (58,), (50,), (40,)], draws=False),
 }
 
 # Numbers a stream of its own beside those of the kinds: which samples a severity between two makes the worse ones.

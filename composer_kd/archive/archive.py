@@ -34,6 +34,13 @@ __all__ = ['Archive', 'unlisted']
 T = TypeVar('T')
 
 
+_RECORDED_BY = {
+    'loss': 'losses; train it with `archive: {losses: true}`, or with the callback RecordLosses',
+    'logits': 'logits; record them with `composer-kd record RUN`',
+    'adversarial': 'adversarial examples; train it with AdversarialRecycling and `archive: {adversarial: true}`',
+}
+
+
 class Archive:
     """The per-sample tables of one run directory.
 
@@ -102,6 +109,13 @@ class Archive:
     def numbers(self, kind: str) -> list[int]:
         """The epochs, views or sets that there are tables of."""
         return sorted(self.record().tables(kind_of(kind).name))
+
+    def require(self, kind: str) -> list[int]:
+        """The epochs, views or sets that there are tables of; one line with the remedy if there are none."""
+        numbers = self.numbers(kind) if self.exists else []
+        if not numbers:
+            raise UserError(f'{self.run} recorded no {_RECORDED_BY[kind_of(kind).name]}')
+        return numbers
 
     @property
     def epochs(self) -> list[int]:

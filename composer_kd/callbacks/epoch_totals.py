@@ -1,4 +1,4 @@
-"""What an epoch adds up to, and the training so far: from the numbers of steps to those of a line."""
+"""Add up the numbers of steps to those of an epoch's line and of the training so far."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import torch
 from composer.utils import dist
 from torch import Tensor
 
+from composer_kd.callbacks.cost_meter import WORK
+
 __all__ = ['EpochTotals', 'StepCounts']
 
 # The numbers of a step, as they are summed over ranks: those of the epoch's line, and those of the whole training.
 _OF_EPOCH = ('correct', 'loss', 'samples', 'labelled')
-_OF_TRAINING = ('student', 'teacher', 'recorded', 'saved', 'attack', 'attacked', 'replayed')
-_SECONDS = ('train', 'teacher', 'attack', 'eval')
+_OF_TRAINING = ('student', *WORK)
+_SECONDS = ('train', 'teacher', 'attack', 'other', 'eval')
 
 
 class EpochTotals:
@@ -27,8 +29,8 @@ class EpochTotals:
     def _start_epoch(self) -> None:
         self._epoch: dict[str, float] = dict.fromkeys(
             ('samples', 'labelled', 'correct', 'loss', 'seconds_train', 'seconds_teacher', 'seconds_attack',
-             'seconds_eval', 'runs', 'label', 'distill', 'agreement', 'weight', 'batches', 'taught', 'compared',
-             'temperature', 'shown', 'adversarial_loss', 'adversarial_success'),
+             'seconds_other', 'seconds_eval', 'runs', 'parted', 'label', 'distill', 'agreement', 'weight', 'batches',
+             'taught', 'compared', 'temperature', 'shown', 'adversarial_loss', 'adversarial_success'),
             0.0,
         )  # fmt: skip
 
@@ -39,57 +41,58 @@ class EpochTotals:
 
     # -- adding ---------------------------------------------------------------------------------------------------
 
-    def add_step(self, row: Sequence[float], said: Mapping[str, float]) -> None:
+    def add_step(self, row: Sequence[float], metrics: Mapping[str, float]) -> None:
         """Add a step.
 
         Args:
             row: Its right answers, summed loss, samples and labelled samples; multiply-adds of the student and of the
                 teachers; outputs looked up and the multiply-adds that they saved; multiply-adds of attacks, images
                 attacked and replayed. Over all ranks.
-            said: What distillation and adversarial examples logged of it.
+            metrics: What algorithms logged of it.
         """
         for name, value in zip(_OF_EPOCH, row, strict=False):
             self._epoch[name] += value
         for name, value in zip(_OF_TRAINING, row[len(_OF_EPOCH) :], strict=True):
             self._totals[name] += value
         samples = row[_OF_EPOCH.index('samples')]
-        self._add_distillation(said, samples)
-        self._add_examples(said, samples)
+        self._add_distillation(metrics, samples)
+        self._add_examples(metrics, samples)
         self._epoch['batches'] += 1
 
-    def _add_distillation(self, said: Mapping[str, float], samples: float) -> None:
-        if 'loss/train/label' not in said:
+    def _add_distillation(self, metrics: Mapping[str, float], samples: float) -> None:
+        if 'loss/train/label' not in metrics:
             return
         epoch = self._epoch
-        epoch['label'] += said['loss/train/label'] * samples
-        epoch['weight'] += said['distill/weight']
-        if 'loss/train/distill' in said:
-            epoch['distill'] += said['loss/train/distill'] * samples
+        epoch['label'] += metrics['loss/train/label'] * samples
+        epoch['parted'] += 1
+        epoch['weight'] += metrics.get('distill/weight', 0.0)
+        if 'loss/train/distill' in metrics:
+            epoch['distill'] += metrics['loss/train/distill'] * samples
             # Samples without a target of their own have no agreement, and are not distilled from: their label teaches.
-            compared = samples * (1 - said.get('distill/label_only', 0.0))
-            epoch['agreement'] += said.get('distill/agreement', 0.0) * compared
+            compared = samples * (1 - metrics.get('distill/label_only', 0.0))
+            epoch['agreement'] += metrics.get('distill/agreement', 0.0) * compared
             epoch['compared'] += compared
             epoch['taught'] += samples
-            epoch['temperature'] += said.get('distill/temperature', 0.0) * samples
+            epoch['temperature'] += metrics.get('distill/temperature', 0.0) * samples
 
-    def _add_examples(self, said: Mapping[str, float], samples: float) -> None:
-        if 'adversarial/loss' not in said:
+    def _add_examples(self, metrics: Mapping[str, float], samples: float) -> None:
+        if 'adversarial/loss' not in metrics:
             return
-        shown = samples * (said['adversarial/attacked'] + said['adversarial/replayed'])
+        shown = samples * (metrics['adversarial/attacked'] + metrics['adversarial/replayed'])
         self._epoch['shown'] += shown
         for name in ('loss', 'success'):
-            self._epoch[f'adversarial_{name}'] += said[f'adversarial/{name}'] * shown
+            self._epoch[f'adversarial_{name}'] += metrics[f'adversarial/{name}'] * shown
 
-    def add_seconds(
-        self, train: float = 0.0, teacher: float = 0.0, attack: float = 0.0, evaluation: float = 0.0
-    ) -> None:
-        for name, value in zip(_SECONDS, (train, teacher, attack, evaluation), strict=True):
+    def add_seconds(self, **seconds: float) -> None:
+        """Add seconds of training, of an evaluation, or of a kind of cost."""
+        for name, value in seconds.items():
             self._epoch[f'seconds_{name}'] += value
             self._totals[f'seconds_{name}'] += value
 
-    def add_teacher_cost(self, multiply_adds: float) -> None:
-        """Add what teachers computed outside a step."""
-        self._totals['teacher'] += multiply_adds
+    def add_work(self, work: Mapping[str, float], ranks: int) -> None:
+        """Add what algorithms computed outside a step, on each of so many ranks."""
+        for name, value in work.items():
+            self._totals[name] += value * ranks
 
     def note_runs(self, count: int) -> None:
         """Note how many runs share the machine; an epoch keeps the most."""
@@ -113,7 +116,6 @@ class EpochTotals:
         self,
         evaluations: Mapping[str, float | None],
         learning_rate: float,
-        distilled: bool,
         teacher_accuracy: float | None,
     ) -> dict[str, Any]:
         """The epoch's numbers, and the training's so far.
@@ -121,12 +123,11 @@ class EpochTotals:
         Args:
             evaluations: The accuracies and losses of the epoch's evaluation.
             learning_rate: The last one.
-            distilled: Whether teachers take part in the training, if only in other epochs.
             teacher_accuracy: Theirs on the first batches, averaged.
         """
         sums, totals = self._epoch, self._totals
         samples, batches, taught = max(sums['samples'], 1), max(sums['batches'], 1), sums['taught']
-        compared = sums['compared']
+        compared, distilled = sums['compared'], sums['parted'] > 0
         return {
             'samples': int(sums['samples']),
             'train_accuracy_running': sums['correct'] / sums['labelled'] if sums['labelled'] else None,
@@ -145,14 +146,17 @@ class EpochTotals:
             'seconds_train': sums['seconds_train'],
             'seconds_teacher': sums['seconds_teacher'],
             'seconds_attack': sums['seconds_attack'],
+            'seconds_other': sums['seconds_other'],
             'seconds_eval': sums['seconds_eval'],
             'seconds_train_total': totals['seconds_train'],
             'seconds_teacher_total': totals['seconds_teacher'],
             'seconds_attack_total': totals['seconds_attack'],
+            'seconds_other_total': totals['seconds_other'],
             'seconds_eval_total': totals['seconds_eval'],
             'multiply_adds_student_total': totals['student'],
             'multiply_adds_teacher_total': totals['teacher'],
             'multiply_adds_attack_total': totals['attack'],
+            'multiply_adds_other_total': totals['other'],
             'multiply_adds_teacher_saved_total': totals['saved'],
             'images_recorded_total': int(totals['recorded']),
             'images_attacked_total': int(totals['attacked']),

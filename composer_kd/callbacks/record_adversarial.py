@@ -8,7 +8,7 @@ from pathlib import Path
 from composer.core import Callback, State
 from composer.loggers import Logger
 
-from composer_kd.algorithms.adversarial_recycling import AdversarialRecycling
+from composer_kd.algorithms.roles import MakesExamples
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.callbacks.recorder import begin_recording
@@ -52,19 +52,19 @@ class RecordAdversarial(Callback):
 
     def __init__(self, run_dir: str | Path | RunDir):
         self.archive = Archive(run_dir)
-        self._algorithm: AdversarialRecycling | None = None
+        self._algorithm: MakesExamples | None = None
         self._written = -1  # After how many batches.
 
     def init(self, state: State, logger: Logger) -> None:
         owner = type(self).__name__
-        made = [one for one in state.algorithms if isinstance(one, AdversarialRecycling) and one.makes_examples]
+        made = [one for one in state.algorithms if isinstance(one, MakesExamples) and one.makes_examples]
         if not made:
             raise UserError(
                 f'{owner}: nothing in this Trainer makes adversarial examples; give it AdversarialRecycling in mode '
                 f"'recycle' or 'fresh', or leave {owner} out"
             )
         self._algorithm = made[0]
-        self._algorithm.remember()
+        self._algorithm.keep_examples()
 
     def fit_start(self, state: State, logger: Logger) -> None:
         begin_recording(self.archive, state, type(self).__name__)
@@ -73,7 +73,7 @@ class RecordAdversarial(Callback):
             return
         if int(state.timestamp.batch) > 0:
             # What was recorded after the checkpoint is of weights that this training does not come from.
-            if not len(self._examples.table):
+            if not len(self._examples.kept_examples()[0]):
                 on_rank_zero(lambda: self.archive.drop('adversarial', lambda number: False))
             self._write(state)
         else:
@@ -90,20 +90,20 @@ class RecordAdversarial(Callback):
             self._write(state)
 
     @property
-    def _examples(self) -> AdversarialRecycling:
+    def _examples(self) -> MakesExamples:
         assert self._algorithm is not None, 'INIT comes first'
         return self._algorithm
 
     def _write(self, state: State) -> None:
         with self._examples.between_steps():
-            self._examples.table.exchange()
+            self._examples.gather_examples()
             on_rank_zero(lambda: self._put(state))
         self._written = int(state.timestamp.batch)
 
     def _put(self, state: State) -> None:
-        samples, deltas = self._examples.table.entries()
+        samples, deltas, attack = self._examples.kept_examples()
         facts = {
-            **self._examples.attack.as_mapping(),
+            **attack,
             'weights': weights_hash(plain(state.model)),
             'batch': int(state.timestamp.batch),
         }

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from composer_kd.models.auxiliary import is_auxiliary
 from composer_kd.models.classifier import Classifier, evaluating, plain, unwrapped
 
 __all__ = ['inference_seconds', 'multiply_adds', 'parameters']
@@ -41,8 +42,8 @@ def multiply_adds(module: nn.Module, shape: Sequence[int]) -> int:
 
 
 def parameters(module: nn.Module) -> int:
-    """Number of parameters; one that is shared counts once."""
-    return sum(parameter.numel() for parameter in plain(module).parameters())
+    """Count parameters, one that is shared once, without auxiliary modules."""
+    return sum(parameter.numel() for name, parameter in plain(module).named_parameters() if not is_auxiliary(name))
 
 
 def inference_seconds(module: nn.Module, shape: Sequence[int], batch: int) -> float | None:

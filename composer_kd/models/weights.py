@@ -15,6 +15,7 @@ from composer.utils import dist
 from torch import Tensor, nn
 
 from composer_kd.core.errors import UserError
+from composer_kd.models.auxiliary import is_auxiliary
 from composer_kd.models.classifier import plain
 from composer_kd.storage.atomic import atomic_write
 from composer_kd.storage.import_weights import import_weights
@@ -155,8 +156,12 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, without the extra state that some modules keep and that is not a tensor."""
-    return {name: value for name, value in plain(module).state_dict().items() if isinstance(value, Tensor)}
+    """List parameters and buffers by name, without auxiliary modules and without extra state that is not a tensor."""
+    return {
+        name: value
+        for name, value in plain(module).state_dict().items()
+        if isinstance(value, Tensor) and not is_auxiliary(name)
+    }
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -168,7 +173,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _fitting_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``weights`` with wrappers' prefixes taken off, or those of ``own`` put on, as far as more of the names fit."""
-    candidates = [dict(weights)]
+    candidates = [{name: tensor for name, tensor in weights.items() if not is_auxiliary(name)}]
     while prefix := _shared_prefix(candidates[-1]):
         candidates.append({name.removeprefix(prefix): tensor for name, tensor in candidates[-1].items()})
     bare, wrappers, names = candidates[-1], '', set(own)

@@ -13,7 +13,7 @@ from composer.core import Algorithm, Callback, Evaluator
 from composer.loggers import ProgressBarLogger
 from composer.utils import dist, get_device, reproducibility
 
-from composer_kd.algorithms import Distillation
+from composer_kd.algorithms.roles import HasTeachers
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.callbacks.checkpoints import SaveCheckpoints, reading_without_running
 from composer_kd.callbacks.measures import Measures
@@ -141,8 +141,9 @@ def _compile_teachers(algorithms: list[Algorithm], options: dict[str, Any] | Non
     config: Any = torch._dynamo.config
     setattr(config, 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit', 64)
     for algorithm in algorithms:
-        for teacher in algorithm.live_teachers if isinstance(algorithm, Distillation) else ():
-            teacher.compile(**options)
+        for teacher in algorithm.teachers if isinstance(algorithm, HasTeachers) else ():
+            for live in teacher.live_teachers:
+                live.compile(**options)
 
 
 def _bar() -> ProgressBarLogger:

@@ -99,9 +99,6 @@ class RunConfig(Section):
         archive: What is recorded for later runs: losses of samples, adversarial examples, logits; null records nothing.
         predictions: Keep the logits of the last evaluation, of validation and test data.
         drifts: What its test data are put under when it has ended: names to drifts, or grids of corruptions.
-        curriculum: Options of LossCurriculum; ``from`` names the run whose recorded losses it uses.
-        start: Options of WarmStart; ``from`` names the run whose weights this one begins at.
-        adversarial: Options of AdversarialRecycling; ``from`` names the run whose recorded examples it uses.
         replaces: The run whose model this one takes the place of, for the report alone: recovery, forgetting.
         trust_pickle: Open a file of weights that it starts from where that is a pickle; another process reads it.
         robustness: The attacks that it is measured under; ``true`` is all defaults, null none.
@@ -129,9 +126,6 @@ class RunConfig(Section):
     archive: ArchiveSection | None = None
     predictions: bool = True
     drifts: Scenarios = None
-    curriculum: dict[str, Any] | None = None
-    start: dict[str, Any] | None = None
-    adversarial: dict[str, Any] | None = None
     robustness: RobustnessSection | None = None
     replaces: PathText | None = None
     trust_pickle: bool = False

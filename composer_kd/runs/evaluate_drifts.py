@@ -194,7 +194,7 @@ class _Model:
 
     def _answer(self, batch: Any) -> Tensor:
         try:
-            return self._teacher.logits(batch, self._state)
+            return self._teacher.outputs(batch, self._state).logits
         except torch.OutOfMemoryError as error:
             raise UserError('the device has no memory for batches of this size; lower --batch-size') from error
 

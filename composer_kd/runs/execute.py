@@ -17,7 +17,7 @@ from composer.core.precision import get_precision_context
 from composer.loggers import Logger
 from composer.utils import dist
 
-from composer_kd.algorithms import Distillation
+from composer_kd.algorithms.roles import HasTeachers
 from composer_kd.archive import Archive
 from composer_kd.archive.manifest import SCHEMA, Manifest, file_records, write_manifest
 from composer_kd.archive.predictions import predictions_file
@@ -28,15 +28,14 @@ from composer_kd.models import inference_seconds, multiply_adds, parameters, sav
 from composer_kd.runs.build import Built, build_trainer
 from composer_kd.runs.evaluate_attacks import attack_configured
 from composer_kd.runs.evaluate_drifts import measure_configured
-from composer_kd.runs.plan import Plan, PlannedRun
+from composer_kd.runs.plan import Plan
+from composer_kd.runs.planned_run import PlannedRun
 from composer_kd.runs.predictions import evaluation, kept_predictions, recorded_splits, teacher_runs
 from composer_kd.runs.progress import RunProgress
 from composer_kd.runs.recorders import harvest_configured, make_recorders, reopen, supply_missing
 from composer_kd.runs.resume import STORED, WayOn, stored_data, way_on
 from composer_kd.storage.distributed import on_rank_zero
 from composer_kd.storage.locks import MachineLoad
-from composer_kd.teachers.live import LiveTeacher
-from composer_kd.teachers.recorded import RecordedTeacher
 
 __all__ = ['execute']
 
@@ -44,6 +43,8 @@ __all__ = ['execute']
 def execute(plan: Plan, progress: RunProgress) -> None:
     """Train every run of ``plan`` that is not finished, in its order, on all ranks of this launch."""
     progress.start(plan)
+    for line in plan.notes:
+        progress.say(line)
     for number, planned in enumerate(plan.runs):
         _execute_one(planned, number, progress)
 
@@ -179,11 +180,9 @@ def _teachers(built: Built) -> dict[str, str]:
     """The hash of each teacher's weights, by its name."""
     hashes = {}
     for algorithm in built.algorithms:
-        for teacher in algorithm.teachers if isinstance(algorithm, Distillation) else ():
-            if isinstance(teacher, RecordedTeacher) and teacher.manifest.weights is not None:
-                hashes[teacher.name] = teacher.manifest.weights.hash
-            elif isinstance(teacher, LiveTeacher):
-                hashes[teacher.name] = weights_hash(teacher.module)
+        for teacher in algorithm.teachers if isinstance(algorithm, HasTeachers) else ():
+            if (found := teacher.weights_hash) is not None:
+                hashes[teacher.name] = found
     return hashes
 
 

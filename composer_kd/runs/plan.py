@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from heapq import heapify, heappop, heappush
 from pathlib import Path
@@ -12,15 +12,16 @@ from typing import Any
 
 from pydantic import Field
 
+from composer_kd.algorithms.roles import MakesExamples
 from composer_kd.core.errors import UserError, name_fault, nearest
 from composer_kd.core.options import Name, PathText, Section, parse_section
-from composer_kd.models.composer_compat import CHANGE_IMAGES, DROP_SAMPLES
 from composer_kd.runs.config import RunConfig, named_mapping
 from composer_kd.runs.ensembles_section import PlannedEnsemble, plan_ensembles
 from composer_kd.runs.objects import check_objects
-from composer_kd.runs.references import Names, check_same_model, nth, resolve
+from composer_kd.runs.planned_run import PlannedRun
+from composer_kd.runs.references import Names, check_sources, nth, record_for_later, resolve
 
-__all__ = ['Plan', 'PlannedRun', 'check_supplies', 'make_plan']
+__all__ = ['Plan', 'make_plan']
 
 _MOST_SEEDS = 1000
 _MOST_RUNS = 10_000
@@ -38,58 +39,19 @@ class _File(Section):
 
 
 @dataclass(frozen=True)
-class PlannedRun:
-    """One run of a plan.
-
-    Args:
-        name: The run's name and that of its directory.
-        arm: The name that runs share which differ in their seed alone.
-        config: What it does.
-        folder: Its run directory.
-        teachers: The runs of the plan that teach it.
-        losses: The runs of the plan whose recorded losses it uses, and where in the file it says so.
-        logits: The runs of the plan whose recorded logits it looks up, and where in the file it says so.
-        starts: The run of the plan whose weights it begins at, and where in the file it says so.
-        examples: The run of the plan whose recorded adversarial examples it uses, and where in the file it says so.
-        lineage: The name of the lineage that it belongs to.
-    """
-
-    name: str
-    arm: str
-    config: RunConfig
-    folder: Path
-    teachers: tuple[str, ...] = ()
-    losses: Mapping[str, str] = field(default_factory=dict)
-    logits: Mapping[str, str] = field(default_factory=dict)
-    starts: Mapping[str, str] = field(default_factory=dict)
-    examples: Mapping[str, str] = field(default_factory=dict)
-    lineage: str | None = None
-
-    @property
-    def after(self) -> tuple[str, ...]:
-        """The runs of the plan that must be finished before."""
-        return tuple(dict.fromkeys([*self.teachers, *self.losses, *self.starts, *self.examples]))
-
-    @property
-    def some_epochs_alone(self) -> bool:
-        """Whether its teachers are asked in some epochs only: which views those have is seen when it starts."""
-        schedules = [options.get('schedule', 'always') for options in self.config.algorithms.values()]
-        return not all(str(schedule).startswith('always') for schedule in schedules)
-
-    def resolved(self) -> dict[str, Any]:
-        """What ``run.yaml`` holds: everything that decides the result, as plain values."""
-        return {'name': self.name, 'arm': self.arm, 'lineage': self.lineage, **self.config.model_dump(mode='json')}
-
-
-@dataclass(frozen=True)
 class Plan:
-    """The runs of a file, each after those that it learns from, and which of them are evaluated as one."""
+    """The runs of a file, each after those that it uses, and which of them are evaluated as one.
+
+    Attributes:
+        notes: Lines about what runs record because later ones need it.
+    """
 
     name: str
     folder: Path
     runs: tuple[PlannedRun, ...]
     side_by_side: int | None = None
     ensembles: tuple[PlannedEnsemble, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def only(self, name: str) -> Plan:
         """The plan with one of its runs alone."""
@@ -161,9 +123,10 @@ def _make_plan(values: dict[str, Any]) -> Plan:
     for name, count in Counter(run.name for run in runs).items():
         if count > 1:
             raise UserError(f'lineage: two runs would be called {name!r}; give them other names')
-    check_supplies({run.name: run for run in runs})
+    runs, notes = record_for_later(runs)
+    check_sources({run.name: run for run in runs})
     ensembles = plan_ensembles(file.ensembles, repeats, {run.name: run.config for run in runs})
-    return Plan(file.name, folder, _in_order(runs), file.side_by_side, ensembles)
+    return Plan(file.name, folder, _in_order(runs), file.side_by_side, ensembles, tuple(notes))
 
 
 def merge(base: dict[str, Any], own: dict[str, Any], place: str = '') -> dict[str, Any]:
@@ -218,19 +181,17 @@ def _seeds_of(
     config = parse_section(RunConfig, entry, place)
     numbers = range(repeats[name])
     resolved = [resolve(config, Names(repeats, name, number, folder), place) for number in numbers]
-    check_objects(config, place)
-    for number, references in zip(numbers, resolved, strict=True):
+    algorithms = check_objects(config, place)
+    makes_examples = any(isinstance(one, MakesExamples) and one.makes_examples for one in algorithms)
+    for number, (changes, uses) in zip(numbers, resolved, strict=True):
         own_name = nth(name, number, repeats[name])
         yield PlannedRun(
             name=own_name,
             arm=name,
-            config=config.model_copy(update={'seed': config.seed + number, **references.changes}),
+            config=config.model_copy(update={'seed': config.seed + number, **changes}),
             folder=folder / own_name,
-            teachers=tuple(references.teachers),
-            losses=references.losses,
-            logits=references.logits,
-            starts=references.starts,
-            examples=references.examples,
+            uses=uses,
+            makes_examples=makes_examples,
         )
 
 
@@ -252,81 +213,3 @@ def _in_order(runs: list[PlannedRun]) -> tuple[PlannedRun, ...]:
         for name in sorter.get_ready():
             heappush(ready, position[name])
     return tuple(ordered)
-
-
-def check_supplies(runs: Mapping[str, PlannedRun]) -> None:
-    """Refuse a run that asks another one of its file for what that does not leave.
-
-    Args:
-        runs: Those of the file, by name.
-    """
-    for run in runs.values():
-        for source, where in run.losses.items():
-            _check_losses(runs[source], where)
-        for source, where in run.logits.items():
-            _check_logits(runs[source], run, where)
-        for source, where in run.starts.items():
-            check_same_model(runs[source].config.model, run.config.model, source, where)
-        for source, where in run.examples.items():
-            _check_examples(runs[source], run, where)
-
-
-def _check_losses(source: PlannedRun, where: str) -> None:
-    archive = source.config.archive
-    if archive is None or not archive.losses:
-        raise UserError(
-            f'{where}: {source.name!r} records no losses; give that run `archive: {{losses: true}}` of its own, or '
-            f'to all at the top of the file'
-        )
-
-
-def _check_logits(source: PlannedRun, run: PlannedRun, where: str) -> None:
-    """It must record logits in the views that will be asked for."""
-    name, archive, ours, theirs = source.name, source.config.archive, run.config.data, source.config.data
-    if archive is None or archive.logits is None:
-        raise UserError(
-            f'{where}: {name!r} records no logits; give that run `archive: {{logits: {{views: 4}}}}`, or '
-            f'write {{recorded: {name}, fill: true}}'
-        )
-    # That an algorithm changes the images is known by its name; those with a key of their own say so there.
-    given = {**run.config.algorithms, 'adversarial': run.config.adversarial}
-    changing = [
-        one
-        for one, options in given.items()
-        if (one in CHANGE_IMAGES | DROP_SAMPLES or (one == 'adversarial' and options is not None))
-        and (options or {}).get('teachers_see') != 'clean'
-    ]
-    if changing:
-        raise UserError(
-            f'{where}: {name!r} is looked up, which answers to the image that a key names, and {changing[0]} makes '
-            f'others of them; use {{live: {name}}}, or leave that out'
-        )
-    recorded = archive.logits.views
-    asks_for_all = ours.augment.name != 'none' and not run.some_epochs_alone
-    if asks_for_all and (ours.views is None or ours.views > recorded):
-        asked = 'a fresh view every epoch' if ours.views is None else f'{ours.views} views'
-        raise UserError(
-            f'{where}: {name!r} records {recorded} views and this run asks for {asked}; set its data.views '
-            f'to {recorded}, raise archive.logits.views there, or add fill: true'
-        )
-    padding = () if ours.augment.name == 'resized_crop' else ('padding',)
-    for key in ('augment', 'flip', *padding, 'augment_seed', 'image_size'):
-        if getattr(ours, key) != getattr(theirs, key):
-            raise UserError(
-                f'{where}: {name!r} is recorded with data.{key}: {getattr(theirs, key)} and this run has '
-                f'{getattr(ours, key)}; make them the same, or use {{live: {name}}}'
-            )
-
-
-def _check_examples(source: PlannedRun, run: PlannedRun, where: str) -> None:
-    name, archive, ours, theirs = source.name, source.config.archive, run.config.data, source.config.data
-    if archive is None or not archive.adversarial:
-        raise UserError(
-            f'{where}: {name!r} records no adversarial examples; give that run '
-            f'`adversarial: {{mode: recycle}}` and `archive: {{adversarial: true}}`'
-        )
-    if ours.image_size != theirs.image_size:
-        raise UserError(
-            f'{where}: the examples of {name!r} are of images with data.image_size: {theirs.image_size}, and this run '
-            f'has {ours.image_size}; make them the same'
-        )

@@ -9,14 +9,12 @@ from typing import Any
 from composer.core import Algorithm
 from torch import Tensor
 
-from composer_kd.algorithms import Distillation
+from composer_kd.algorithms.roles import HasTeachers
 from composer_kd.archive.predictions import Predictions, predictions_file, predictions_of, read_predictions
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.core.errors import UserError
 from composer_kd.functional import agreement, expected_calibration_error, kl
 from composer_kd.runs.config import RunConfig
-from composer_kd.teachers.from_run import RunTeacher
-from composer_kd.teachers.recorded import RecordedTeacher
 
 __all__ = ['evaluation', 'finite', 'kept_predictions', 'recorded_splits', 'teacher_runs']
 
@@ -62,10 +60,8 @@ def teacher_runs(algorithms: Iterable[Algorithm]) -> dict[str, RunDir]:
     """The run directories among the teachers, by the teachers' names."""
     runs: dict[str, RunDir] = {}
     for algorithm in algorithms:
-        for teacher in algorithm.teachers if isinstance(algorithm, Distillation) else ():
-            if isinstance(teacher, RecordedTeacher):
-                runs[teacher.name] = teacher.archive.run
-            elif isinstance(teacher, RunTeacher):
+        for teacher in algorithm.teachers if isinstance(algorithm, HasTeachers) else ():
+            if teacher.run is not None:
                 runs[teacher.name] = teacher.run
     return runs
 

@@ -11,11 +11,21 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
+from composer_kd.algorithms.roles import NeedKind
 from composer_kd.archive.run_dir import RunDir
-from composer_kd.runs.plan import Plan, PlannedRun
+from composer_kd.runs.plan import Plan
+from composer_kd.runs.planned_run import PlannedRun
 from composer_kd.runs.resume import WayOn
 
 __all__ = ['RunProgress', 'duration_text']
+
+
+# What a run does with what it uses of earlier ones.
+_HOW: dict[NeedKind, str] = {
+    'losses': 'ordered by the losses of',
+    'weights': 'started from',
+    'examples': 'with the adversarial examples of',
+}
 
 
 class RunProgress(Callback):
@@ -59,9 +69,9 @@ class RunProgress(Callback):
         self._label = f'{self._count(number)} {planned.name}'
         self._run = RunDir(planned.folder)
         taught = f', taught by {", ".join(planned.teachers)}' if planned.teachers else ''
-        taught += f', ordered by the losses of {", ".join(planned.losses)}' if planned.losses else ''
-        taught += f', started from {", ".join(planned.starts)}' if planned.starts else ''
-        taught += f', with the adversarial examples of {", ".join(planned.examples)}' if planned.examples else ''
+        for kind, how in _HOW.items():
+            if used := planned.used(kind):
+                taught += f', {how} {", ".join(used)}'
         config = planned.config
         self.say(f'{self._label}: {config.model.name}, {config.max_duration}, seed {config.seed}{taught}')
         checkpoint = goes_on.checkpoint

@@ -66,7 +66,7 @@ def check_recording(config: RunConfig, place: str, algorithms: Collection[str], 
     if wanted.adversarial and not makes_examples:
         raise UserError(
             f'{where}.adversarial: this run makes no adversarial examples; give it '
-            f'`adversarial: {{mode: recycle}}`, or leave this out'
+            f'`algorithms: {{AdversarialRecycling: {{mode: recycle}}}}`, or leave this out'
         )
     logits = wanted.logits
     if logits is None or logits.source != 'training':

@@ -1,28 +1,33 @@
-"""Runs that a run names: its teachers, whose losses order its data, whose weights it begins at; made directories."""
+"""Runs that a run names: run directories in the place of names, and what the named runs must leave."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from composer_kd.algorithms import AdversarialRecycling, Distillation, LossCurriculum, WarmStart
-from composer_kd.algorithms.adversarial_recycling.examples import recorded_set
-from composer_kd.algorithms.loss_curriculum.rules import recorded_epochs
+from composer_kd.algorithms.roles import Need, needs_of
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.remote import run_at
+from composer_kd.archive.run_dir import RunDir
 from composer_kd.core.errors import UserError, nearest, path_fault
 from composer_kd.core.options import parse_section
 from composer_kd.models import ModelSection
+from composer_kd.models.composer_compat import CHANGE_IMAGES, DROP_SAMPLES
 from composer_kd.models.registry import same_model
-from composer_kd.runs.config import RunConfig
+from composer_kd.runs.config import DEFAULT_VIEWS, ArchiveSection, LogitsSection, RunConfig
 from composer_kd.runs.objects import algorithm_class
+from composer_kd.runs.planned_run import PlannedRun, Use
+from composer_kd.runs.recorders import check_recording
 from composer_kd.storage.fetch import is_remote
-from composer_kd.teachers.base import kind_of
+from composer_kd.teachers.factory import kind_of
 from composer_kd.teachers.from_run import finished_manifest
 
-__all__ = ['Names', 'References', 'check_same_model', 'nth', 'resolve']
+__all__ = ['Names', 'check_sources', 'nth', 'record_for_later', 'resolve']
+
+# The archive's name of what is recorded while a run trains.
+_TABLES = {'losses': 'loss', 'examples': 'adversarial'}
 
 
 def nth(name: str, number: int, repeat: int) -> str:
@@ -80,63 +85,101 @@ class Names:
         )
 
 
-@dataclass
-class References:
-    """What a run's names turned out to be.
-
-    Attributes:
-        changes: To its configuration: run directories in the place of names.
-        teachers: Runs of the lineage that teach it.
-        losses: Runs of the lineage whose recorded losses it uses, and where in the file it says so.
-        logits: Runs of the lineage whose recorded logits it looks up and does not complete itself, and where.
-        starts: The run of the lineage whose weights it begins at, and where.
-        examples: The run of the lineage whose recorded adversarial examples it uses, and where.
-    """
-
-    changes: dict[str, Any] = field(default_factory=dict)
-    teachers: list[str] = field(default_factory=list)
-    losses: dict[str, str] = field(default_factory=dict)
-    logits: dict[str, str] = field(default_factory=dict)
-    starts: dict[str, str] = field(default_factory=dict)
-    examples: dict[str, str] = field(default_factory=dict)
-
-
-def resolve(config: RunConfig, names: Names, place: str) -> References:
+def resolve(config: RunConfig, names: Names, place: str) -> tuple[dict[str, Any], tuple[Use, ...]]:
     """Find every run that a run names.
 
     Args:
         config: The run's configuration.
         names: What it may name.
         place: Of the run in the file.
+
+    Returns:
+        Changes to its configuration, with run directories in the place of names; and what it uses of which runs.
     """
-    found, algorithms = References(), {}
-    for algorithm, options in config.algorithms.items():
-        where = '.'.join(filter(None, [place, 'algorithms', algorithm]))
-        method = algorithm_class(algorithm, place)
-        if issubclass(method, Distillation):
-            options = {**options, 'teachers': _teachers(options.get('teachers'), names, where, found)}
-        elif issubclass(method, LossCurriculum):
-            options = _losses(options, 'archive', names, where, found)
-        elif issubclass(method, WarmStart):
-            options = _start(options, 'source', names, where, config.model, found)
-        elif issubclass(method, AdversarialRecycling):
-            options = _examples(options, 'source', names, where, found)
-        algorithms[algorithm] = options
-    found.changes['algorithms'] = algorithms
-    where = f'{place}.' if place else ''
-    if config.curriculum is not None:
-        found.changes['curriculum'] = _losses(config.curriculum, 'from', names, f'{where}curriculum', found)
-    if config.start is not None:
-        found.changes['start'] = _start(config.start, 'from', names, f'{where}start', config.model, found)
-    if config.adversarial is not None:
-        found.changes['adversarial'] = _examples(config.adversarial, 'from', names, f'{where}adversarial', found)
+    uses: list[Use] = []
+    algorithms = {}
+    for name, options in config.algorithms.items():
+        where = '.'.join(filter(None, [place, 'algorithms', name]))
+        method = algorithm_class(name, place)
+        needs = needs_of(method)
+        for argument, need in needs.items():
+            key = argument.removesuffix('_')
+            options = _resolved(options, key, need, names, f'{where}.{key}', config.model, uses)
+        algorithms[name] = options
+    changes: dict[str, Any] = {'algorithms': algorithms}
     if config.replaces is not None:
-        run = names.run(config.replaces, f'{where}replaces')
-        found.changes['replaces'] = config.replaces if run is None else str(names.folder / run)
-    return found
+        run = names.run(config.replaces, f'{place}.replaces' if place else 'replaces')
+        changes['replaces'] = config.replaces if run is None else str(names.folder / run)
+    return changes, tuple(dict.fromkeys(uses))
 
 
-def check_same_model(theirs: ModelSection, ours: ModelSection, called: str, where: str) -> None:
+def _resolved(
+    options: dict[str, Any], key: str, need: Need, names: Names, where: str, model: ModelSection, uses: list[Use]
+) -> dict[str, Any]:
+    if need.many:
+        return {**options, key: _teachers(options.get(key), need, names, where, uses)}
+    called = options.get(key)
+    if called is None:
+        return options  # Whether it may be left out is the algorithm's to say.
+    if isinstance(called, dict) and need.kind in ('model', 'features', 'logits'):
+        return {**options, key: _teacher(called, need, names, where, uses)[1]}
+    if not isinstance(called, str):
+        raise UserError(f'{where}: expected a run of the lineage or a run directory, got {called!r}')
+    if fault := path_fault(called):
+        raise UserError(f'{where}: {called!r} {fault}')
+    elsewhere = called not in names.every | set(names.repeats)
+    if need.kind == 'weights' and elsewhere and (names.begun or Path(called).is_file()):
+        return options  # What a run began at may be gone by now. A file of weights is read in its turn.
+    run = names.run(called, where)
+    if run is None:
+        _check_elsewhere(called, need, model, where)
+        return options
+    uses.append(Use(run, need.kind, where))
+    return {**options, key: str(names.folder / run)}
+
+
+def _teachers(teachers: Any, need: Need, names: Names, where: str, uses: list[Use]) -> list[Any]:
+    if not isinstance(teachers, list) or not teachers or not all(isinstance(t, str | dict) for t in teachers):
+        raise UserError(f'{where}: expected a list of runs of the lineage or of run directories, got {teachers!r}')
+    found = [_teacher(teacher, need, names, where, uses) for teacher in teachers]
+    if len({path for path, _ in found}) < len(found):
+        raise UserError(f'{where}: a teacher is there twice: {teachers}; use mix weights to count one more')
+    return [teacher for _, teacher in found]
+
+
+def _teacher(teacher: Any, need: Need, names: Names, where: str, uses: list[Use]) -> tuple[str, Any]:
+    """The path of a teacher's run, and the teacher with that path in the place of the name."""
+    kind = None
+    if isinstance(teacher, dict):
+        try:
+            kind = kind_of(teacher)
+        except UserError as error:
+            raise UserError(f'{where.rpartition(".")[0]}.{error}') from None
+    called: Any = teacher if kind is None else teacher[kind]
+    run = names.run(called, where)
+    if run:
+        looked_up = kind == 'recorded' and not teacher.get('fill')
+        uses.append(Use(run, 'logits' if looked_up else need.kind, where))
+    path = str(names.folder / run) if run else called
+    return path, path if kind is None else {**teacher, kind: path}
+
+
+def _check_elsewhere(called: str, need: Need, model: ModelSection, where: str) -> None:
+    """Look into a run directory from elsewhere: it must have what is needed of it."""
+    try:
+        if need.kind in _TABLES:
+            Archive(called).require(_TABLES[need.kind])
+        if need.kind != 'weights':
+            return
+        elsewhere = run_at(called)
+        finished_manifest(elsewhere)
+        theirs = parse_section(ModelSection, elsewhere.read_config().get('model'), f'{elsewhere.config_file}: model')
+    except UserError as error:
+        raise UserError(f'{where}: {error}') from None
+    _check_same_model(theirs, model, called, where)
+
+
+def _check_same_model(theirs: ModelSection, ours: ModelSection, called: str, where: str) -> None:
     """Refuse to begin at the weights of another model than one's own."""
     if not same_model(theirs, ours):
         raise UserError(
@@ -145,95 +188,106 @@ def check_same_model(theirs: ModelSection, ours: ModelSection, called: str, wher
         )
 
 
-def _teachers(teachers: Any, names: Names, where: str, found: References) -> list[Any]:
-    if not isinstance(teachers, list) or not teachers or not all(isinstance(t, str | dict) for t in teachers):
+# -- between runs of one file -----------------------------------------------------------------------------------------
+
+
+def record_for_later(runs: Iterable[PlannedRun]) -> tuple[list[PlannedRun], list[str]]:
+    """Let each run record what later runs of the file need of it.
+
+    Returns:
+        The runs, with sections ``archive`` that say so, and a line for each arm whose recording was not asked for.
+    """
+    found = {run.name: run for run in runs}
+    lines: dict[str, None] = {}
+    for run in list(found.values()):
+        for use in run.uses:
+            source = found[use.run]
+            archive = _recording(source.config.archive or ArchiveSection(), use, run)
+            if archive is None:
+                continue
+            what = 'adversarial examples' if use.kind == 'examples' else use.kind
+            if use.kind == 'examples' and not source.makes_examples:
+                raise UserError(
+                    f'{use.where}: {source.name!r} makes no adversarial examples; give that run '
+                    f'`algorithms: {{AdversarialRecycling: {{mode: recycle}}}}`'
+                )
+            trained = use.kind in _TABLES and RunDir(source.folder).finished
+            if trained and not Archive(source.folder).numbers(_TABLES[use.kind]):
+                raise UserError(
+                    f'{use.where}: {source.name!r} was trained without recording {what}, which are recorded while a '
+                    f'run trains; remove {source.folder} and run again, or name another run'
+                )
+            config = source.config.model_copy(update={'archive': archive})
+            try:
+                check_recording(config, '', list(config.algorithms), source.makes_examples)
+            except UserError as error:
+                raise UserError(f'{use.where}: {source.name!r} has to record {what}, but {error}') from None
+            found[use.run] = replace(source, config=config)
+            lines[f'{source.arm} records {what}: {run.arm} uses them'] = None
+    return list(found.values()), list(lines)
+
+
+def _recording(archive: ArchiveSection, use: Use, run: PlannedRun) -> ArchiveSection | None:
+    """The section with what is used in it; ``None`` where it is there already, or need not be recorded."""
+    if use.kind == 'losses' and not archive.losses:
+        return archive.model_copy(update={'losses': True})
+    if use.kind == 'examples' and not archive.adversarial:
+        return archive.model_copy(update={'adversarial': True})
+    if use.kind == 'logits' and archive.logits is None:
+        data = run.config.data
+        views = 1 if data.augment.name == 'none' else data.views or DEFAULT_VIEWS
+        return archive.model_copy(update={'logits': LogitsSection(views=views)})
+    return None
+
+
+def check_sources(runs: Mapping[str, PlannedRun]) -> None:
+    """Refuse a run that uses of another one of its file what does not fit it.
+
+    Args:
+        runs: Those of the file, by name.
+    """
+    for run in runs.values():
+        for use in run.uses:
+            source = runs[use.run]
+            if use.kind == 'weights':
+                _check_same_model(source.config.model, run.config.model, use.run, use.where)
+            elif use.kind == 'logits':
+                _check_logits(source, run, use.where)
+            elif use.kind == 'examples' and run.config.data.image_size != source.config.data.image_size:
+                raise UserError(
+                    f'{use.where}: the examples of {use.run!r} are of images with data.image_size: '
+                    f'{source.config.data.image_size}, and this run has {run.config.data.image_size}; make them the '
+                    f'same'
+                )
+
+
+def _check_logits(source: PlannedRun, run: PlannedRun, where: str) -> None:
+    """It must record logits in the views that will be asked for."""
+    name, archive, ours, theirs = source.name, source.config.archive, run.config.data, source.config.data
+    assert archive is not None
+    assert archive.logits is not None
+    changing = [
+        one
+        for one, options in run.config.algorithms.items()
+        if algorithm_class(one).__name__ in CHANGE_IMAGES | DROP_SAMPLES and options.get('teachers_see') != 'clean'
+    ]
+    if changing:
         raise UserError(
-            f'{where}.teachers: expected a list of runs of the lineage or of run directories, got {teachers!r}'
+            f'{where}: {name!r} is looked up, which answers to the image that a key names, and {changing[0]} makes '
+            f'others of them; use {{live: {name}}}, or leave that out'
         )
-    resolved, paths = [], []
-    for teacher in teachers:
-        kind = _kind_of(teacher, where) if isinstance(teacher, dict) else None
-        called: Any = teacher if kind is None else teacher[kind]
-        run = names.run(called, f'{where}.teachers')
-        if run and run not in found.teachers:
-            found.teachers.append(run)
-        if run and kind == 'recorded' and not teacher.get('fill'):
-            found.logits[run] = f'{where}.teachers'
-        paths.append(str(names.folder / run) if run else called)
-        resolved.append(paths[-1] if kind is None else {**teacher, kind: paths[-1]})
-    if len(set(paths)) < len(paths):
-        raise UserError(f'{where}.teachers: a teacher is there twice: {teachers}; use mix weights to count one more')
-    return resolved
-
-
-def _kind_of(teacher: dict[str, Any], where: str) -> str:
-    try:
-        return kind_of(teacher)
-    except UserError as error:
-        raise UserError(f'{where}.{error}') from None
-
-
-def _losses(options: dict[str, Any], key: str, names: Names, where: str, found: References) -> dict[str, Any]:
-    """A curriculum's options with the run directory of its losses; one from elsewhere must have recorded them."""
-    return _recorded(options, key, names, where, found.losses, recorded_epochs)
-
-
-def _examples(options: dict[str, Any], key: str, names: Names, where: str, found: References) -> dict[str, Any]:
-    """The same for adversarial examples."""
-    return _recorded(options, key, names, where, found.examples, recorded_set)
-
-
-def _recorded(
-    options: dict[str, Any],
-    key: str,
-    names: Names,
-    where: str,
-    runs: dict[str, str],
-    look: Callable[[Archive], Any],
-) -> dict[str, Any]:
-    """Options with a run directory in the place of a name: entered into ``runs``, or from elsewhere and looked into."""
-    called, where = _called(options, key, where)
-    if called is None:
-        return options
-    run = names.run(called, where)
-    if run is None:
-        try:
-            look(Archive(called))
-        except UserError as error:
-            raise UserError(f'{where}: {error}') from None
-        return options
-    runs[run] = where
-    return {**options, key: str(names.folder / run)}
-
-
-def _start(
-    options: dict[str, Any], key: str, names: Names, where: str, model: ModelSection, found: References
-) -> dict[str, Any]:
-    """A warm start's options with a run directory; one from elsewhere must have finished, with the same model."""
-    called, where = _called(options, key, where)
-    if called is None:
-        return options
-    if called not in names.every | set(names.repeats) and (names.begun or Path(called).is_file()):
-        return options  # What a run began at may be gone once it has begun. A file of weights is read in its turn.
-    run = names.run(called, where)
-    if run is not None:
-        found.starts[run] = where
-        return {**options, key: str(names.folder / run)}
-    try:
-        elsewhere = run_at(called)
-        finished_manifest(elsewhere)
-        theirs = parse_section(ModelSection, elsewhere.read_config().get('model'), f'{elsewhere.config_file}: model')
-    except UserError as error:
-        raise UserError(f'{where}: {error}') from None
-    check_same_model(theirs, model, called, where)
-    return options
-
-
-def _called(options: dict[str, Any], key: str, where: str) -> tuple[str | None, str]:
-    """What a run calls the other one, and where it does."""
-    called, where = options.get(key), f'{where}.{key}'
-    if called is not None and not isinstance(called, str):
-        raise UserError(f'{where}: expected a run of the lineage or a run directory, got {called!r}')
-    if called is not None and (fault := path_fault(called)):
-        raise UserError(f'{where}: {called!r} {fault}')
-    return called, where
+    recorded = archive.logits.views
+    asks_for_all = ours.augment.name != 'none' and not run.some_epochs_alone
+    if asks_for_all and (ours.views is None or ours.views > recorded):
+        asked = 'a fresh view every epoch' if ours.views is None else f'{ours.views} views'
+        raise UserError(
+            f'{where}: {name!r} records {recorded} views and this run asks for {asked}; set its data.views '
+            f'to {recorded}, raise archive.logits.views there, or add fill: true'
+        )
+    padding = () if ours.augment.name == 'resized_crop' else ('padding',)
+    for key in ('augment', 'flip', *padding, 'augment_seed', 'image_size'):
+        if getattr(ours, key) != getattr(theirs, key):
+            raise UserError(
+                f'{where}: {name!r} is recorded with data.{key}: {getattr(theirs, key)} and this run has '
+                f'{getattr(ours, key)}; make them the same, or use {{live: {name}}}'
+            )

@@ -15,7 +15,7 @@ from composer_kd.core.errors import UserError
 from composer_kd.data.loaders import open_source
 from composer_kd.data.section import DataSection
 from composer_kd.data.synthetic import SYNTHETIC
-from composer_kd.runs.plan import PlannedRun
+from composer_kd.runs.planned_run import PlannedRun
 
 __all__ = ['STORED', 'WayOn', 'stored_data', 'way_on']
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 
 from composer_kd.core.errors import UserError
-from composer_kd.runs.plan import Plan, PlannedRun
+from composer_kd.runs.plan import Plan
+from composer_kd.runs.planned_run import PlannedRun
 from composer_kd.runs.progress import RunProgress
 
 __all__ = ['devices_to_use', 'execute_side_by_side']

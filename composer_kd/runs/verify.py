@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from composer_kd.archive import Archive, RunDir, Samples, ArchiveTable, aligned, verify
+from composer_kd.archive import Archive, ArchiveTable, RunDir, Samples, aligned, verify
 from composer_kd.archive.manifest import Manifest
 from composer_kd.archive.remote import RemoteRun, run_at
 from composer_kd.core.errors import UserError
@@ -159,7 +159,7 @@ class _Model:
         prepare = Prepare(check.augmentation, *self.dataset.normalization)
         packed = (check.rows + len(self.dataset) * check.view).tolist()
         batch = prepare(state.device.batch_to_device(self.dataset.__getitems__(packed)))
-        return self.teacher.logits(batch, state).cpu()
+        return self.teacher.outputs(batch, state).logits.cpu()
 
 
 def _comparable(answers: Tensor, table: ArchiveTable) -> tuple[Tensor, Tensor]:

@@ -1,202 +1,89 @@
-"""A teacher: a source of target outputs for a batch, behind one small interface."""
+"""The interface of a teacher: a source of target outputs for a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from composer_kd.core.errors import UserError, name_fault, nearest
+from composer_kd.core.errors import UserError
 
-__all__ = ['UNSEEN', 'Teacher', 'kind_of']
+if TYPE_CHECKING:
+    from composer_kd.archive.run_dir import RunDir
 
-UNSEEN = ('live', 'label')
+__all__ = ['BaseTeacher', 'Outputs']
 
 
-class Teacher:
-    """A source of target logits for the very batch that the student saw.
+@dataclass(frozen=True)
+class Outputs:
+    """What a teacher answers to a batch.
 
-    Make one with :meth:`recorded`, :meth:`live`, :meth:`from_checkpoint` or :meth:`from_run`; wherever a teacher is
-    expected, a module or the path of a run directory will do as well. A run directory is a recorded teacher where its
-    archive covers the training's views, else a live one.
+    Attributes:
+        logits: float32 ``[B, C]``.
+        features: float32 outputs of the modules that :meth:`BaseTeacher.tap` named, by name.
+    """
+
+    logits: Tensor
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class BaseTeacher:
+    """A source of target outputs for the very batch that the student saw.
 
     A teacher is a plain attribute of its algorithm: Composer neither saves, nor moves, nor trains it.
     """
 
     name: str
-    """How lines and metrics call it."""
+    """Names the teacher in lines and metrics."""
 
     def place(self, state: Any) -> None:
-        """Get ready on the trainer's device, in its precision; called once at the trainer's INIT."""
+        """Get ready on the trainer's device, in its precision; called once, at the trainer's INIT."""
 
-    def logits(self, batch: Any, state: Any) -> Tensor:
-        """Float32 logits ``[B, C]`` for a batch on the device, just as the student's forward received it."""
+    def outputs(self, batch: Any, state: Any) -> Outputs:
+        """Answer a batch on the device, just as the student's forward received it."""
         raise NotImplementedError
+
+    def tap(self, modules: Sequence[str]) -> None:
+        """Answer with the features of these modules from now on; called at INIT, after :meth:`place`.
+
+        Args:
+            modules: Names as in ``named_modules()`` of the teacher's model.
+        """
+        raise UserError(f'teacher {self.name!r} has no features; use a live teacher')
+
+    def release(self) -> None:
+        """Remove what :meth:`tap` has put into the model; called at FIT_END."""
+
+    def compile(self, **options: Any) -> None:
+        """Run the model through ``torch.compile`` from now on."""
+
+    @property
+    def live_teachers(self) -> Sequence[BaseTeacher]:
+        """The teachers that compute: a live one itself, or the model that a recorded one keeps for unknown samples."""
+        return ()
+
+    @property
+    def run(self) -> RunDir | None:
+        """The run directory that it comes from."""
+        return None
+
+    @property
+    def weights_hash(self) -> str | None:
+        """The hash of its weights, where it has any."""
+        return None
 
     @property
     def only_looks_up(self) -> bool:
-        """Whether it cannot be asked about anything that is not recorded, evaluation data for one."""
+        """Whether it knows recorded samples alone, and so no evaluation data."""
         return False
 
     @property
     def stored_accuracy(self) -> float | None:
-        """What its own training ended with on validation data, where that is known."""
+        """The validation accuracy at the end of its own training, where that is known."""
         return None
 
     def multiply_adds(self, shape: Sequence[int]) -> int:
         """The cost of one sample of that shape; 0 for a teacher that does not compute."""
         return 0
-
-    @staticmethod
-    def live(
-        module: torch.nn.Module,
-        name: str | None = None,
-        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
-        data_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
-    ) -> Teacher:
-        """A teacher that computes its outputs with a module.
-
-        Args:
-            module: A classifier: a plain module that maps images to logits, or a ComposerModel.
-            name: How lines and metrics call it.
-            normalization: Mean and standard deviation (a number a channel) that the module was trained with, if they
-                differ from the data's; inputs are converted before they reach it.
-            data_normalization: Mean and standard deviation that the batches come with; read off the training data set
-                where it carries them, as ours do.
-        """
-        from composer_kd.teachers.live import LiveTeacher
-
-        return LiveTeacher(module, name, normalization, data_normalization)
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        path: str | Path,
-        model: Callable[[], torch.nn.Module],
-        name: str | None = None,
-        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
-        data_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
-        trust_pickle: bool = False,
-    ) -> Teacher:
-        """Make a live teacher from a safetensors file, a plain state_dict or a checkpoint of Composer's.
-
-        Args:
-            path: The file.
-            model: A function that makes the module which the weights belong to.
-            name: How lines and metrics call it; the file's name by default.
-            normalization: As in :meth:`live`.
-            data_normalization: As in :meth:`live`.
-            trust_pickle: Open a file that is not safetensors but a pickle; a process of its own reads it.
-        """
-        from composer_kd.models.weights import load_into
-
-        if isinstance(model, torch.nn.Module) or not callable(model):
-            raise UserError(f'Teacher.from_checkpoint({str(path)!r}): model is a function that makes the module')
-        module = model()
-        load_into(module, Path(path), trust_pickle)
-        return cls.live(module, name or Path(path).stem, normalization, data_normalization)
-
-    @classmethod
-    def from_run(
-        cls,
-        path: str | Path,
-        name: str | None = None,
-        data_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
-    ) -> Teacher:
-        """A live teacher from a run directory: its model, its weights and the normalisation it was trained with.
-
-        It computes whatever the run's archive holds; see :meth:`recorded` for one that looks up.
-
-        Args:
-            path: The run directory, here or on a remote that Streaming knows.
-            name: How lines and metrics call it; the directory's name by default.
-            data_normalization: As in :meth:`live`; a loader of your own has to be told here what its batches come with.
-        """
-        from composer_kd.teachers.from_run import teacher_from_run
-
-        return teacher_from_run(path, name, data_normalization)
-
-    @classmethod
-    def recorded(
-        cls,
-        run: str | Path,
-        fill: bool = False,
-        unseen: str = 'live',
-        name: str | None = None,
-        data_normalization: tuple[Sequence[float], Sequence[float]] | None = None,
-    ) -> Teacher:
-        """A teacher that need not run: it looks up the logits in a run's archive, by sample and view.
-
-        The training data must be ours (samples with ids and content hashes), augmented as it was when the logits were
-        recorded. A sample whose content has changed counts as not seen, whatever its id.
-
-        Args:
-            run: The run directory, here or on a remote that Streaming knows.
-            fill: Compute what is missing with the run's model and keep it in the archive, so that the next training
-                with the same augmentation finds it there.
-            unseen: What teaches a sample that the archive does not know: ``'live'``, the run's model, or ``'label'``,
-                its label alone.
-            name: How lines and metrics call it; the directory's name by default.
-            data_normalization: As in :meth:`live`, for what the model has to compute.
-        """
-        from composer_kd.teachers.recorded import RecordedTeacher
-
-        return RecordedTeacher(run, name, fill, unseen, data_normalization)
-
-    @classmethod
-    def of(cls, teacher: Teacher | torch.nn.Module | str | Path | Mapping[str, Any]) -> Teacher:
-        """``teacher`` itself, a live one around a module, or that of a run directory: recorded where it can be."""
-        if isinstance(teacher, Teacher):
-            return teacher
-        if isinstance(teacher, torch.nn.Module):
-            return cls.live(teacher)
-        if isinstance(teacher, str | Path):
-            if Path(teacher).is_file():
-                raise UserError(
-                    f'teachers: {str(teacher)!r} is a file; a checkpoint needs its model: '
-                    f'Teacher.from_checkpoint({str(teacher)!r}, model=...)'
-                )
-            from composer_kd.teachers.recorded import RecordedTeacher
-
-            return RecordedTeacher(teacher, or_live=True)
-        if isinstance(teacher, Mapping):
-            return _from_options(dict(teacher))
-        raise UserError(
-            f'teachers: {teacher!r} is not a teacher; give a module, the path of a run directory, a mapping as '
-            f"{{'recorded': path, 'fill': true}}, or a Teacher"
-        )
-
-
-def kind_of(options: Mapping[str, Any]) -> str:
-    """``'recorded'`` or ``'live'``: the key of the run in a teacher's mapping; what is wrong with it is one line."""
-    kinds = [kind for kind in ('recorded', 'live') if kind in options]
-    if len(kinds) != 1:
-        raise UserError(
-            f"teachers: {dict(options)!r}: expected one of 'recorded' and 'live' with a run, and their options"
-        )
-    kind, run = kinds[0], options[kinds[0]]
-    if not isinstance(run, str | Path):
-        raise UserError(f'teachers: {kind}: expected a run directory, got {run!r}')
-    allowed = {'name': str, **({'fill': bool, 'unseen': str} if kind == 'recorded' else {})}
-    for key, value in options.items():
-        if key == kind:
-            continue
-        if key not in allowed:
-            raise UserError(f'teachers: {kind} {run!r} has no option {key!r}; {nearest(str(key), allowed)}')
-        if not isinstance(value, allowed[key]):
-            raise UserError(f'teachers: {kind} {run!r}: {key} is {value!r}; expected a {allowed[key].__name__}')
-    if fault := name_fault(options.get('name', '')):
-        raise UserError(f'teachers: {kind} {run!r}: name {fault}')
-    if options.get('unseen', 'live') not in UNSEEN:
-        raise UserError(f"teachers: recorded {run!r}: unseen is 'live' or 'label', got {options['unseen']!r}")
-    return kind
-
-
-def _from_options(options: dict[str, Any]) -> Teacher:
-    """``{recorded: RUN, fill: true, unseen: label}`` or ``{live: RUN}``, as a YAML writes it."""
-    kind = kind_of(options)
-    run = options.pop(kind)
-    return Teacher.recorded(run, **options) if kind == 'recorded' else Teacher.from_run(run, **options)

@@ -30,8 +30,12 @@ class RunTeacher(LiveTeacher):
         put_into(module, finished_weights(run), str(run.weights_file))
         normalization = (data.normalization.mean, data.normalization.std)
         super().__init__(module, name or Path(str(run)).name, normalization, data_normalization)
-        self.run = run
+        self._run = run
         self.path = run.path
+
+    @property
+    def run(self) -> RunDir:
+        return self._run
 
     def __repr__(self) -> str:
         return f'Teacher.from_run({str(self.path)!r})'

@@ -12,17 +12,18 @@ from composer.models import ComposerClassifier, ComposerModel
 from torch import Tensor
 
 from composer_kd.core.errors import UserError
-from composer_kd.models import Classifier, multiply_adds
+from composer_kd.models import Classifier, multiply_adds, weights_hash
 from composer_kd.models.batch import input_of, keys_of, logits_of
-from composer_kd.models.classifier import unwrapped
-from composer_kd.teachers.base import Teacher
+from composer_kd.models.classifier import plain, unwrapped
+from composer_kd.teachers.base import BaseTeacher, Outputs
+from composer_kd.teachers.features import FeatureTap
 
 __all__ = ['LiveTeacher']
 
 Normalization = tuple[Sequence[float], Sequence[float]]
 
 
-class LiveTeacher(Teacher):
+class LiveTeacher(BaseTeacher):
     """A teacher that computes its outputs with a module; see :meth:`composer_kd.Teacher.live`."""
 
     def __init__(
@@ -42,6 +43,15 @@ class LiveTeacher(Teacher):
         self._parts: list[torch.nn.Module] = []
         self._cpu_autocast = False
         self._channels_last = False
+        self._tap: FeatureTap | None = None
+
+    @property
+    def live_teachers(self) -> Sequence[LiveTeacher]:
+        return (self,)
+
+    @property
+    def weights_hash(self) -> str:
+        return weights_hash(self.module)
 
     def place(self, state: Any) -> None:
         self._refuse_the_student(state)
@@ -79,10 +89,24 @@ class LiveTeacher(Teacher):
         scale, shift = std / own_std, (mean - own_mean) / own_std
         self._convert = (device.tensor_to_device(scale), device.tensor_to_device(shift))
 
-    def logits(self, batch: Any, state: Any) -> Tensor:
+    def tap(self, modules: Sequence[str]) -> None:
+        wanted = [*(self._tap.modules if self._tap else ()), *modules]
+        self.release()
+        tap = FeatureTap(*wanted)
+        tap.attach(plain(self.module), f'teacher {self.name!r}')
+        self._tap = tap
+
+    def release(self) -> None:
+        if self._tap is not None:
+            self._tap.remove()
+            self._tap = None
+
+    def outputs(self, batch: Any, state: Any) -> Outputs:
         # Part by part: a BatchNorm in train mode under a root in eval mode would learn along just the same.
         if any(part.training for part in self._parts):
             raise UserError(f'teacher {self.name!r} was put in train mode while it taught; leave it in eval mode')
+        if self._tap is not None:
+            self._tap.open = True
         with torch.no_grad(), self._precision(state):
             try:
                 outputs = self._forward(batch)
@@ -93,7 +117,8 @@ class LiveTeacher(Teacher):
                     f'teacher {self.name!r} cannot be run on this batch: {_reason(error)}; '
                     f'a teacher gets exactly what the student gets'
                 ) from error
-            return logits_of(outputs, f'teacher {self.name!r}').float()
+            logits = logits_of(outputs, f'teacher {self.name!r}').float()
+            return Outputs(logits, {} if self._tap is None else self._tap.take())
 
     def multiply_adds(self, shape: Sequence[int]) -> int:
         return 0 if isinstance(self.module, ComposerModel) else multiply_adds(self.module, tuple(shape))

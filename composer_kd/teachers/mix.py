@@ -74,7 +74,7 @@ class Mix:
     def check_labels(self, labels: Tensor | None) -> None:
         """Refuse, in one line, batches without hard labels where the mix needs them."""
 
-    def asked(self, teachers: int, step: MixContext) -> Sequence[int]:
+    def selected(self, teachers: int, step: MixContext) -> Sequence[int]:
         """The numbers of the teachers that this step needs; the others do not run."""
         return range(teachers)
 
@@ -82,16 +82,16 @@ class Mix:
         """The target ``[B, C]`` of the logits ``[K, B, C]`` of the teachers that were asked."""
         raise NotImplementedError
 
-    def taught(self, outputs: Tensor, step: MixContext) -> Tensor | None:
+    def mask(self, outputs: Tensor, step: MixContext) -> Tensor | None:
         """Which samples have a target, ``[B]``; the others are taught by their label alone. ``None``: all have.
 
         A mix needs all its teachers' outputs, unless it says otherwise.
         """
         return None if step.known is None else step.known.all(dim=0)
 
-    def lesson(self, outputs: Tensor, step: MixContext) -> tuple[Tensor, Tensor | None]:
+    def target_and_mask(self, outputs: Tensor, step: MixContext) -> tuple[Tensor, Tensor | None]:
         """The target, and which samples have one: both at once, where they are made of the same."""
-        return self(outputs, step), self.taught(outputs, step)
+        return self(outputs, step), self.mask(outputs, step)
 
     def expected(self, outputs: Tensor) -> Tensor:
         """The target without chance, for evaluation: ``[B, C]`` of all teachers' logits ``[K, B, C]``."""
@@ -139,7 +139,7 @@ class Weights(Mix):
         if len(self.weights) != teachers:
             raise UserError(f'mix: {len(self.weights)} weights for {teachers} teachers; give one weight a teacher')
 
-    def asked(self, teachers: int, step: MixContext) -> Sequence[int]:
+    def selected(self, teachers: int, step: MixContext) -> Sequence[int]:
         return [number for number, weight in enumerate(self.weights) if weight > 0]
 
     def __call__(self, outputs: Tensor, step: MixContext) -> Tensor:
@@ -186,7 +186,7 @@ class Dirichlet(Mix):
 class RandomOne(Mix):
     """One teacher a step, drawn at random: K teachers for the price of one."""
 
-    def asked(self, teachers: int, step: MixContext) -> Sequence[int]:
+    def selected(self, teachers: int, step: MixContext) -> Sequence[int]:
         return [int(counter_hash(step.seed, step.batch, _RANDOM_ONE).item()) % teachers]
 
     def __call__(self, outputs: Tensor, step: MixContext) -> Tensor:
@@ -201,12 +201,12 @@ class Oracle(Mix):
     leaves_some_to_labels = True
 
     def __call__(self, outputs: Tensor, step: MixContext) -> Tensor:
-        return self.lesson(outputs, step)[0]
+        return self.target_and_mask(outputs, step)[0]
 
-    def taught(self, outputs: Tensor, step: MixContext) -> Tensor:
-        return self.lesson(outputs, step)[1]
+    def mask(self, outputs: Tensor, step: MixContext) -> Tensor:
+        return self.target_and_mask(outputs, step)[1]
 
-    def lesson(self, outputs: Tensor, step: MixContext) -> tuple[Tensor, Tensor]:
+    def target_and_mask(self, outputs: Tensor, step: MixContext) -> tuple[Tensor, Tensor]:
         self.check_labels(step.labels)
         assert step.labels is not None
         return oracle_mix(outputs, step.labels, step.known)

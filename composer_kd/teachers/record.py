@@ -169,7 +169,7 @@ class Harvest:
             packed = rows[first : first + self.batch_size] + len(self.dataset) * view
             batch = self.prepare(self.state.device.batch_to_device(self.dataset.__getitems__(packed.tolist())))
             try:
-                yield self.teacher.logits(batch, self.state)
+                yield self.teacher.outputs(batch, self.state).logits
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f'the device has no memory for batches of {self.batch_size}; lower --batch-size'

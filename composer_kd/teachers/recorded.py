@@ -9,23 +9,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from composer_kd.archive import Archive, Manifest, Samples
+from composer_kd.archive import Archive, Manifest, RunDir, Samples
 from composer_kd.core.errors import UserError
 from composer_kd.models.batch import keys_of
 from composer_kd.models.composer_compat import CHANGE_IMAGES, DROP_SAMPLES, first_of
 from composer_kd.storage.fetch import is_remote
-from composer_kd.teachers.base import UNSEEN, Teacher
+from composer_kd.teachers.base import BaseTeacher, Outputs
 from composer_kd.teachers.from_run import RunTeacher, finished_manifest
 from composer_kd.teachers.live import LiveTeacher, Normalization
 
-__all__ = ['RecordedTeacher']
+__all__ = ['UNSEEN', 'RecordedTeacher']
 
 log = logging.getLogger(__name__)
 
+UNSEEN = ('live', 'label')
 
-class RecordedTeacher(Teacher):
+
+class RecordedTeacher(BaseTeacher):
     """A run's recorded logits as a teacher; see :meth:`composer_kd.Teacher.recorded`.
 
     Attributes:
@@ -67,6 +68,7 @@ class RecordedTeacher(Teacher):
         self.looks_up = not or_live
         self.chosen: str | None = None
         self.live: LiveTeacher | None = None
+        self._tapped = False
         if or_live:
             self.load_live()  # Its faults are found where a live teacher's are: before anything is built around it.
 
@@ -93,6 +95,8 @@ class RecordedTeacher(Teacher):
         """
         dataset = getattr(state.train_dataloader, 'dataset', None)
         problem = refused_beside(state.algorithms) or self._misfit(dataset, views)
+        if self._tapped:
+            problem = 'its features are asked for, and those are not recorded'
         weights = self.manifest.weights.hash if self.manifest.weights else 'moving'
         if begun_with and begun_with != weights:
             problem = f'{self.path} holds other weights by now; put those back, or begin anew'
@@ -208,21 +212,47 @@ class RecordedTeacher(Teacher):
 
     # -- teaching -------------------------------------------------------------------------------------------------
 
-    def logits(self, batch: Any, state: Any) -> Tensor:
+    def outputs(self, batch: Any, state: Any) -> Outputs:
         """What the model says to this very batch; what is recorded is looked up by :class:`.LogitTables`."""
         keys = keys_of(batch)
         if self.looks_up and keys is not None and bool((keys[:, 1] >= 0).any()) and self.live is None:
             raise UserError(f'teacher {self.name!r} is recorded: its outputs are looked up for a whole batch')
         return self.compute(batch, state)
 
-    def compute(self, batch: Any, state: Any) -> Tensor:
+    def tap(self, modules: Sequence[str]) -> None:
+        if self.or_live:
+            self._tapped = True
+            self.load_live().tap(modules)
+            return
+        raise UserError(
+            f'teacher {self.name!r} is a recorded one, and features are not recorded; use the live teacher: '
+            f'Teacher.from_run({self.path!r}), or {{live: {self.path}}} in a YAML'
+        )
+
+    def release(self) -> None:
+        if self.live is not None:
+            self.live.release()
+
+    def compute(self, batch: Any, state: Any) -> Outputs:
         """What the run's model says, recorded or not."""
         if self.live is None:
             live = self.load_live()
             live.place(state)
             live.read_normalization(getattr(state.train_dataloader, 'dataset', None), state.device)
-            return live.logits(batch, state)
-        return self.live.logits(batch, state)
+            return live.outputs(batch, state)
+        return self.live.outputs(batch, state)
+
+    @property
+    def live_teachers(self) -> Sequence[LiveTeacher]:
+        return () if self.live is None else (self.live,)
+
+    @property
+    def run(self) -> RunDir:
+        return self.archive.run
+
+    @property
+    def weights_hash(self) -> str | None:
+        return self.manifest.weights.hash if self.manifest.weights is not None else None
 
     @property
     def only_looks_up(self) -> bool:

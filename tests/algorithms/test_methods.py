@@ -399,7 +399,7 @@ def test_an_oracle_counts_the_labelled_to_the_last_bit() -> None:
     values = []
     for rows in (slice(None), labels >= 0):
         step = MixContext(0, 0, torch.arange(4)[rows], labels[rows])
-        target, taught = Oracle().lesson(outputs[:, rows], step)
+        target, taught = Oracle().target_and_mask(outputs[:, rows], step)
         lesson = DistillationTarget(labels[rows], 0.9, 0.1, {}, target, taught, of_labelled=True)
         label = F.cross_entropy(student[labels >= 0], labels[labels >= 0])
         values.append(lesson.label_part(label, student[rows], 'OracleKD') + lesson.distill(student[rows], KL).term)

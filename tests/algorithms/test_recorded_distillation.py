@@ -245,13 +245,13 @@ def test_a_batch_that_no_teacher_knows_is_plain_training(runs, tmp_path) -> None
 
 
 def test_an_interrupted_training_resumes_bit_for_bit(runs, tmp_path) -> None:
-    def taught(folder: str, **options):
+    def mask(folder: str, **options):
         algorithm = TeacherMixupKD([runs[0], Teacher.recorded(runs[1])], mix='dirichlet')
         return train(algorithm, tiny_data(VIEWS), save_folder=str(tmp_path / folder), save_overwrite=True, **options)
 
-    whole = taught('whole', save_interval='2ba')
+    whole = mask('whole', save_interval='2ba')
     checkpoint = tmp_path / 'whole' / 'ep1-ba4-rank0.pt'
-    resumed = taught('again', save_interval='10ep', load_path=str(checkpoint))
+    resumed = mask('again', save_interval='10ep', load_path=str(checkpoint))
     assert torch.equal(resumed.weights, whole.weights)
 
 

@@ -115,7 +115,7 @@ def test_a_live_teacher_says_the_same_bit_for_bit(precision: str, run: Path) -> 
 
         def after_forward(self, state, logger) -> None:
             if int(state.timestamp.batch) == 0:
-                self.keys, self.logits = state.batch[2], teacher.logits(state.batch, state)
+                self.keys, self.logits = state.batch[2], teacher.outputs(state.batch, state).logits
 
     ask = Ask()
     data = open_run_data(RunDir(run))

@@ -38,7 +38,7 @@ def test_weights_are_used_as_they_are() -> None:
 
 def test_a_teacher_of_weight_0_is_not_asked() -> None:
     mix = make_mix([0.25, 0, 0.75])
-    assert list(mix.asked(3, step())) == [0, 2]
+    assert list(mix.selected(3, step())) == [0, 2]
     expected = 0.25 * OUTPUTS[0] + 0.75 * OUTPUTS[2]
     torch.testing.assert_close(mix(OUTPUTS[[0, 2]], step()), expected)
     torch.testing.assert_close(mix.expected(OUTPUTS), expected)
@@ -74,9 +74,9 @@ def test_a_dirichlet_target_is_the_average_in_expectation() -> None:
 
 def test_random_one_asks_the_same_teacher_for_the_same_seed_and_batch() -> None:
     mix = make_mix('random_one')
-    asked = [mix.asked(3, step(batch=batch)) for batch in range(6000)]
-    assert asked == [mix.asked(3, step(batch=batch, ids=[9])) for batch in range(6000)]
-    assert asked != [mix.asked(3, step(batch=batch, seed=2)) for batch in range(6000)]
+    asked = [mix.selected(3, step(batch=batch)) for batch in range(6000)]
+    assert asked == [mix.selected(3, step(batch=batch, ids=[9])) for batch in range(6000)]
+    assert asked != [mix.selected(3, step(batch=batch, seed=2)) for batch in range(6000)]
     assert all(len(teachers) == 1 for teachers in asked)
     counts = np.bincount([teachers[0] for teachers in asked], minlength=3)
     # Chi-squared with two degrees of freedom: 13.8 is its 0.1 % point.
@@ -88,7 +88,7 @@ def test_random_one_asks_the_same_teacher_for_the_same_seed_and_batch() -> None:
 
 @pytest.mark.parametrize('mix', ['uniform', 'dirichlet', [0.2, 0.5, 0.3]])
 def test_the_others_ask_all(mix) -> None:
-    assert list(make_mix(mix).asked(3, step())) == [0, 1, 2]
+    assert list(make_mix(mix).selected(3, step())) == [0, 1, 2]
 
 
 def test_makes_what_is_meant() -> None:
@@ -153,7 +153,7 @@ def test_a_mix_of_ones_own_needs_a_call_alone() -> None:
 
     mix = make_mix(First())
     mix.check(3)
-    assert list(mix.asked(3, step())) == [0, 1, 2]
+    assert list(mix.selected(3, step())) == [0, 1, 2]
     assert torch.equal(mix(OUTPUTS, step()), OUTPUTS[0])
 
 
@@ -164,8 +164,8 @@ OF_THREE = torch.tensor([[[0.0, 9.0], [9.0, 0.0]], [[0.0, 1.0], [0.0, 4.0]], [[6
 def test_oracle_has_a_target_where_a_teacher_is_right() -> None:
     mix, now = make_mix('oracle'), MixContext(seed=1, batch=2, ids=torch.tensor([4, 5]), labels=LABELS)
     assert mix(OF_THREE, now).tolist() == [[0.0, 5.0], [9.0, 0.0]]
-    assert mix.taught(OF_THREE, now).tolist() == [True, True]
-    assert mix.taught(OF_THREE[1:], now).tolist() == [True, False]
+    assert mix.mask(OF_THREE, now).tolist() == [True, True]
+    assert mix.mask(OF_THREE[1:], now).tolist() == [True, False]
     torch.testing.assert_close(mix.expected(OF_THREE), OF_THREE.mean(dim=0))  # Evaluation knows no labels to ask by.
 
 
@@ -177,7 +177,7 @@ def test_oracle_without_labels_is_refused() -> None:
 def test_all_other_mixes_have_a_target_for_every_sample() -> None:
     now = MixContext(seed=1, batch=2, ids=torch.tensor([4, 5]))
     for name in set(MIXES.names()) - {'oracle', 'weights'}:
-        assert make_mix(name).taught(OF_THREE, now) is None
+        assert make_mix(name).mask(OF_THREE, now) is None
 
 
 def test_confidence_weighs_each_teacher_by_its_top_probability() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from composer.core import Algorithm, Event, State
+from composer.core import Event, State
 from composer.loggers import Logger
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from composer_kd.algorithms.adversarial_recycling.examples import Examples, View
 from composer_kd.algorithms.adversarial_recycling.step import AdversarialBatch, AttackStep, AttackSums, StepPlan
 from composer_kd.algorithms.adversarial_recycling.table import DeltaTable
 from composer_kd.algorithms.described import Described
+from composer_kd.algorithms.roles import Cost, Need, Training, single
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.samples import Samples
 from composer_kd.core.errors import UserError, nearest
@@ -53,7 +54,7 @@ class AdversarialRecycling(Described):
     Args:
         mode: ``'recycle'``, ``'fresh'`` or ``'replay'``; the arguments below belong to the modes in brackets.
             Default: ``'recycle'``.
-        source: (recycle, replay) The run directory of an earlier run that recorded its examples, or its
+        from_: (recycle, replay) The run directory of an earlier run that recorded its examples, or its
             :class:`composer_kd.Archive`: what is replayed, or what the first attacks begin at. Default: ``None``.
         epsilon: (recycle, fresh) The radius of the ball, in pixels from 0 to 255; ``None`` is 8 for ``linf`` and 128
             for ``l2``. Default: ``None``.
@@ -95,10 +96,12 @@ class AdversarialRecycling(Described):
             )
     """
 
+    needs: ClassVar[Mapping[str, Need]] = {'from_': Need('examples')}
+
     def __init__(
         self,
         mode: Literal['recycle', 'fresh', 'replay'] = 'recycle',
-        source: Archive | str | Path | None = None,
+        from_: Archive | str | Path | None = None,
         epsilon: float | None = None,
         steps: int = 1,
         step_size: float | None = None,
@@ -122,7 +125,7 @@ class AdversarialRecycling(Described):
         self.teachers_see = teachers_see
         self.batch_for_teachers: Any = None
         """The microbatch under way as it was, where teachers are asked about that."""
-        self.archive = source if isinstance(source, Archive) or source is None else Archive(source)
+        self.archive = from_ if isinstance(from_, Archive) or from_ is None else Archive(from_)
         self._in_steps, self._between = Clock(), Clock()
         self._on_gpu = False
         self.images_attacked = 0
@@ -182,10 +185,11 @@ class AdversarialRecycling(Described):
         """A block of work on examples outside of a step, whose seconds count as theirs: telling ranks, writing."""
         return self._between.running(self._on_gpu)
 
-    @property
-    def attack_seconds(self) -> tuple[float, float]:
-        """Seconds spent on adversarial examples so far in this process, on this rank: in steps, and between them."""
-        return self._in_steps.seconds(), self._between.seconds()
+    def costs(self) -> list[Cost]:
+        return [Cost('attack', self.images_attacked, self.images_replayed, self.attack.passes)]
+
+    def seconds(self) -> dict[str, tuple[float, float]]:
+        return {'attack': (self._in_steps.seconds(), self._between.seconds())}
 
     @property
     def leaves_teachers_the_views(self) -> bool:
@@ -197,32 +201,36 @@ class AdversarialRecycling(Described):
         """Whether there will be something to record."""
         return self.mode != 'replay'
 
-    def remember(self) -> None:
-        """Keep the examples whatever the mode: somebody records them. To be called before FIT_START."""
+    def keep_examples(self) -> None:
         self._keeps = True
+
+    def gather_examples(self) -> None:
+        self.table.exchange()
+
+    def kept_examples(self) -> tuple[Samples, Tensor, dict[str, Any]]:
+        samples, deltas = self.table.entries()
+        return samples, deltas, self.attack.as_mapping()
 
     # -- before training ------------------------------------------------------------------------------------------
 
     def _init(self, state: State) -> None:
         self._on_gpu = state.device.name == 'gpu'
-        if sum(isinstance(other, AdversarialRecycling) for other in state.algorithms) > 1:
-            raise UserError(
-                'AdversarialRecycling: the Trainer has two; give one (checkpoints could not tell them apart, nor can '
-                'both change the images)'
-            )
+        single(self, AdversarialRecycling, Training(state.algorithms), remedy='give one')
 
-    def check_neighbours(self, algorithms: Sequence[Algorithm]) -> None:
-        """Refuse, in one line, what a Trainer cannot have beside this."""
-        others = [one for one in algorithms if one is not self]
-        if name := first_of(others, CHANGE_IMAGES | DROP_SAMPLES):
+    def check(self, training: Training) -> None:
+        """Refuse a second one, what changes images or drops samples, and views that an example cannot serve."""
+        single(self, AdversarialRecycling, training, remedy='give one')
+        if name := first_of(training.others(self), CHANGE_IMAGES | DROP_SAMPLES):
             raise UserError(
-                f'{type(self).__name__}: {name} is in the same Trainer; an example is a delta on the image that its '
+                f'{training.owner(self)}: {name} is in the same Trainer; an example is a delta on the image that its '
                 f'key names: leave one of them out'
             )
+        if training.augmentation is not None:
+            Views(training.augmentation, training.owner(self))
 
     def _fit_start(self, state: State) -> None:
         owner = type(self).__name__
-        self.check_neighbours(state.algorithms)
+        self.check(Training.of(state))
         dataset: Any = getattr(state.train_dataloader, 'dataset', None)
         samples = Samples.of(dataset)
         refuse_strict_model(state.model, dataset)
@@ -363,9 +371,9 @@ _ATTACK = {'epsilon', 'steps', 'step_size', 'norm', 'targeted', 'start', 'every'
 
 # Which arguments a mode has; what is given beside them would do nothing, and is refused.
 OF_MODE = {
-    'recycle': _ALL | _ATTACK | {'source', 'keep', 'reset'},
+    'recycle': _ALL | _ATTACK | {'from_', 'keep', 'reset'},
     'fresh': _ALL | _ATTACK,
-    'replay': _ALL | {'source'},
+    'replay': _ALL | {'from_'},
 }
 
 _VALUES = {
@@ -384,9 +392,9 @@ def check_arguments(mode: str, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if name != 'mode' and name not in OF_MODE[mode] and value is not None:
             homes = ' and '.join(repr(other) for other, names in OF_MODE.items() if name in names)
-            raise UserError(f'{name}: mode {mode!r} does not use it ({homes} does); leave it out')
-    if mode == 'replay' and given.get('source') is None:
-        raise UserError("source: mode 'replay' needs the run directory of an earlier run that recorded its examples")
+            raise UserError(f'{name.rstrip("_")}: mode {mode!r} does not use it ({homes} does); leave it out')
+    if mode == 'replay' and given.get('from_') is None:
+        raise UserError("from: mode 'replay' needs the run directory of an earlier run that recorded its examples")
 
 
 def share_of(value: Any) -> float:

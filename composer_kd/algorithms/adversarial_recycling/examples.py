@@ -27,7 +27,7 @@ from composer_kd.functional.augment import crop_of, cropped
 from composer_kd.functional.uncrop import uncropped, visible
 from composer_kd.storage.distributed import on_rank_zero
 
-__all__ = ['Examples', 'Recorded', 'Views', 'check_same', 'read_examples', 'recorded_set']
+__all__ = ['Examples', 'Recorded', 'Views', 'check_same', 'read_examples']
 
 # How far a pixel that comes back out of float32 may be from a whole number.
 _ROUNDING = 0.05
@@ -157,17 +157,6 @@ class Recorded:
     xxh3: str
 
 
-def recorded_set(archive: Archive) -> int:
-    """The number of the examples' table; one line where there is none."""
-    numbers = archive.numbers('adversarial')
-    if not numbers:
-        raise UserError(
-            f'{archive.run} recorded no adversarial examples; train it with `adversarial:` and '
-            f'`archive: {{adversarial: true}}`'
-        )
-    return numbers[-1]
-
-
 def read_examples(archive: Archive, samples: Samples, shape: Sequence[int], owner: str, unseen: str) -> Recorded:
     """Read on rank 0, for all: the run may be recording at this moment, and all ranks must have the same.
 
@@ -190,7 +179,7 @@ def read_examples(archive: Archive, samples: Samples, shape: Sequence[int], owne
 
 
 def _read(archive: Archive, samples: Samples, shape: Sequence[int], owner: str) -> Recorded:
-    number = recorded_set(archive)
+    number = archive.require('adversarial')[-1]
     table, facts = archive.table('adversarial', number), archive.facts('adversarial', number)
     if facts.get('pixels') != PIXELS:
         raise UserError(

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from composer.core import Event, State
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from composer_kd.algorithms.described import Described
 from composer_kd.algorithms.distillation.loss import make_loss
-from composer_kd.algorithms.distillation.overtaking import StudentOvertakes, watch
+from composer_kd.algorithms.distillation.overtaking import StudentOvertakes
 from composer_kd.algorithms.distillation.sums import StepSums
 from composer_kd.algorithms.distillation.target import DistillationTarget
+from composer_kd.algorithms.roles import Cost, Need, Training, single
 from composer_kd.core.errors import UserError
 from composer_kd.core.ramp import Ramp
 from composer_kd.core.schedule import Progress, Schedule
@@ -33,15 +34,15 @@ from composer_kd.models.batch import (
 )
 from composer_kd.models.classifier import refuse_strict_model
 from composer_kd.models.composer_compat import MIX_IMAGES, first_of
-from composer_kd.teachers.base import Teacher
+from composer_kd.teachers.base import BaseTeacher
 from composer_kd.teachers.checks import OutputChecks
-from composer_kd.teachers.live import LiveTeacher
+from composer_kd.teachers.factory import Teacher
 from composer_kd.teachers.mix import Mix, MixContext, make_mix
-from composer_kd.teachers.pool import Microbatch, TeacherPool
+from composer_kd.teachers.pool import Query, TeacherPool
 
 __all__ = ['Distillation']
 
-TeacherLike = Teacher | torch.nn.Module | str | Path | Mapping[str, Any]
+TeacherLike = BaseTeacher | torch.nn.Module | str | Path | Mapping[str, Any]
 
 
 class Distillation(Described):
@@ -94,6 +95,8 @@ class Distillation(Described):
             )
     """
 
+    needs: ClassVar[Mapping[str, Need]] = {'teachers': Need('model', many=True)}
+
     def __init__(
         self,
         teachers: Sequence[TeacherLike] | TeacherLike,
@@ -118,14 +121,16 @@ class Distillation(Described):
         if not isinstance(standardize, bool):
             raise UserError(f'{type(self).__name__}: standardize is true or false, got {standardize!r}')
         self.loss = make_loss(loss, temperature, standardize)
-        self.faculty = TeacherPool([Teacher.of(teacher) for teacher in several], type(self).__name__)
+        self.pool = TeacherPool([Teacher.of(teacher) for teacher in several], type(self).__name__)
         self.arguments['teachers'] = self.teachers
-        self._overtaking = StudentOvertakes() if self.schedule.until_overtaken else None
+        self._overtaking = StudentOvertakes(type(self).__name__) if self.schedule.until_overtaken else None
+        self.last_step: dict[str, float] = {}
+        """The metrics that the last step logged."""
         self._sums = StepSums()
         self._loaded = False
         # Of the microbatch under way:
         self._labels: Tensor | None = None
-        self._lesson: DistillationTarget | None = None
+        self._target: DistillationTarget | None = None
         self._numbers: dict[str, float] = {}
         self._on = False
         self._strength = 0.0
@@ -154,7 +159,7 @@ class Distillation(Described):
             # Hard labels are read before MixUp and LabelSmoothing replace them; MixUp may never put them back.
             self._labels = labels_of(state.batch)
         elif event == Event.AFTER_FORWARD:
-            self._ask_teachers(state)
+            self._query_teachers(state)
         elif event == Event.BEFORE_BACKWARD:
             self._add_to_loss(state)
         elif event == Event.AFTER_TRAIN_BATCH:
@@ -164,37 +169,40 @@ class Distillation(Described):
         elif event == Event.FIT_END:
             self.checks.finish()
         elif self._overtaking is not None:
-            watch(self._overtaking, self, event, state, logger)
+            self._overtaking.on_event(event, state, logger, self.teachers, self._expected_target)
+
+    def _expected_target(self, state: State) -> Tensor:
+        """The teachers' mix for a batch of evaluation data."""
+        return self.mix.expected(self.pool.query_all(state))
 
     @property
-    def teachers(self) -> list[Teacher]:
+    def teachers(self) -> list[BaseTeacher]:
         """Live and recorded ones, each with a name of its own."""
-        return self.faculty.teachers
-
-    @property
-    def live_teachers(self) -> list[LiveTeacher]:
-        """The teachers that compute, with the models that recorded ones keep for what is not recorded."""
-        return self.faculty.live
+        return self.pool.teachers
 
     @property
     def checks(self) -> OutputChecks:
         """What was found of the teachers' outputs so far."""
-        return self.faculty.checks
+        return self.pool.checks
 
     @property
-    def images_taught(self) -> list[int]:
-        """Forward passes of the teachers so far in this process, one number a teacher, on this rank."""
-        return self.faculty.images_taught
+    def teacher_accuracy(self) -> float | None:
+        """The teachers' accuracy on the first batches, averaged over those that were counted."""
+        accuracies = [
+            correct / counted
+            for correct, counted in zip(self.checks.correct, self.checks.counted, strict=True)
+            if counted
+        ]
+        return sum(accuracies) / len(accuracies) if accuracies else None
 
-    @property
-    def images_recorded(self) -> list[int]:
-        """Outputs looked up so far in this process (forward passes saved), one number a teacher, on this rank."""
-        return self.faculty.images_recorded
+    def costs(self) -> list[Cost]:
+        counts = zip(self.teachers, self.pool.images_taught, self.pool.images_recorded, strict=True)
+        return [
+            Cost('teacher', images, reused, multiply_adds=teacher.multiply_adds) for teacher, images, reused in counts
+        ]
 
-    @property
-    def teacher_seconds(self) -> float:
-        """Seconds spent in teachers so far in this process, on this rank."""
-        return self.faculty.clock.seconds()
+    def seconds(self) -> dict[str, tuple[float, float]]:
+        return {'teacher': (self.pool.clock.seconds(), 0.0)}
 
     @property
     def overtaken(self) -> bool:
@@ -204,19 +212,12 @@ class Distillation(Described):
     # -- before training ------------------------------------------------------------------------------------------
 
     def _init(self, state: State) -> None:
-        others = [
-            type(other).__name__ for other in state.algorithms if isinstance(other, Distillation) and other is not self
-        ]
-        if others:
-            raise UserError(
-                f'{type(self).__name__}: the Trainer has {others[0]} already; '
-                f'use one with several teachers (checkpoints could not tell two apart)'
-            )
+        single(self, Distillation, Training(state.algorithms), remedy='give one of them all teachers')
         # Last at BEFORE_* events, first at AFTER_*: MixUp(interpolate_loss=True) scales the whole loss at
         # BEFORE_BACKWARD, and must not scale our term.
         state.algorithms.remove(self)
         state.algorithms.append(self)
-        self.faculty.place(state)
+        self.pool.place(state)
 
     def _after_load(self, state: State) -> None:
         if int(state.timestamp.batch) > 0 and not self._loaded:
@@ -226,40 +227,49 @@ class Distillation(Described):
                 stacklevel=2,
             )
 
-    def check_length(self, progress: Progress, where: str) -> None:
-        """Refuse what cannot work in a training of this length.
+    def check(self, training: Training) -> None:
+        """Refuse what cannot work in this training: a second distillation, its length, its batches, no evaluation."""
+        single(self, Distillation, training, remedy='give one of them all teachers')
+        if training.progress is not None:
+            self._check_length(training.progress, training)
+        least = self.loss.least_samples
+        for key, size in training.sizes.items():
+            if size < least:
+                raise UserError(
+                    f'{training.key(key)}: {size}, but the loss {self.loss.name} compares the samples of a batch; use '
+                    f'{least} or more'
+                )
+        if self._overtaking is not None and not training.validates:
+            if training.planned:
+                where = training.key('data.val_fraction')
+                raise UserError(f"{where}: schedule 'until overtaken' compares on validation data; set it to 0.1, say")
+            raise UserError(
+                f"{training.option(self, 'schedule')} 'until overtaken' compares on the first evaluator, and the "
+                f'Trainer has none; give eval_dataloader (validation data)'
+            )
 
-        Args:
-            progress: At its start.
-            where: What stands before the name of an option in an error line.
-        """
-        self.schedule.check(progress, where=f'{where}schedule')
+    def _check_length(self, progress: Progress, training: Training) -> None:
+        self.schedule.check(progress, where=training.option(self, 'schedule'))
         for changing in (self.label_weight, self.kd_weight, *self.loss.numbers.values()):
-            changing.check(progress, where)
+            changing.check(progress, training.prefix(self))
         for at in progress.ahead():
             if self.schedule.weight(at) and not self.label_weight.at(at) and not self.strength(at):
                 raise UserError(
-                    f'{where}label_weight and kd_weight are both 0 in epoch {at.epoch}: nothing would be learnt then'
+                    f'{training.option(self, "label_weight")} and kd_weight are both 0 in epoch {at.epoch}: nothing '
+                    f'would be learnt then'
                 )
 
     def _fit_start(self, state: State) -> None:
-        owner = type(self).__name__
         refuse_strict_model(state.model, getattr(state.train_dataloader, 'dataset', None))
-        progress = Progress.of(state)
-        self.check_length(progress, f'{owner}: ')
-        if self._overtaking is not None and not state.evaluators:
-            raise UserError(
-                f"{owner}: schedule 'until overtaken' compares on the first evaluator, and the Trainer has none; "
-                f'give eval_dataloader (validation data)'
-            )
+        self.check(Training.of(state))
         mixing = first_of(state.algorithms, MIX_IMAGES)
         if mixing is not None and self.mix.leaves_some_to_labels and self.label_weight.value != 1:
             warnings.warn(
-                f'{owner}: beside {mixing}, what no teacher gets right is taught by the label of the one image of a '
-                f'mixture alone; with label_weight=1 it is taught by both',
+                f'{type(self).__name__}: beside {mixing}, what no teacher gets right is taught by the label of the one '
+                f'image of a mixture alone; with label_weight=1 it is taught by both',
                 stacklevel=2,
             )
-        self.faculty.start(state, self.strength)
+        self.pool.start(state, self.strength)
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
@@ -270,21 +280,21 @@ class Distillation(Described):
     def _begin_step(self, state: State) -> None:
         self._sums.start_step()
         if self.strength(Progress.of(state)):
-            self.faculty.look_up(state)
+            self.pool.look_up(state)
 
-    def _ask_teachers(self, state: State) -> None:
+    def _query_teachers(self, state: State) -> None:
         progress = Progress.of(state)
         self._on = self.schedule.weight(progress, self.overtaken) > 0
         self._strength = self.strength(progress)
         self._numbers = self.loss.at(progress)
         label_weight = self.label_weight.at(progress) if self._on else 1.0
-        lesson = self._lesson = DistillationTarget(self._labels, self._strength, label_weight, self._numbers)
+        target = self._target = DistillationTarget(self._labels, self._strength, label_weight, self._numbers)
         student = logits_of(state.outputs, 'the student')
-        lesson.single = has_single_output(state.outputs)
-        lesson.of_labelled = self.mix.leaves_some_to_labels or self.loss.wants_labels
+        target.single = has_single_output(state.outputs)
+        target.of_labelled = self.mix.leaves_some_to_labels or self.loss.wants_labels
         least = self.loss.least_samples
-        if not self.faculty.met:  # In the first batch, whatever the schedule: not in epoch 10.
-            if lesson.single:
+        if not self.pool.validated:  # In the first batch, whatever the schedule: not in epoch 10.
+            if target.single:
                 self._check_single_output(state.batch)
             self.loss.check_labels(self._labels)
             self.mix.check_labels(self._labels)
@@ -293,21 +303,21 @@ class Distillation(Described):
                     f'loss: {self.loss.name} compares the samples of a batch, and this one has a single sample; use '
                     f'larger batches and microbatches'
                 )
-        if self._strength == 0.0 and self.faculty.met:
+        if self._strength == 0.0 and self.pool.validated:
             return
         step = self._step(state, student)
-        asked = self.mix.asked(len(self.teachers), step) if self._strength else []
-        batch = Microbatch(state, batch_of_teachers(state), student, self._labels, self._sums)
-        with self.faculty.clock.running(student.is_cuda):
-            if not self.faculty.met:
-                self.faculty.meet(batch, soon=asked)
-            if not asked:
+        selected = self.mix.selected(len(self.teachers), step) if self._strength else []
+        query = Query(state, batch_of_teachers(state), student, self._labels, self._sums.samples, self._sums.add_check)
+        with self.pool.clock.running(student.is_cuda):
+            if not self.pool.validated:
+                self.pool.validate(query, soon=selected)
+            if not selected:
                 return
-            outputs, known = self.faculty.outputs(asked, batch)
+            outputs, known = self.pool.outputs(selected, query)
             step = replace(step, known=known)
-            lesson.target, lesson.taught = self.mix.lesson(outputs, step)
-        if least > 1 and (len(student) if lesson.taught is None else int(lesson.taught.sum())) < least:
-            lesson.taught = torch.zeros(len(student), dtype=torch.bool, device=student.device)
+            target.logits, target.mask = self.mix.target_and_mask(outputs, step)
+        if least > 1 and (len(student) if target.mask is None else int(target.mask.sum())) < least:
+            target.mask = torch.zeros(len(student), dtype=torch.bool, device=student.device)
 
     def _check_single_output(self, batch: Any) -> None:
         """Refuse what compares classes for a model with a single output that is none of two classes."""
@@ -336,22 +346,22 @@ class Distillation(Described):
         return MixContext(seed=state.rank_zero_seed, batch=int(state.timestamp.batch), ids=ids, labels=self._labels)
 
     def _add_to_loss(self, state: State) -> None:
-        label, lesson = total_of(state.loss), self._lesson
+        label, target = total_of(state.loss), self._target
         student = logits_of(state.outputs, 'the student').float()
-        assert lesson is not None
-        if lesson.changes_nothing:
+        assert target is not None
+        if target.changes_nothing:
             self._sums.add(len(student), label)
             return
-        label = lesson.label_part(label, student, type(self).__name__)
-        if lesson.target is None:  # kd_weight is 0: the other weight holds nevertheless.
+        label = target.label_part(label, student, type(self).__name__)
+        if target.logits is None:  # kd_weight is 0: the other weight holds nevertheless.
             self._sums.add(len(student), label)
             self._set_loss(state, label)
             return
-        distilled = lesson.distill(student, self.loss)
+        distilled = target.distill(student, self.loss)
         self._sums.add(len(student), label, distilled)
         # A sum, not the label loss itself: Composer scales what is backpropagated in place.
         self._set_loss(state, label + distilled.term)
-        self._lesson = None
+        self._target = None
 
     @staticmethod
     def _set_loss(state: State, total: Tensor) -> None:
@@ -359,7 +369,7 @@ class Distillation(Described):
 
     def _after_train_batch(self, state: State) -> None:
         self._sums.end_pass()
-        if self.faculty.first_use(asked=bool(self._strength)):
+        if self.pool.first_use(queried=bool(self._strength)):
             # The optimizer steps after this event: what a broken teacher has said is not learnt.
             _, rows = self._sums.reduce(len(self.teachers), state.device)
             self.checks.refuse_broken(rows)
@@ -372,7 +382,7 @@ class Distillation(Described):
             metrics['distill/temperature'] = self._numbers['temperature']
         if self.loss.learned is not None and self._strength:
             self.loss.learned.climb(self._sums.slope, Progress.of(state))
-        metrics |= self.faculty.metrics(rows, more_to_come=self._on)
+        metrics |= self.pool.metrics(rows, more_to_come=self._on)
         logger.log_metrics(metrics)
         self.last_step = metrics
 
@@ -380,7 +390,7 @@ class Distillation(Described):
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
-        state |= self.faculty.state_dict()
+        state |= self.pool.state_dict()
         if self.loss.learned is not None:
             state['temperature'] = self.loss.learned.state_dict()
         if self._overtaking is not None:
@@ -390,7 +400,7 @@ class Distillation(Described):
     def load_state_dict(self, state: dict[str, Any], strict: bool = False) -> None:
         del strict
         self._loaded = True
-        self.faculty.load_state_dict(state)
+        self.pool.load_state_dict(state)
         if self.loss.learned is not None and 'temperature' in state:
             self.loss.learned.load_state_dict(state['temperature'])
         if self._overtaking is not None and 'overtaking' in state:

@@ -1,9 +1,10 @@
-"""Whether the student has overtaken its teachers: both counted on the same batches of the first evaluator."""
+"""Compare the student with its teachers on the same batches of the first evaluator."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from composer.core import Event, State
@@ -14,24 +15,26 @@ from torch import Tensor
 
 from composer_kd.core.errors import UserError
 from composer_kd.models.batch import labels_of, logits_of
+from composer_kd.teachers.base import BaseTeacher
 
-if TYPE_CHECKING:
-    from composer_kd.algorithms.distillation.distillation import Distillation
-
-__all__ = ['StudentOvertakes', 'watch']
+__all__ = ['StudentOvertakes']
 
 log = logging.getLogger(__name__)
 
 
 class StudentOvertakes:
-    """Counts right answers of the student and, once, of the teachers' mix; the decision is latched.
+    """Counts right answers of the student and, once, of the teachers' mix; once overtaken, it stays so.
 
     With several ranks the counts are summed, so that all ranks decide alike.
+
+    Args:
+        owner: Names the algorithm in a line.
     """
 
     EVENTS = frozenset({Event.EVAL_START, Event.EVAL_AFTER_FORWARD, Event.EVAL_END})
 
-    def __init__(self) -> None:
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
         self.overtaken = False
         self.teacher_accuracy: float | None = None
         self.student_accuracy: float | None = None
@@ -79,42 +82,51 @@ class StudentOvertakes:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.overtaken, self.teacher_accuracy = state['overtaken'], state['teacher_accuracy']
 
+    def on_event(
+        self,
+        event: Event,
+        state: State,
+        logger: Logger,
+        teachers: Sequence[BaseTeacher],
+        target_of: Callable[[State], Tensor],
+    ) -> None:
+        """Follow an evaluation of the first evaluator; when it ends, decide.
 
-def watch(overtaking: StudentOvertakes, owner: Distillation, event: Event, state: State, logger: Logger) -> None:
-    """Follow an evaluation of the first evaluator; when it ends, decide."""
-    first = state.evaluators[0].label if state.evaluators else None
-    if overtaking.overtaken or state.dataloader_label != first or state.max_duration is None:
-        return
-    if event == Event.EVAL_START:
-        overtaking.start()
-    elif event == Event.EVAL_AFTER_FORWARD:
-        labels = labels_of(state.batch)
-        if labels is None:
+        Args:
+            event: One of :attr:`EVENTS`.
+            state: Composer's state.
+            logger: Takes the accuracies.
+            teachers: Those that the student may overtake.
+            target_of: Computes the teachers' mix for the state's batch.
+        """
+        first = state.evaluators[0].label if state.evaluators else None
+        if self.overtaken or state.dataloader_label != first or state.max_duration is None:
+            return
+        if event == Event.EVAL_START:
+            self.start()
+        elif event == Event.EVAL_AFTER_FORWARD:
+            labels = labels_of(state.batch)
+            if labels is None:
+                raise UserError(f"{self.owner}: schedule 'until overtaken' needs hard labels in the evaluation batches")
+            target = None
+            if self.needs_teachers:
+                if any(teacher.only_looks_up for teacher in teachers):
+                    self.teacher_accuracy = self._stored_accuracy(teachers)
+                else:
+                    target = target_of(state)
+            self.count(labels, logits_of(state.outputs, 'the student'), target)
+        else:
+            self.end(state.device)
+            logger.log_metrics(self.metrics())
+            if self.overtaken:
+                log.info('%s: the student has overtaken its teachers: %s', self.owner, self.metrics())
+
+    def _stored_accuracy(self, teachers: Sequence[BaseTeacher]) -> float:
+        """The best validation accuracy that the teachers' runs ended with."""
+        known = [accuracy for teacher in teachers if (accuracy := teacher.stored_accuracy) is not None]
+        if not known:
             raise UserError(
-                f"{type(owner).__name__}: schedule 'until overtaken' needs hard labels in the evaluation batches"
+                f"{self.owner}: schedule 'until overtaken' needs the teachers' validation accuracy, and their runs "
+                f"stored none; use unseen='live', or a run with data.val_fraction above 0"
             )
-        student = logits_of(state.outputs, 'the student')
-        target = None
-        if overtaking.needs_teachers:
-            if any(teacher.only_looks_up for teacher in owner.teachers):
-                overtaking.teacher_accuracy = _stored_accuracy(owner)
-            else:
-                target = owner.mix.expected(owner.faculty.query_all(state))
-        overtaking.count(labels, student, target)
-    else:
-        overtaking.end(state.device)
-        logger.log_metrics(overtaking.metrics())
-        if overtaking.overtaken:
-            log.info('%s: the student has overtaken its teachers: %s', type(owner).__name__, overtaking.metrics())
-
-
-def _stored_accuracy(owner: Distillation) -> float:
-    """Of teachers that cannot be asked: the best that their runs, and those of the others, ended with."""
-    stored = [teacher.stored_accuracy for teacher in owner.teachers]
-    known = [accuracy for accuracy in stored if accuracy is not None]
-    if not known:
-        raise UserError(
-            f"{type(owner).__name__}: schedule 'until overtaken' needs the teachers' validation accuracy, and their "
-            f"runs stored none; use unseen='live', or a run with data.val_fraction above 0"
-        )
-    return max(known)
+        return max(known)

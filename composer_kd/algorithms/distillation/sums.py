@@ -65,7 +65,7 @@ class StepSums:
         step.samples += samples
         step.label.append(label.detach().double() * samples)
         if distilled is not None:
-            step.asked += samples
+            step.distilled += samples
             step.distill.append(distilled.term.detach().double() * samples)
             step.agreement.append(distilled.agreement.double())
             step.compared += samples if distilled.compared is None else distilled.compared
@@ -85,7 +85,7 @@ class StepSums:
         sums = torch.stack(
             [
                 zero + step.samples,
-                zero + step.asked,
+                zero + step.distilled,
                 sum(step.label, zero),
                 sum(step.distill, zero),
                 sum(step.agreement, zero),
@@ -96,13 +96,13 @@ class StepSums:
         )
         everything = torch.cat([sums, *(step.checks.get(number, empty) for number in range(teachers))])
         dist.all_reduce(everything, reduce_operation='SUM')
-        samples, asked, label, distill, agreement, compared, partly, slope, *flat = everything.tolist()
+        samples, distilled, label, distill, agreement, compared, partly, slope, *flat = everything.tolist()
         metrics = {'loss/train/label': label / max(samples, 1.0)}
-        self.slope = slope / max(asked, 1.0)
-        if asked:
-            metrics['loss/train/distill'] = distill / asked
+        self.slope = slope / max(distilled, 1.0)
+        if distilled:
+            metrics['loss/train/distill'] = distill / distilled
         if partly:
-            metrics['distill/label_only'] = 1 - compared / asked
+            metrics['distill/label_only'] = 1 - compared / distilled
         if compared:
             metrics['distill/agreement'] = agreement / compared
         width = len(OutputChecks.COLUMNS)
@@ -112,7 +112,7 @@ class StepSums:
 class _Pass:
     def __init__(self) -> None:
         self.samples = 0
-        self.asked = 0
+        self.distilled = 0
         self.compared = 0
         self.partly = False
         self.label: list[Tensor] = []

@@ -19,23 +19,23 @@ __all__ = ['DistillationTarget']
 
 @dataclass
 class DistillationTarget:
-    """The parts of a microbatch's loss, and what they weigh.
+    """Weigh the parts of a microbatch's loss.
 
     Args:
         labels: The hard labels ``[B]``, where the batch has them.
         strength: The weight of the distillation term, its schedule inside; 0 where it is off.
         label_weight: The weight of the label loss.
         numbers: The loss's own numbers at this point of the training.
-        target: The teachers' mix ``[B, C]``; ``None`` where they were not asked.
-        taught: Which samples have a target, ``[B]``; ``None`` for all.
+        logits: The teachers' mix ``[B, C]``; ``None`` where they were not queried.
+        mask: Which samples have a target, ``[B]``; ``None`` for all.
     """
 
     labels: Tensor | None
     strength: float
     label_weight: float
     numbers: Mapping[str, Any]
-    target: Tensor | None = None
-    taught: Tensor | None = None
+    logits: Tensor | None = None
+    mask: Tensor | None = None
     single: bool = False
     """Whether the student has a single output, shown as the logits of two classes."""
     of_labelled: bool = False
@@ -43,15 +43,15 @@ class DistillationTarget:
 
     @property
     def changes_nothing(self) -> bool:
-        return self.target is None and self.label_weight == 1.0
+        return self.logits is None and self.label_weight == 1.0
 
     def label_part(self, label: Tensor, student: Tensor, owner: str) -> Tensor:
-        """The label loss as weighted; a sample without a target has its label with weight 1.
+        """Weigh the label loss; a sample without a target has its label with weight 1.
 
         Args:
             label: The model's own loss, averaged.
             student: The student's logits ``[B, C]``.
-            owner: How an error line calls the algorithm.
+            owner: Names the algorithm in an error line.
         """
         # Not 0 times the label loss: where labels are not used they may be none (-100), and their loss no number.
         if self.labels is not None:
@@ -59,10 +59,10 @@ class DistillationTarget:
             none = label.isnan() & ~(self.labels >= 0).any()
             label = torch.where(none, 0.0, label)
         label = self.label_weight * label if self.label_weight else 0.0 * student.sum()
-        if self.target is None or self.taught is None or self.label_weight == 1.0:
+        if self.logits is None or self.mask is None or self.label_weight == 1.0:
             return label
         if self.labels is None:
-            if bool(self.taught.all()):
+            if bool(self.mask.all()):
                 return label
             raise UserError(
                 f"{owner}: samples that no teacher knows are taught by their labels (unseen='label'), "
@@ -71,16 +71,16 @@ class DistillationTarget:
         # Labels of -100 are none, here as in PyTorch: they add nothing, and do not count.
         labelled = self.labels >= 0
         losses = F.cross_entropy(student, self.labels.long().clamp_min(0), reduction='none')
-        alone = torch.where(labelled & ~self.taught, losses, 0.0).sum() / labelled.sum().clamp_min(1)
+        alone = torch.where(labelled & ~self.mask, losses, 0.0).sum() / labelled.sum().clamp_min(1)
         return label + (1.0 - self.label_weight) * alone
 
     def distill(self, student: Tensor, loss: DistillLoss) -> Distilled:
-        """The distillation term as weighted: averaged over all samples, to which those without a target add nothing."""
-        target, labels, compared = self.target, self.labels, None
+        """Compute the weighted term: an average over all samples, to which those without a target add nothing."""
+        target, labels, compared = self.logits, self.labels, None
         assert target is not None
         share: float | Tensor = 1.0
-        if self.taught is not None:
-            rows = self.taught.nonzero()[:, 0]  # The one wait for the device: how many there are.
+        if self.mask is not None:
+            rows = self.mask.nonzero()[:, 0]  # The one wait for the device: how many there are.
             if not len(rows):
                 return Distilled(0.0 * student.sum(), student.new_zeros(()), 0)
             share = len(rows) / len(student)

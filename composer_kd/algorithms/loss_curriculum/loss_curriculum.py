@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from composer.core import Algorithm, Event, State
+from composer.core import Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 
@@ -29,6 +29,7 @@ from composer_kd.algorithms.loss_curriculum.rules import (
     difficulties,
     ramp,
 )
+from composer_kd.algorithms.roles import Need, Training, single
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.samples import Samples
 from composer_kd.core.errors import UserError, nearest
@@ -68,7 +69,7 @@ class LossCurriculum(Described):
     was chosen by).
 
     Args:
-        archive: The run directory whose recorded losses are used, or its :class:`composer_kd.Archive`. Needed for
+        from_: The run directory whose recorded losses are used, or its :class:`composer_kd.Archive`. Needed for
             ``'curriculum'`` and ``'rho'``. Default: ``None``.
         mode: ``'curriculum'``, ``'infobatch'`` or ``'rho'``; the arguments below belong to the modes in brackets.
             Default: ``'curriculum'``.
@@ -105,9 +106,11 @@ class LossCurriculum(Described):
             )
     """
 
+    needs: ClassVar[Mapping[str, Need]] = {'from_': Need('losses')}
+
     def __init__(
         self,
-        archive: Archive | str | Path | None = None,
+        from_: Archive | str | Path | None = None,
         mode: Literal['curriculum', 'infobatch', 'rho'] = 'curriculum',
         statistic: str = 'mean',
         order: Literal['easy_first', 'hard_first'] = 'easy_first',
@@ -141,11 +144,9 @@ class LossCurriculum(Described):
             raise UserError(
                 "statistic: 'forgetting' is no loss, and mode 'rho' subtracts losses; write 'mean' or 'last'"
             )
-        if self.rule.needs_archive and archive is None:
-            raise UserError(
-                f'archive: mode {mode!r} needs the run directory of an earlier run that recorded its losses'
-            )
-        self.archive = archive if isinstance(archive, Archive) or archive is None else Archive(archive)
+        if self.rule.needs_archive and from_ is None:
+            raise UserError(f'from: mode {mode!r} needs the run directory of an earlier run that recorded its losses')
+        self.archive = from_ if isinstance(from_, Archive) or from_ is None else Archive(from_)
         self.choice: EpochSelection | None = None
         """What the epoch under way trains on."""
         self._own = CurrentLosses(type(self).__name__)
@@ -196,11 +197,7 @@ class LossCurriculum(Described):
     # -- before training ------------------------------------------------------------------------------------------
 
     def _init(self, state: State) -> None:
-        if sum(isinstance(other, LossCurriculum) for other in state.algorithms) > 1:
-            raise UserError(
-                'LossCurriculum: the Trainer has two; give one (checkpoints could not tell them apart, nor can both '
-                'choose the samples)'
-            )
+        single(self, LossCurriculum, Training(state.algorithms), remedy='give one')
         # Late, so that at AFTER_LOSS the labels are still those that LabelSmoothing made the loss of; before
         # Distillation, which asks at FIT_START what is selected.
         state.algorithms.remove(self)
@@ -215,7 +212,7 @@ class LossCurriculum(Described):
         dataset = getattr(state.train_dataloader, 'dataset', None)
         self._samples = Samples.of(dataset)
         refuse_strict_model(state.model, dataset)
-        self.check_neighbours(state.algorithms)
+        self.check(Training.of(state))
         if rule.schedule is not None:
             rule.schedule.check(Progress.of(state), where=owner)
         self._read_archive()
@@ -233,13 +230,14 @@ class LossCurriculum(Described):
         self._begun = True
         self._choose(state)
 
-    def check_neighbours(self, algorithms: Sequence[Algorithm]) -> None:
-        """Refuse, in one line, what a Trainer cannot have beside this."""
-        for algorithm in algorithms if self.rule.weighs or self.rule.needs_own_losses else ():
+    def check(self, training: Training) -> None:
+        """Refuse a second curriculum, and algorithms whose losses are not those of single samples."""
+        single(self, LossCurriculum, training, remedy='give one')
+        for algorithm in training.algorithms if self.rule.weighs or self.rule.needs_own_losses else ():
             name = type(algorithm).__name__
             if name in SPOIL_LOSSES:
                 raise UserError(
-                    f'{type(self).__name__}: {name} is in the same Trainer; {SPOIL_LOSSES[name]}: leave it out'
+                    f'{training.owner(self)}: {name} is in the same Trainer; {SPOIL_LOSSES[name]}: leave it out'
                 )
 
     def _read_archive(self) -> None:
@@ -321,9 +319,9 @@ class LossCurriculum(Described):
 
 # Which arguments a mode has; what is given beside them would do nothing, and is refused.
 OF_MODE = {
-    'curriculum': {'archive', 'statistic', 'order', 'pacing', 'start', 'until', 'use', 'unseen', 'balanced'},
+    'curriculum': {'from_', 'statistic', 'order', 'pacing', 'start', 'until', 'use', 'unseen', 'balanced'},
     'infobatch': {'prune', 'full_from'},
-    'rho': {'archive', 'statistic', 'unseen', 'keep'},
+    'rho': {'from_', 'statistic', 'unseen', 'keep'},
 }
 
 
@@ -331,7 +329,7 @@ def refuse_arguments_of_other_modes(mode: str, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if name != 'mode' and name not in OF_MODE[mode] and value is not None:
             homes = ' and '.join(repr(other) for other, names in OF_MODE.items() if name in names)
-            raise UserError(f'{name}: mode {mode!r} does not use it ({homes} does); leave it out')
+            raise UserError(f'{name.rstrip("_")}: mode {mode!r} does not use it ({homes} does); leave it out')
 
 
 def one_of(value: Any, name: str, known: Any) -> None:

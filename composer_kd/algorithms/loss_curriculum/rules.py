@@ -34,7 +34,6 @@ __all__ = [
     'check_statistic',
     'difficulties',
     'ramp',
-    'recorded_epochs',
 ]
 
 
@@ -247,17 +246,6 @@ def check_statistic(statistic: str) -> None:
         raise UserError(f"statistic: {statistic!r} is not one; write 'last', 'mean', 'epoch 5' or 'forgetting'")
 
 
-def recorded_epochs(archive: Archive) -> list[int]:
-    """The epochs whose losses an archive holds; one line with the remedy if there are none."""
-    epochs = archive.epochs if archive.exists else []
-    if not epochs:
-        raise UserError(
-            f'{archive.run.path} has recorded no losses; train that run with `archive: {{losses: true}}`, or with the '
-            f'callback RecordLosses'
-        )
-    return epochs
-
-
 def difficulties(archive: Archive, samples: Samples, statistic: str) -> Tensor:
     """The difficulty of each sample, float64, NaN for those that the archive never saw.
 
@@ -277,7 +265,7 @@ def difficulties(archive: Archive, samples: Samples, statistic: str) -> Tensor:
         samples: The training data now.
         statistic: As above.
     """
-    epochs = recorded_epochs(archive)
+    epochs = archive.require('loss')
     rows = archive.samples().rows_by_content(samples)
     if statistic.startswith('epoch '):
         epochs = [int(statistic.removeprefix('epoch '))]

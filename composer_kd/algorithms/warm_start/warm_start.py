@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from composer.core import Event, State
 from composer.loggers import Logger
 from torch import Tensor, nn
 
 from composer_kd.algorithms.described import Described
+from composer_kd.algorithms.roles import Need, Training, single
 from composer_kd.archive.remote import run_at
 from composer_kd.core.errors import UserError
 from composer_kd.functional.warm_start import shrink_perturb
@@ -41,7 +44,7 @@ class WarmStart(Described):
     <https://arxiv.org/abs/1910.08475>`_), meant to close the gap in generalisation that a plain warm start leaves.
 
     Args:
-        source: A run directory (here or on a remote that Streaming knows), a file of weights, or a module, of the
+        from_: A run directory (here or on a remote that Streaming knows), a file of weights, or a module, of the
             student's architecture.
         shrink: The part of the earlier weights that stays, from 0 to 1. Default: ``1.0``.
         perturb: The scale of the fresh initialisation that is added, from 0 on. Default: ``0.0``.
@@ -61,11 +64,13 @@ class WarmStart(Described):
             )
     """
 
+    needs: ClassVar[Mapping[str, Need]] = {'from_': Need('weights')}
+
     def __init__(
-        self, source: str | Path | nn.Module, shrink: float = 1.0, perturb: float = 0.0, trust_pickle: bool = False
+        self, from_: str | Path | nn.Module, shrink: float = 1.0, perturb: float = 0.0, trust_pickle: bool = False
     ):
-        if not isinstance(source, str | Path | nn.Module):
-            raise UserError(f'source: expected a run directory, a file of weights or a module, got {source!r}')
+        if not isinstance(from_, str | Path | nn.Module):
+            raise UserError(f'from: expected a run directory, a file of weights or a module, got {from_!r}')
         if not _is_number(shrink) or not 0 <= shrink <= 1:
             raise UserError(f'shrink: expected a number from 0 to 1, got {shrink!r}')
         if not _is_number(perturb) or perturb < 0:
@@ -76,9 +81,9 @@ class WarmStart(Described):
             raise UserError('shrink and perturb are both 0: all weights would be; for a fresh start, leave it out')
         if not isinstance(trust_pickle, bool):
             raise UserError(f'trust_pickle: expected true or false, got {trust_pickle!r}')
-        if not trust_pickle and isinstance(source, str | Path) and Path(source).suffix in _PICKLES:
-            raise UserError(f'source: {pickle_refusal(source)}')
-        self.source = source
+        if not trust_pickle and isinstance(from_, str | Path) and Path(from_).suffix in _PICKLES:
+            raise UserError(f'from: {pickle_refusal(from_)}')
+        self.source = from_
         self.trust_pickle = trust_pickle
         self.shrink, self.perturb = float(shrink), float(perturb)
         self._started = False
@@ -96,8 +101,7 @@ class WarmStart(Described):
             self._after_load(state)
 
     def _init(self, state: State) -> None:
-        if sum(isinstance(other, WarmStart) for other in state.algorithms) > 1:
-            raise UserError('WarmStart: the Trainer has two; give one, as a training begins once')
+        single(self, WarmStart, Training(state.algorithms), remedy='give one, as a training begins once')
         self._started = False  # In a Trainer before this one it may have.
 
     def _after_load(self, state: State) -> None:
@@ -112,7 +116,7 @@ class WarmStart(Described):
             return
         if self._before not in (None, weights_hash(state.model)):
             warnings.warn(
-                'WarmStart: load_path brought weights (load_weights_only), and source takes their place'
+                'WarmStart: load_path brought weights (load_weights_only), and from_ takes their place'
                 + (', but for the part that perturb keeps' if self.perturb else ' whole: leave one of the two out'),
                 stacklevel=2,
             )
@@ -129,7 +133,7 @@ class WarmStart(Described):
         source = fitting(
             student,
             self._weights(student),
-            where=f'WarmStart: source {name} for the student {type(student).__name__}',
+            where=f'WarmStart: from {name} for the student {type(student).__name__}',
             remedy=remedy,
         )
         # Twice for tied parameters, which have two names and one tensor: so nothing is changed in place here.
@@ -147,7 +151,7 @@ class WarmStart(Described):
             own = {id(parameter) for parameter in student.parameters()}
             if any(id(parameter) in own for parameter in source.parameters()):
                 raise UserError(
-                    'WarmStart: source: the module shares weights with the student; deep-copy it before, or name a '
+                    'WarmStart: from: the module shares weights with the student; deep-copy it before, or name a '
                     'file of its weights'
                 )
             return tensors_of(source)
@@ -157,7 +161,10 @@ class WarmStart(Described):
                 return load_weights(source, self.trust_pickle)
             return finished_weights(run_at(source))
         except UserError as error:
-            raise UserError(f'WarmStart: source: {error}') from None
+            raise UserError(f'WarmStart: from: {error}') from None
+
+    def check(self, training: Training) -> None:
+        single(self, WarmStart, training, remedy='give one, as a training begins once')
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), 'started': self._started}

@@ -15,8 +15,8 @@ __all__ = ['add_commands']
 def add_commands(commands) -> None:
     """Make a parser for each command; ``work`` of its arguments does what was asked, and returns the exit status."""
     for add in (
-        _add_init, _add_convert, _add_import_weights, _add_drift, _add_harvest, _add_ensemble, _add_attack,
-        _add_robustness, _add_report, _add_verify, _add_list,
+        _add_init, _add_convert, _add_import_weights, _add_drift, _add_record, _add_ensemble, _add_evaluate,
+        _add_report, _add_verify, _add_list,
     ):  # fmt: skip
         add(commands)
 
@@ -112,10 +112,10 @@ def _drift(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_harvest(commands) -> None:
+def _add_record(commands) -> None:
     from composer_kd.runs.config import DEFAULT_VIEWS
 
-    parser = commands.add_parser('harvest', help='record the outputs of finished runs, for students that look them up')
+    parser = commands.add_parser('record', help='record the logits of finished runs, for students that look them up')
     parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories; data.KEY=VALUE for other data')
     parser.add_argument(
         '--views', type=int, default=DEFAULT_VIEWS, help='augmentations of each image (default: %(default)s)'
@@ -124,17 +124,17 @@ def _add_harvest(commands) -> None:
     parser.add_argument('--batch-size', type=int, default=1000, help='images in a forward pass (default: %(default)s)')
     parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto')
     parser.add_argument('--replace', action='store_true', help='forget the logits that are there')
-    parser.set_defaults(work=_harvest)
+    parser.set_defaults(work=_record)
 
 
-def _harvest(arguments: argparse.Namespace) -> int:
+def _record(arguments: argparse.Namespace) -> int:
     from composer_kd.runs.command import quieten, say
-    from composer_kd.runs.record import harvest_run
+    from composer_kd.runs.record import record_run
 
     quieten()
     changes = [word for word in arguments.runs if '=' in word]
     for run in (word for word in arguments.runs if '=' not in word):
-        harvest_run(
+        record_run(
             run,
             arguments.views,
             changes,
@@ -174,73 +174,81 @@ def _ensemble(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_attack(commands) -> None:
-    parser = commands.add_parser('attack', help="what is left of finished runs' accuracy under adversarial attack")
-    parser.add_argument('runs', nargs='+', metavar='RUN')
+def _add_evaluate(commands) -> None:
+    parser = commands.add_parser('evaluate', help='measure finished runs under drifts of their test data and attacks')
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories')
+    parser.add_argument(
+        '--drifts', nargs='?', const='all', metavar='FILE.yaml|fog,snow|all', help='under the evaluate.drifts of a '
+        'file, or under kinds of corruption (default: all)',
+    )  # fmt: skip
+    parser.add_argument('--severities', metavar='1,3,5', help='of each kind (default: 1,2,3,4,5)')
+    parser.add_argument(
+        '--attacks', nargs='?', const='own', choices=('own', 'foolbox', 'autoattack'), help='under adversarial attack, '
+        'by this library (default: own, projected gradient descent)',
+    )  # fmt: skip
     parser.add_argument('--epsilon', type=float, help='in pixels from 0 to 255 (default: 8, in l2 128)')
-    parser.add_argument('--steps', type=int, help='how many (default: 20)')
+    parser.add_argument('--steps', type=int, help='of an attack (default: 20)')
     parser.add_argument(
         '--step-size', type=float, help='in pixels (default: a quarter of epsilon; 1.25 times for one step)'
     )
-    parser.add_argument('--norm', choices=('linf', 'l2'), default='linf', help='default: %(default)s')
-    parser.add_argument('--with', dest='library', choices=('own', 'foolbox', 'autoattack'), default='own', help='who')
-    parser.add_argument('--split', choices=('test', 'val'), default='test', help='default: %(default)s')
-    parser.add_argument('--subset', type=int, metavar='N', help='so many samples, always the same (default: all)')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there as well')
-    parser.add_argument('--batch-size', type=int, default=250, help='images at a time (default: %(default)s)')
+    parser.add_argument('--norm', choices=('linf', 'l2'), help='of an attack (default: linf)')
+    parser.add_argument('--split', choices=('test', 'val'), help='what is attacked (default: test)')
+    parser.add_argument('--subset', type=int, metavar='N', help='attack so many, always the same ones (default: all)')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers of the attacks there as well')
+    parser.add_argument('--batch-size', type=int, help='images at a time (default: 1000, under attack 250)')
     parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto')
-    parser.set_defaults(work=_attack)
+    parser.set_defaults(work=_evaluate)
 
 
-def _attack(arguments: argparse.Namespace) -> int:
-    from composer_kd.callbacks.evaluate_attacks import make_attack
+_OF_ATTACKS = ('epsilon', 'steps', 'step_size', 'norm', 'split', 'subset', 'json')
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from composer_kd.report.command import numbers
     from composer_kd.runs.command import quieten, say
-    from composer_kd.runs.evaluate_attacks import show_attacks
+    from composer_kd.runs.evaluate_drifts import BATCH_SIZE, measure_robustness, read_scenarios
+    from composer_kd.runs.process import join_ranks
 
+    if arguments.drifts is None and arguments.attacks is None:
+        raise UserError('evaluate: under what? give --drifts, --attacks or both')
+    if arguments.drifts is None and arguments.severities is not None:
+        raise UserError('--severities: these are of drifts; give --drifts too')
+    given = [name for name in _OF_ATTACKS if getattr(arguments, name) is not None]
+    if arguments.attacks is None and given:
+        raise UserError(f'--{given[0].replace("_", "-")}: this is of attacks; give --attacks too')
     quieten()
+    if arguments.drifts is not None:
+        scenarios = read_scenarios(arguments.drifts, numbers('--severities', arguments.severities, float))
+        join_ranks(arguments.device)
+        batch_size = BATCH_SIZE if arguments.batch_size is None else arguments.batch_size
+        for run in arguments.runs:
+            measure_robustness(run, scenarios, batch_size=batch_size, device=arguments.device, say=say)
+    if arguments.attacks is not None:
+        _attack(arguments)
+    return 0
+
+
+def _attack(arguments: argparse.Namespace) -> None:
+    from composer_kd.callbacks.evaluate_attacks import make_attack
+    from composer_kd.runs.command import say
+    from composer_kd.runs.evaluate_attacks import BATCH_SIZE, show_attacks
+
     options = {name: getattr(arguments, name) for name in ('epsilon', 'steps', 'step_size', 'norm')}
     options = {name: value for name, value in options.items() if value is not None}
     for name in ('steps', 'step_size'):
-        if arguments.library == 'autoattack' and name in options:
+        if arguments.attacks == 'autoattack' and name in options:
             raise UserError(f'--{name.replace("_", "-")}: autoattack chooses its own; leave it out')
     show_attacks(
         arguments.runs,
         make_attack(options),
-        arguments.library,
-        arguments.split,
+        arguments.attacks,
+        arguments.split or 'test',
         subset=arguments.subset,
-        batch_size=arguments.batch_size,
+        batch_size=BATCH_SIZE if arguments.batch_size is None else arguments.batch_size,
         device=arguments.device,
         file=arguments.json,
         say=say,
     )
-    return 0
-
-
-def _add_robustness(commands) -> None:
-    parser = commands.add_parser('robustness', help='measure finished runs under drifts of their test data')
-    parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories')
-    parser.add_argument('--drifts', type=Path, metavar='FILE.yaml', help='measure those under its key drifts')
-    parser.add_argument('--corruptions', metavar='fog,snow', help='kinds of corruption (default: all)')
-    parser.add_argument('--severities', metavar='1,3,5', help='of each kind (default: 1,2,3,4,5)')
-    parser.add_argument('--batch-size', type=int, default=1000, help='images in a forward pass (default: %(default)s)')
-    parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto')
-    parser.set_defaults(work=_robustness)
-
-
-def _robustness(arguments: argparse.Namespace) -> int:
-    from composer_kd.report.command import numbers
-    from composer_kd.runs.command import quieten, say
-    from composer_kd.runs.evaluate_drifts import measure_robustness, read_scenarios
-    from composer_kd.runs.process import join_ranks
-
-    quieten()
-    severities = numbers('--severities', arguments.severities, float)
-    scenarios = read_scenarios(arguments.drifts, arguments.corruptions, severities)
-    join_ranks(arguments.device)
-    for run in arguments.runs:
-        measure_robustness(run, scenarios, batch_size=arguments.batch_size, device=arguments.device, say=say)
-    return 0
 
 
 def _add_report(commands) -> None:

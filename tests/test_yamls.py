@@ -61,7 +61,7 @@ def test_the_study_of_curricula_differs_from_its_baseline_in_the_curriculum_alon
     for arm in ('curriculum', 'infobatch', 'rho'):
         runs = [run for run in others if run.arm == arm]
         assert [run.after for run in runs] == [() if arm == 'infobatch' else (recorded.name,)] * 5
-        assert [run.config.model_copy(update={'curriculum': None}) for run in runs] == [run.config for run in baseline]
+        assert [run.config.model_copy(update={'algorithms': {}}) for run in runs] == [run.config for run in baseline]
 
 
 def test_the_study_of_recorded_teachers_differs_from_live_ones_in_views_and_archives_alone() -> None:

@@ -157,14 +157,14 @@ class Bench:
         """The warming round fills the archives; afterwards no teacher runs."""
         algorithm = TeacherMixupKD([Teacher.recorded(run, fill=True) for run in runs])
         own = Timed(algorithm, ('_begin_step', '_ask_teachers', '_add_to_loss', '_batch_end'))
-        looked = Timed(algorithm.faculty, ('look_up', 'outputs'))
+        looked = Timed(algorithm.pool, ('look_up', 'outputs'))
         run = self.trainer(algorithm)
         name = f'{len(runs)} recorded'
 
         def timed() -> float:
-            taught = sum(algorithm.images_taught)
+            taught = sum(algorithm.pool.images_computed)
             figure, whole, lookup = run(), own.take(), looked.take()
-            if sum(algorithm.images_taught) == taught:
+            if sum(algorithm.pool.images_computed) == taught:
                 self.note(f'looking up, {name}', lookup)
                 self.note(f'the whole distillation, {name}', whole)
             return figure
@@ -197,9 +197,9 @@ class Bench:
         run = self.trainer(algorithm)
 
         def timed() -> float:
-            before, _ = algorithm.attack_seconds
+            before, _ = algorithm.seconds()['attack']
             figure = run()
-            after, _ = algorithm.attack_seconds
+            after, _ = algorithm.seconds()['attack']
             self.attacks.setdefault(name, []).append((after - before) / self.steps)
             return figure
 

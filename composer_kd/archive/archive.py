@@ -102,7 +102,7 @@ class Archive:
         if manifest is None or manifest.archive is None:
             raise UserError(
                 f'{self.run}: nothing is recorded there; record with `archive:` in its YAML, or with '
-                f'`composer-kd harvest {self.run}`'
+                f'`composer-kd record {self.run}`'
             )
         return manifest, manifest.archive
 

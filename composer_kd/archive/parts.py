@@ -1,4 +1,4 @@
-"""What ranks and interrupted harvests leave until it is merged: small tables in ``archive/parts``.
+"""What ranks and interrupted recordings leave until it is merged: small tables in ``archive/parts``.
 
 A part is whole or not there, and its file's name holds the xxh3 of its bytes, so that it needs no manifest and any
 number of processes write parts without waiting for each other. One process merges them: :meth:`Archive.put` of what

@@ -43,7 +43,7 @@ class RecordLogits(Callback):
     sees, and what the model answers while it trains is kept: no forward pass is made. The price is that it is the
     answer of a model in train mode whose weights still move, and that the samples which an epoch of whole batches
     leaves out stay unseen in that view (``seen`` in the archive's manifest counts those that did not).
-    ``composer-kd harvest`` records the trained model's answers to every sample instead, with a forward pass each.
+    ``composer-kd record`` records the trained model's answers to every sample instead, with a forward pass each.
 
     The views of the last epochs are the only thing that changes in the training. Several ranks make one table; a run
     that is resumed inside an epoch ends with the table of one that was not interrupted.
@@ -141,7 +141,7 @@ class RecordLogits(Callback):
         if kept is not None and not kept == self.views == 1:
             raise UserError(
                 f'{owner}: data.views is {kept}; recording while training needs fresh views every epoch (data.views: '
-                f'null): use composer-kd harvest instead'
+                f'null): use composer-kd record instead'
             )
         return sampler
 

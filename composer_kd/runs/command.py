@@ -66,7 +66,7 @@ def _refuse_what_is_not_here(plan: Plan) -> None:
     for run in plan.runs:
         if not RunDir(run.folder).finished:
             run.config.data.check_source(f'{run.name}: data')
-            check_scenario_files(scenarios_of(run.config.drifts), f'{run.name}: drifts')
+            check_scenario_files(scenarios_of(run.config.evaluate.drifts), f'{run.name}: evaluate.drifts')
         if run.config.device == 'gpu' and not torch.cuda.is_available():
             raise UserError(f'{run.name}: device: there is no GPU here; use device=cpu or device=auto')
         if run.config.precision == 'fp16' and (run.config.device == 'cpu' or not torch.cuda.is_available()):

@@ -26,9 +26,10 @@ __all__ = [
     'DEFAULT_VIEWS',
     'ArchiveSection',
     'AttackSection',
+    'AttacksSection',
     'CompileSection',
+    'EvaluateSection',
     'LogitsSection',
-    'RobustnessSection',
     'RunConfig',
     'compile_options',
     'named_mapping',
@@ -77,102 +78,6 @@ Duration = Annotated[str, AfterValidator(_duration)]
 NamedMapping = dict[str, dict[str, Any]]
 
 
-class RunConfig(Section):
-    """One training. Every key has a default but those that make no sense without a decision.
-
-    Attributes:
-        seed: Of everything that is drawn at random: initial weights, order, augmentation, mixes.
-        data: Where the data comes from and how it is fed.
-        model: The student.
-        optimizer: A name with options: any of torch.optim's or composer.optim's.
-        scheduler: A name with options (``exponential``, ``cosine``, ``multi_step``, ``one_cycle``, ...) or null.
-        batch_size: Samples in a step, over all ranks together.
-        microbatch_size: Samples that a rank computes at once; null takes its whole part of the batch.
-        max_duration: ``12ep`` or ``500ba``.
-        precision: ``fp32``, ``bf16`` or ``fp16`` (the last on a GPU only).
-        channels_last: Keep images and convolutions in the layout that runs faster.
-        device: ``auto``, ``cpu`` or ``gpu``.
-        compile: What torch.compile does to the student and its live teachers, on a GPU; ``true`` is all defaults.
-        algorithms: Names to options: ours and all of Composer's.
-        callbacks: Names to options, Composer's.
-        loggers: Names to options, Composer's.
-        archive: What is recorded for later runs: losses of samples, adversarial examples, logits; null records nothing.
-        predictions: Keep the logits of the last evaluation, of validation and test data.
-        drifts: What its test data are put under when it has ended: names to drifts, or grids of corruptions.
-        replaces: The run whose model this one takes the place of, for the report alone: recovery, forgetting.
-        trust_pickle: Open a file of weights that it starts from where that is a pickle; another process reads it.
-        robustness: The attacks that it is measured under; ``true`` is all defaults, null none.
-        eval_interval: How often the evaluators run.
-        save_interval: How often a checkpoint is written.
-        keep_checkpoints: How many of the last checkpoints stay; -1 keeps all.
-        threads: CPU threads for torch; null leaves its own choice.
-    """
-
-    seed: int = Field(default=17, ge=0, lt=2**31)
-    data: DataSection = Field(default_factory=DataSection)
-    model: ModelSection
-    optimizer: Named = Field(default_factory=lambda: {'name': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 5e-4})
-    scheduler: Named | None = None
-    batch_size: BatchSize = 128
-    microbatch_size: BatchSize | None = None
-    max_duration: Duration
-    precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'
-    channels_last: bool = True
-    device: Literal['auto', 'cpu', 'gpu'] = 'auto'
-    compile: CompileSection | None = None
-    algorithms: NamedMapping = Field(default_factory=dict)
-    callbacks: NamedMapping = Field(default_factory=dict)
-    loggers: NamedMapping = Field(default_factory=dict)
-    archive: ArchiveSection | None = None
-    predictions: bool = True
-    drifts: Scenarios = None
-    robustness: RobustnessSection | None = None
-    replaces: PathText | None = None
-    trust_pickle: bool = False
-    eval_interval: Duration = '1ep'
-    save_interval: Duration = '1ep'
-    keep_checkpoints: int = Field(default=1, ge=-1, le=10**6)
-    threads: int | None = Field(default=None, ge=1, le=1024)
-
-    @field_validator('algorithms', 'callbacks', 'loggers', mode='before')
-    @classmethod
-    def _named(cls, value: Any) -> NamedMapping:
-        return named_mapping(value)
-
-    @field_validator('compile', mode='before')
-    @classmethod
-    def _switched(cls, value: Any, info: ValidationInfo) -> Any:
-        value = {True: {}, False: None}[value] if isinstance(value, bool) else value
-        if value is not None and info.data.get('device') == 'cpu':
-            raise ValueError('a model is compiled for a GPU, and device is cpu; leave it out')
-        return value
-
-    @field_validator('robustness', mode='before')
-    @classmethod
-    def _attacked(cls, value: Any) -> Any:
-        return {True: {}, False: None}[value] if isinstance(value, bool) else value
-
-    @field_validator('robustness')
-    @classmethod
-    def _of_data_that_is_there(cls, value: RobustnessSection | None, info: ValidationInfo) -> RobustnessSection | None:
-        data = info.data.get('data')
-        if value is not None and data is not None and not data.val_fraction and 'val' in (value.splits or ()):
-            raise ValueError("splits: data.val_fraction is 0, so that there is no 'val'; leave it out")
-        return value
-
-    @field_validator('keep_checkpoints')
-    @classmethod
-    def _at_least_one(cls, value: int) -> int:
-        if value == 0:
-            raise ValueError('a run that cannot be continued is no use; keep at least 1, or -1 for all')
-        return value
-
-    @property
-    def epochs(self) -> float | None:
-        """The length in epochs, where it is given so."""
-        return float(self.max_duration.removesuffix('ep')) if self.max_duration.endswith('ep') else None
-
-
 DEFAULT_VIEWS = 4
 
 Views = Annotated[int, Field(ge=1, le=10**5)]
@@ -184,7 +89,7 @@ class LogitsSection(Section):
     Attributes:
         views: How many augmentations of each image.
         top_k: How many logits are kept beside one level for all others; null keeps all.
-        source: In the file ``from``. ``'harvest'``: forward passes of the trained model, after the training;
+        source: In the file ``from``. ``'model'``: forward passes of the trained model, after the training;
             ``'training'``: what the model answers in its last ``views`` epochs, which costs nothing.
     """
 
@@ -193,7 +98,7 @@ class LogitsSection(Section):
     views: Views = DEFAULT_VIEWS
     top_k: Count | None = None
     # `from` cannot be an attribute's name.
-    source: Literal['harvest', 'training'] = Field(default='harvest', alias='from')
+    source: Literal['model', 'training'] = Field(default='model', alias='from')
 
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
@@ -278,11 +183,11 @@ class AttackSection(Section):
         return self
 
 
-class RobustnessSection(Section):
+class AttacksSection(Section):
     """When a run is attacked, with what, and on how many samples.
 
     Attributes:
-        attacks: One after the other.
+        pgd: Attacks by projected gradient descent, one after the other; a list alone is a section of these.
         splits: Of which data; null: of validation, where there is such a part, and test.
         interval: Also at the end of every so many epochs; null: at the end of the training alone.
         interval_subset: Of each split then; null: as many as at the end.
@@ -291,7 +196,7 @@ class RobustnessSection(Section):
         batch_size: Images that a rank attacks at a time.
     """
 
-    attacks: Annotated[list[AttackSection], Field(min_length=1)] = Field(default_factory=lambda: [AttackSection()])
+    pgd: Annotated[list[AttackSection], Field(min_length=1)] = Field(default_factory=lambda: [AttackSection()])
     splits: Annotated[list[Literal['val', 'test']], Field(min_length=1)] | None = None
     interval: Annotated[str, Field(pattern=r'^[1-9][0-9]{0,8}ep$')] | None = None
     interval_subset: Count | None = None
@@ -300,7 +205,7 @@ class RobustnessSection(Section):
     batch_size: BatchSize = 250
 
     @model_validator(mode='after')
-    def _of_an_interval(self) -> RobustnessSection:
+    def _of_an_interval(self) -> AttacksSection:
         for name in ('interval_subset', 'interval_attacks'):
             if getattr(self, name) is not None and self.interval is None:
                 raise ValueError(f'{name} is of what is measured on the way; give interval too, or leave it out')
@@ -309,3 +214,111 @@ class RobustnessSection(Section):
     def splits_of(self, val_fraction: float) -> list[str]:
         """Those that are attacked of data of which so much validates."""
         return list(self.splits or (['val', 'test'] if val_fraction else ['test']))
+
+
+class EvaluateSection(Section):
+    """What a run's model is measured under, beside its own test data.
+
+    Attributes:
+        drifts: Named test-set shifts, evaluated after training: drifts, lists of them, or grids of corruptions.
+        attacks: Adversarial attacks; ``true`` is all defaults, null none.
+    """
+
+    drifts: Scenarios = None
+    attacks: AttacksSection | None = None
+
+    @field_validator('attacks', mode='before')
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return {} if value else None
+        return {'pgd': value} if isinstance(value, list) else value
+
+
+class RunConfig(Section):
+    """One training. Every key has a default but those that make no sense without a decision.
+
+    Attributes:
+        seed: Of everything that is drawn at random: initial weights, order, augmentation, mixes.
+        data: Where the data comes from and how it is fed.
+        model: The student.
+        optimizer: A name with options: any of torch.optim's or composer.optim's.
+        scheduler: A name with options (``exponential``, ``cosine``, ``multi_step``, ``one_cycle``, ...) or null.
+        batch_size: Samples in a step, over all ranks together.
+        microbatch_size: Samples that a rank computes at once; null takes its whole part of the batch.
+        max_duration: ``12ep`` or ``500ba``.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (the last on a GPU only).
+        channels_last: Keep images and convolutions in the layout that runs faster.
+        device: ``auto``, ``cpu`` or ``gpu``.
+        compile: What torch.compile does to the student and its live teachers, on a GPU; ``true`` is all defaults.
+        algorithms: Names to options: ours and all of Composer's.
+        callbacks: Names to options, Composer's.
+        loggers: Names to options, Composer's.
+        archive: What is recorded for later runs: losses of samples, adversarial examples, logits; null records nothing.
+        predictions: Keep the logits of the last evaluation, of validation and test data.
+        evaluate: Named shifts of the test set, and attacks, that its model is measured under.
+        replaces: The run whose model this one takes the place of, for the report alone: recovery, forgetting.
+        trust_pickle: Open a file of weights that it starts from where that is a pickle; another process reads it.
+        eval_interval: How often the evaluators run.
+        save_interval: How often a checkpoint is written.
+        keep_checkpoints: How many of the last checkpoints stay; -1 keeps all.
+        threads: CPU threads for torch; null leaves its own choice.
+    """
+
+    seed: int = Field(default=17, ge=0, lt=2**31)
+    data: DataSection = Field(default_factory=DataSection)
+    model: ModelSection
+    optimizer: Named = Field(default_factory=lambda: {'name': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 5e-4})
+    scheduler: Named | None = None
+    batch_size: BatchSize = 128
+    microbatch_size: BatchSize | None = None
+    max_duration: Duration
+    precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'
+    channels_last: bool = True
+    device: Literal['auto', 'cpu', 'gpu'] = 'auto'
+    compile: CompileSection | None = None
+    algorithms: NamedMapping = Field(default_factory=dict)
+    callbacks: NamedMapping = Field(default_factory=dict)
+    loggers: NamedMapping = Field(default_factory=dict)
+    archive: ArchiveSection | None = None
+    predictions: bool = True
+    evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
+    replaces: PathText | None = None
+    trust_pickle: bool = False
+    eval_interval: Duration = '1ep'
+    save_interval: Duration = '1ep'
+    keep_checkpoints: int = Field(default=1, ge=-1, le=10**6)
+    threads: int | None = Field(default=None, ge=1, le=1024)
+
+    @field_validator('algorithms', 'callbacks', 'loggers', mode='before')
+    @classmethod
+    def _named(cls, value: Any) -> NamedMapping:
+        return named_mapping(value)
+
+    @field_validator('compile', mode='before')
+    @classmethod
+    def _switched(cls, value: Any, info: ValidationInfo) -> Any:
+        value = {True: {}, False: None}[value] if isinstance(value, bool) else value
+        if value is not None and info.data.get('device') == 'cpu':
+            raise ValueError('a model is compiled for a GPU, and device is cpu; leave it out')
+        return value
+
+    @field_validator('evaluate')
+    @classmethod
+    def _of_data_that_is_there(cls, value: EvaluateSection, info: ValidationInfo) -> EvaluateSection:
+        data, attacks = info.data.get('data'), value.attacks
+        if attacks is not None and data is not None and not data.val_fraction and 'val' in (attacks.splits or ()):
+            raise ValueError("attacks.splits: data.val_fraction is 0, so that there is no 'val'; leave it out")
+        return value
+
+    @field_validator('keep_checkpoints')
+    @classmethod
+    def _at_least_one(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError('a run that cannot be continued is no use; keep at least 1, or -1 for all')
+        return value
+
+    @property
+    def epochs(self) -> float | None:
+        """The length in epochs, where it is given so."""
+        return float(self.max_duration.removesuffix('ep')) if self.max_duration.endswith('ep') else None

@@ -28,7 +28,7 @@ from composer_kd.runs.process import keep_freed_memory
 from composer_kd.runs.record import open_run_data
 from composer_kd.storage.atomic import atomic_write
 from composer_kd.teachers.from_run import RunTeacher, finished_manifest
-from composer_kd.teachers.record import BATCH_SIZE, Harvest, Inference
+from composer_kd.teachers.record import BATCH_SIZE, Inference, LogitRecorder
 
 __all__ = ['Ensemble', 'Member', 'Quality', 'measure_ensemble', 'show_ensemble']
 
@@ -235,7 +235,7 @@ def _ask(
     dataset: Any = spec.dataloader.dataset  # type: ignore[union-attr]
     why = '' if split == 'train' else f', for it kept no predictions of {split}'
     say(f'{run}: its model is asked about {len(dataset):,} {split} samples{why}')
-    asked = Harvest(Archive(run), dataset, {}, RunTeacher(run), state, batch_size)
+    asked = LogitRecorder(Archive(run), dataset, {}, RunTeacher(run), state, batch_size)
     logits = torch.cat([to_half(part)[0].cpu() for part in asked.logits(-1, np.arange(len(dataset)))])
     facts = {'split': split, 'fingerprint': dataset.fingerprint}
     return Predictions(logits, torch.from_numpy(dataset.labels), torch.from_numpy(dataset.ids), facts)

@@ -214,15 +214,15 @@ LIBRARIES: dict[str, Callable[[nn.Module, Attack, KeyedImages, torch.device], At
 
 
 def attack_configured(config: RunConfig, run: RunDir, say: Callable[[str], None]) -> None:
-    """Attack a finished run's model where the end of its training was not measured as ``robustness:`` asks.
+    """Attack a finished run's model where the end of its training was not measured as ``evaluate.attacks`` asks.
 
     A training that ran through measured itself; one that was killed while it did, or that was asked later, did not.
     All ranks call this together.
     """
-    wanted = config.robustness
+    wanted = config.evaluate.attacks
     if wanted is None:
         return
-    attacks = [make_attack(one.model_dump()) for one in wanted.attacks]
+    attacks = [make_attack(one.model_dump()) for one in wanted.pgd]
     _, at_the_end = asked(attacks, wanted.subset, wanted.interval_subset, wanted.interval_attacks)
     measurements = list(product(wanted.splits_of(config.data.val_fraction), at_the_end))
     lacking, listed = on_rank_zero(lambda: (_lacking(run, measurements), _is_listed(run)))

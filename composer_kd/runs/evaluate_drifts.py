@@ -40,35 +40,34 @@ class _DriftsAlone(Section):
     drifts: Scenarios = None
 
 
-def read_scenarios(
-    file: Path | None, kinds: str | None = None, severities: Sequence[float] | None = None
-) -> dict[str, tuple[Drift, ...]]:
-    """What the command line asks for: ``drifts:`` of a file, a grid of corruptions, or both; without any, all of them.
+def read_scenarios(drifts: str, severities: Sequence[float] | None = None) -> dict[str, tuple[Drift, ...]]:
+    """Read the test-set shifts that the command line asks for.
 
     Args:
-        file: A YAML with the key ``drifts`` among others.
-        kinds: ``all``, or kinds of corruption, parted by commas.
-        severities: Of each kind.
+        drifts: A YAML file with the key ``evaluate.drifts`` among others; or ``all``, or kinds of corruption, parted by
+            commas.
+        severities: Of each kind of corruption.
     """
-    asked: dict[str, Any] = {}
-    if file is not None:
-        asked = read_yaml(file).get('drifts') or {}
-        if not asked or not isinstance(asked, dict):
-            raise UserError(f'{file}: drifts: there is none in this file; add some, as in docs/drift.md')
-    if kinds is not None or severities is not None or file is None:
-        chosen = 'all' if kinds in (None, 'all') else str(kinds).split(',')
-        grid: dict[str, Any] = {'kinds': chosen}
-        asked['--corruptions'] = grid if severities is None else {**grid, 'severities': list(severities)}
-    section = parse_section(_DriftsAlone, {'drifts': asked}, '' if file is None else str(file))
-    return scenarios_of(section.drifts)
+    if drifts.endswith(('.yaml', '.yml')) or Path(drifts).is_file():
+        if severities is not None:
+            raise UserError('--severities: these are of kinds of corruption, and a file says its own; leave it out')
+        section = read_yaml(Path(drifts)).get('evaluate') or {}
+        wanted = section.get('drifts') if isinstance(section, dict) else None
+        if not wanted or not isinstance(wanted, dict):
+            raise UserError(f'{drifts}: evaluate.drifts: there is none in this file; add some, as in docs/drift.md')
+        return scenarios_of(parse_section(_DriftsAlone, {'drifts': wanted}, f'{drifts}: evaluate').drifts)
+    grid: dict[str, Any] = {'kinds': 'all' if drifts == 'all' else drifts.split(',')}
+    if severities is not None:
+        grid['severities'] = list(severities)
+    return scenarios_of(parse_section(_DriftsAlone, {'drifts': {'--drifts': grid}}, '').drifts)
 
 
 def refuse_misfits(plan: Plan) -> None:
     """Find drifts that do not fit their data before the first run trains, not when their own turn comes."""
     fit, looked_at = DriftsFit(), set[str]()
     for planned in plan.runs:
-        config, scenarios = planned.config, scenarios_of(planned.config.drifts)
-        asked = config.model_dump_json(include={'data', 'drifts'})
+        config, scenarios = planned.config, scenarios_of(planned.config.evaluate.drifts)
+        asked = config.model_dump_json(include={'data', 'evaluate'})
         if not (config.data.drift or scenarios) or asked in looked_at:
             continue
         run = RunDir(planned.folder)
@@ -79,8 +78,8 @@ def refuse_misfits(plan: Plan) -> None:
 
 
 def measure_configured(config: RunConfig, run: RunDir, say: Callable[[str], None]) -> None:
-    """Measure what ``drifts:`` of a finished run asks for and its file lacks."""
-    scenarios = scenarios_of(config.drifts)
+    """Measure what ``evaluate.drifts`` of a finished run asks for and its file lacks."""
+    scenarios = scenarios_of(config.evaluate.drifts)
 
     def done() -> bool:
         manifest = run.manifest()

@@ -32,7 +32,7 @@ from composer_kd.runs.plan import Plan
 from composer_kd.runs.planned_run import PlannedRun
 from composer_kd.runs.predictions import evaluation, kept_predictions, recorded_splits, teacher_runs
 from composer_kd.runs.progress import RunProgress
-from composer_kd.runs.recorders import harvest_configured, make_recorders, reopen, supply_missing
+from composer_kd.runs.recorders import make_recorders, record_configured, reopen, supply_missing
 from composer_kd.runs.resume import STORED, WayOn, stored_data, way_on
 from composer_kd.storage.distributed import on_rank_zero
 from composer_kd.storage.locks import MachineLoad
@@ -83,7 +83,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: RunProgress) -> Non
         finally:
             built.trainer.close()
             release_state(built.trainer.state)
-        harvest_configured(planned.config, run, built.data.train_set, progress.say, progress.bar)
+        record_configured(planned.config, run, built.data.train_set, progress.say, progress.bar)
         attack_configured(planned.config, run, progress.say)
         measure_configured(planned.config, run, progress.say)
         progress.end_run(number, run)
@@ -171,7 +171,7 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built, goes_on: WayOn, say:
         write_manifest(run.path, Manifest.model_validate(manifest))
         return
     archive, own = Archive(run), manifest['weights']['hash']
-    # A training on another device may end in other weights: what was harvested of the former ones is of no use.
+    # A training on another device may end in other weights: what was recorded of the former ones is of no use.
     archive.drop('logits', lambda view: archive.facts('logits', view).get('weights') in (None, own))
     archive.update(lambda recorded: _with_archive(manifest, recorded))
 

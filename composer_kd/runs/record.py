@@ -1,4 +1,4 @@
-"""Harvesting: a finished run's outputs on every training sample, view by view, recorded in its archive."""
+"""Recording: a finished run's outputs on every training sample, view by view, recorded in its archive."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from composer_kd.runs.yaml_file import apply_overrides
 from composer_kd.storage.distributed import on_rank_zero
 from composer_kd.storage.locks import lock_or_refuse
 from composer_kd.teachers.from_run import RunTeacher, finished_manifest
-from composer_kd.teachers.record import BATCH_SIZE, Harvest, Inference, facts_of_harvest
+from composer_kd.teachers.record import BATCH_SIZE, Inference, LogitRecorder, recording_facts
 
-__all__ = ['harvest_run', 'harvest_views', 'missing_views', 'open_run_data']
+__all__ = ['missing_views', 'open_run_data', 'record_run', 'record_views']
 
 
-def harvest_run(
+def record_run(
     path: str | Path,
     views: int = DEFAULT_VIEWS,
     changes: Sequence[str] = (),
@@ -71,7 +71,7 @@ def harvest_run(
     state = Inference.like(config, device, manifest.data.num_classes)
     if state.device.name == 'cpu':
         keep_freed_memory()
-    harvest_views(
+    record_views(
         run, data.train_set, views, state, top_k=top_k, batch_size=batch_size, replace=replace,
         say=say, bar=bar,
     )  # fmt: skip
@@ -89,7 +89,7 @@ def open_run_data(run: RunDir, changes: Sequence[str] = ()) -> Data:
     return open_data(section, batch_size=dist.get_world_size(), seed=0, device=torch.device('cpu'))
 
 
-def harvest_views(
+def record_views(
     run: RunDir,
     dataset: KeyedImages,
     views: int,
@@ -103,7 +103,7 @@ def harvest_views(
 ) -> None:
     """Record the views of a data set that the archive lacks; all ranks call this together and share the work.
 
-    What a killed harvest had done is kept in parts and not computed again.
+    What a killed record had done is kept in parts and not computed again.
 
     Args:
         run: A finished run.
@@ -118,17 +118,17 @@ def harvest_views(
     """
     _check_numbers(views, top_k, batch_size, dataset)
     archive, manifest = Archive(run), finished_manifest(run)
-    facts = facts_of_harvest(manifest, dataset, top_k)
+    facts = recording_facts(manifest, dataset, top_k)
     if dataset.augmentation.name == 'none':
         views = 1
     with ExitStack() as stack:
-        on_rank_zero(lambda: stack.enter_context(lock_or_refuse(run.path / 'archive' / '.harvest.lock', str(run))))
+        on_rank_zero(lambda: stack.enter_context(lock_or_refuse(run.path / 'archive' / '.record.lock', str(run))))
         teacher = RunTeacher(run)  # Before anything is forgotten: its weights may be damaged.
         on_rank_zero(lambda: _make_way(archive, facts, replace))
-        harvest = Harvest(archive, dataset, facts, teacher, state, batch_size)
+        record = LogitRecorder(archive, dataset, facts, teacher, state, batch_size)
         for view in range(views):
             begun = time.perf_counter()
-            _, images = harvest.view(view, shown=partial(_shown, what=f'view {view}', bar=bar))
+            _, images = record.view(view, shown=partial(_shown, what=f'view {view}', bar=bar))
             took = f' in {time.perf_counter() - begun:.1f} s' if images else ', recorded before'
             say(f'{run}: view {view + 1} of {views}: {len(dataset):,} images{took}')
 

@@ -1,4 +1,4 @@
-"""What ``archive:`` asks of a run: checked before anything trains, recorded while it trains and harvested after."""
+"""What ``archive:`` asks of a run: checked before anything trains, recorded while it trains and after."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from composer_kd.data.dataset import KeyedImages
 from composer_kd.models.composer_compat import CHANGE_IMAGES, MIX_IMAGES
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.predictions import recorded_splits
-from composer_kd.runs.record import harvest_views, missing_views, open_run_data
+from composer_kd.runs.record import missing_views, open_run_data, record_views
 from composer_kd.storage.distributed import on_rank_zero
 from composer_kd.teachers.record import Inference
 
-__all__ = ['check_recording', 'check_top_k', 'harvest_configured', 'make_recorders', 'reopen', 'supply_missing']
+__all__ = ['check_recording', 'check_top_k', 'make_recorders', 'record_configured', 'reopen', 'supply_missing']
 
 
 def make_recorders(config: RunConfig, run: RunDir) -> list[Callback]:
-    """The callbacks that ``archive:``, ``predictions:`` and ``robustness:`` ask for.
+    """The callbacks that ``archive:``, ``predictions:`` and ``evaluate:`` ask for.
 
-    Logits from a harvest come after the training.
+    Logits from a recording come after the training.
     """
     wanted = config.archive
     recorders: list[Callback] = []
@@ -41,8 +41,9 @@ def make_recorders(config: RunConfig, run: RunDir) -> list[Callback]:
         recorders.append(RecordLosses(run))
     if wanted is not None and wanted.adversarial:
         recorders.append(RecordAdversarial(run))
-    if config.robustness is not None:
-        recorders.append(EvaluateAttacks(run.path, **config.robustness.model_dump()))
+    if (attacks := config.evaluate.attacks) is not None:
+        options = attacks.model_dump()
+        recorders.append(EvaluateAttacks(run.path, options.pop('pgd'), **options))
     if wanted is not None and wanted.logits is not None and wanted.logits.source == 'training':
         recorders.append(RecordLogits(run, wanted.logits.views, wanted.logits.top_k))
     return recorders
@@ -79,12 +80,12 @@ def check_recording(config: RunConfig, place: str, algorithms: Collection[str], 
     if config.data.views is not None:
         raise UserError(
             f"{where}.from: 'training' needs fresh views every epoch, and data.views is {config.data.views}; set it to "
-            f"null, or use 'harvest'"
+            f"null, or use 'model'"
         )
     if changing := [name for name in algorithms if name in CHANGE_IMAGES]:
         raise UserError(
             f'{where}.from: {changing[0]} changes the images beyond their views, so what the model answers to them is '
-            f"of no use; use 'harvest'"
+            f"of no use; use 'model'"
         )
 
 
@@ -155,18 +156,18 @@ def _without_lost_tables(run: RunDir, manifest: Manifest) -> Manifest:
     return manifest.model_copy(update={'archive': record.model_copy(update=kept), 'files': files})
 
 
-def harvest_configured(
+def record_configured(
     config: RunConfig, run: RunDir, dataset: KeyedImages, say: Callable[[str], None], bar: bool
 ) -> None:
-    """The harvest that ``archive.logits`` asks for, when its run has finished; nothing where it asks for none."""
+    """The recording that ``archive.logits`` asks for, when its run has finished; nothing where it asks for none."""
     logits = config.archive.logits if config.archive is not None else None
-    if logits is not None and logits.source == 'harvest':
+    if logits is not None and logits.source == 'model':
         state = Inference.like(config.model_dump(mode='json'), config.device, dataset.num_classes)
-        harvest_views(run, dataset, logits.views, state, top_k=logits.top_k, say=say, bar=bar)
+        record_views(run, dataset, logits.views, state, top_k=logits.top_k, say=say, bar=bar)
 
 
 def supply_missing(config: RunConfig, run: RunDir, say: Callable[[str], None], bar: bool) -> None:
-    """Harvest the logits that are asked for and that a finished run lacks, and say what can no longer be had."""
+    """Record the logits that are asked for and that a finished run lacks, and say what can no longer be had."""
     wanted = config.archive
     if wanted is None:
         return
@@ -182,14 +183,14 @@ def supply_missing(config: RunConfig, run: RunDir, say: Callable[[str], None], b
     views = 1 if (manifest.augmentation or {}).get('name') == 'none' else wanted.logits.views
     if wanted.logits.source == 'training':
         if record is None or not set(range(views)) <= set(record.logits):
-            say(f"{run}: 'from: training' records while a run trains; use 'from: harvest' for one that has finished")
+            say(f"{run}: 'from: training' records while a run trains; use 'from: model' for one that has finished")
     elif record is not None and any(
         table.model_dump().get('top_k') != wanted.logits.top_k for table in record.logits.values()
     ):
         kept = '' if wanted.logits.top_k is None else f' --top-k {wanted.logits.top_k}'
         say(
             f'{run}: its logits were kept in another form (top_k) than archive.logits asks for; '
-            f'`composer-kd harvest {run} --replace{kept}` records them anew'
+            f'`composer-kd record {run} --replace{kept}` records them anew'
         )
     elif on_rank_zero(lambda: missing_views(archive, views, manifest.data.num_samples)):
-        harvest_configured(config, run, open_run_data(run).train_set, say, bar)
+        record_configured(config, run, open_run_data(run).train_set, say, bar)

@@ -21,7 +21,7 @@ __all__ = ['STORED', 'WayOn', 'stored_data', 'way_on']
 
 # What may differ between the YAML that began a run and the one that continues it: it does not change the result.
 _FREE = (
-    'archive', 'predictions', 'robustness', 'replaces', 'drifts', 'callbacks', 'loggers', 'save_interval',
+    'archive', 'predictions', 'evaluate', 'replaces', 'callbacks', 'loggers', 'save_interval',
     'keep_checkpoints', 'trust_pickle', 'start.trust_pickle', 'device', 'threads', 'data.cache_dir',
     'data.mode', 'data.workers',
 )  # fmt: skip

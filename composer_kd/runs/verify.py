@@ -96,7 +96,7 @@ def _spot_check(run: RunDir, archive: Archive, manifest: Manifest, seed: int) ->
 
 
 def _wrong(run: RunDir, what: str) -> UserError:
-    return UserError(f'{run}: {what}; record them anew with `composer-kd harvest {run} --replace`')
+    return UserError(f'{run}: {what}; record them anew with `composer-kd record {run} --replace`')
 
 
 @dataclass(frozen=True)

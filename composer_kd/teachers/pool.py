@@ -58,7 +58,7 @@ class TeacherPool:
         self.owner = owner
         self.checks = OutputChecks([teacher.name for teacher in self.teachers])
         self.clock = Clock()
-        self.images_taught = [0] * len(self.teachers)
+        self.images_computed = [0] * len(self.teachers)
         """Forward passes so far in this process, one number a teacher, on this rank."""
         self.images_recorded = [0] * len(self.teachers)
         """Outputs looked up so far in this process (forward passes saved), one number a teacher, on this rank."""
@@ -117,7 +117,7 @@ class TeacherPool:
         if self._recorded.teachers:
             with self.clock.running(state.device.name == 'gpu'):
                 for number, images in self._recorded.look_up(state).items():
-                    self.images_taught[number] += images
+                    self.images_computed[number] += images
             self._in_step = {'queried': 0, 'recorded': 0}
 
     def validate(self, query: Query, soon: Sequence[int]) -> None:
@@ -165,7 +165,7 @@ class TeacherPool:
         logits = self.teachers[number].outputs(query.batch, query.state).logits
         self.checks.shapes(number, logits, query.student)
         self._check(number, logits, query)
-        self.images_taught[number] += len(logits)
+        self.images_computed[number] += len(logits)
         return logits
 
     def _complete(
@@ -181,7 +181,7 @@ class TeacherPool:
             some: Any = tuple(part[unknown] for part in query.batch)
             logits = logits.clone()
             logits[unknown] = teacher.compute(some, query.state).logits
-            self.images_taught[number] += len(unknown)
+            self.images_computed[number] += len(unknown)
             known = None
         if not self.checks.judged[number]:
             if known is None:
@@ -215,7 +215,7 @@ class TeacherPool:
         """Logits ``[K, B, C]`` of every teacher for a batch of evaluation data."""
         with self.clock.running(state.device.name == 'gpu'):
             outputs = torch.stack([teacher.outputs(state.batch, state).logits for teacher in self.teachers])
-        self.images_taught = [images + outputs.shape[1] for images in self.images_taught]
+        self.images_computed = [images + outputs.shape[1] for images in self.images_computed]
         return outputs
 
     # -- at the step's end, and in checkpoints ---------------------------------------------------------------------

@@ -27,7 +27,7 @@ from composer_kd.storage.distributed import locked_together, on_rank_zero, toget
 from composer_kd.teachers.live import LiveTeacher
 from composer_kd.teachers.recorded import RecordedTeacher
 
-__all__ = ['BATCH_SIZE', 'Harvest', 'Inference', 'facts_of_harvest', 'fill_view', 'precision_of']
+__all__ = ['BATCH_SIZE', 'Inference', 'LogitRecorder', 'fill_view', 'precision_of', 'recording_facts']
 
 # Samples that become a part at once: what a kill costs at most. Small data is cut finer, so that ranks can share it.
 _CHUNK = 16_384
@@ -81,13 +81,13 @@ def precision_of(state: Any) -> str:
     return {'amp_bf16': 'bf16', 'amp_fp16': 'fp16'}.get(state.precision.value, 'fp32')
 
 
-def facts_of_harvest(manifest: Manifest, dataset: KeyedImages, top_k: int | None) -> dict[str, Any]:
+def recording_facts(manifest: Manifest, dataset: KeyedImages, top_k: int | None) -> dict[str, Any]:
     """What the manifest says of every table that is recorded from a finished run's model."""
     ours, theirs = (dataset.num_classes, list(dataset.facts.shape)), (manifest.data.num_classes, manifest.data.shape)
     if ours != theirs:
         raise UserError(
             f'the data has {ours[0]} classes and images of {ours[1]}, the run was trained on {theirs[0]} and '
-            f'{theirs[1]}; harvest over data of its kind'
+            f'{theirs[1]}; record over data of its kind'
         )
     assert manifest.weights is not None
     return {
@@ -96,12 +96,12 @@ def facts_of_harvest(manifest: Manifest, dataset: KeyedImages, top_k: int | None
         'top_k': top_k,
         'precision': manifest.precision,
         'weights': manifest.weights.hash,
-        'source': 'harvest',
+        'source': 'model',
     }
 
 
-class Harvest:
-    """A harvest under way. All ranks make one alike and ask it for the same views.
+class LogitRecorder:
+    """A recording under way. All ranks make one alike and ask it for the same views.
 
     Args:
         archive: Where to.
@@ -158,7 +158,7 @@ class Harvest:
                     write_logits(self.archive, view, self.samples.take(rows), logits, facts, seconds)
             if chunks or unmerged:
                 cost = self.teacher.multiply_adds(self.dataset.facts.shape)
-                # A student that completes somebody's harvest pays for that itself.
+                # A student that completes somebody's record pays for that itself.
                 counted_as = '' if facts['source'] == self.facts['source'] else 'filled_'
                 on_rank_zero(lambda: merge_logits(self.archive, view, facts, cost, counted_as))
         return sum(map(len, mine)), sum(map(len, chunks))
@@ -178,7 +178,7 @@ class Harvest:
     def _missing(self, view: int, wanted: NDArray[np.bool_] | None) -> tuple[dict[str, Any], list[Rows], bool]:
         """The facts of a view's table, the chunks of rows that neither it nor parts hold, and whether there are parts.
 
-        Chunks lie where they would without anything recorded, so that an interrupted harvest goes on with the very
+        Chunks lie where they would without anything recorded, so that an interrupted record goes on with the very
         batches of one that was not.
         """
         facts = {**self.facts, **_how_it_began(self.archive, view)}
@@ -207,7 +207,7 @@ def _how_it_began(archive: Archive, view: int) -> dict[str, Any]:
 def fill_view(teacher: RecordedTeacher, state: Any, view: int, wanted: NDArray[np.bool_]) -> int:
     """Record what a teacher's archive lacks of a view; all ranks call it together.
 
-    It is a harvest of one view, in the precision that the run was trained in, and shares its parts and locks: a kill
+    It is a recording of one view, in the precision that the run was trained in, and shares its parts and locks: a kill
     costs a chunk, and another process that wants the same view waits and finds it.
 
     Args:
@@ -220,11 +220,11 @@ def fill_view(teacher: RecordedTeacher, state: Any, view: int, wanted: NDArray[n
         Images that the model computed on this rank.
     """
     archive, dataset = teacher.archive, state.train_dataloader.dataset
-    facts = {**facts_of_harvest(teacher.manifest, dataset, _form(archive)), 'source': 'fill'}
+    facts = {**recording_facts(teacher.manifest, dataset, _form(archive)), 'source': 'fill'}
     live = teacher.load_live()
     own = Inference.like(archive.run.read_config(), state.device, int(dataset.num_classes))
     try:
-        images, _ = Harvest(archive, dataset, facts, live, own).view(view, wanted)
+        images, _ = LogitRecorder(archive, dataset, facts, live, own).view(view, wanted)
     finally:
         # Between fillings it answers in the training's precision, as every live teacher.
         live.place(state)

@@ -142,7 +142,7 @@ class RecordedTeacher(BaseTeacher):
         recorded = self.archive.views if self.archive.exists else []
         wanted = None if views is None else sorted(set(views))
         if not self.fill:
-            remedy = f'record them with `composer-kd harvest {where}`, or use fill: true or the live teacher'
+            remedy = f'record them with `composer-kd record {where}`, or use fill: true or the live teacher'
             if not recorded:
                 return f'{where} has no recorded logits; {remedy}'
             if wanted is None or not set(wanted) <= set(recorded):
@@ -159,18 +159,18 @@ class RecordedTeacher(BaseTeacher):
         if recorded and not (rows >= 0).any() and not self.fill:
             return (
                 f'{where} holds none of this data (no id with the same content); teach with the live teacher, or '
-                f'harvest over this data: composer-kd harvest {where} data.source=...'
+                f'record over this data: composer-kd record {where} data.source=...'
             )
         return None
 
     def check_table(self, view: int, dataset: Any) -> None:
-        """Refuse a table that is not what was decided on: somebody may have harvested anew meanwhile."""
+        """Refuse a table that is not what was decided on: somebody may have recorded anew meanwhile."""
         if view not in self.archive.views:
             if self.fill:
                 return
             raise UserError(
                 f'teacher {self.name!r}: {self.path} holds no view {view}, which this epoch asks for; record it with '
-                f'`composer-kd harvest {self.path}`, or use fill: true'
+                f'`composer-kd record {self.path}`, or use fill: true'
             )
         if problem := self._other_recording(self.archive.facts('logits', view), dataset):
             raise UserError(f'teacher {self.name!r}: {problem}')
@@ -186,12 +186,12 @@ class RecordedTeacher(BaseTeacher):
                 if theirs.get(key) != ours.get(key)
             )
             return (
-                f'{self.path} was recorded with another augmentation ({differences}); make data the same, or harvest '
+                f'{self.path} was recorded with another augmentation ({differences}); make data the same, or record '
                 f'again with --replace'
             )
         weights = self.manifest.weights
         if facts.get('source') != 'training' and weights is not None and facts.get('weights') != weights.hash:
-            return f'{self.path}: its logits are of other weights than it holds now; harvest again with --replace'
+            return f'{self.path}: its logits are of other weights than it holds now; record again with --replace'
         return None
 
     def _complete(self, views: Iterable[int] | None) -> bool:

@@ -117,18 +117,18 @@ SETTINGS: dict[str, Setting] = {
     'AdversarialRecycling': Setting(lambda: AdversarialRecycling(epsilon=8), pixel_loader),
     'AdversarialRecycling-part-of-the-batch-every-2nd-step': Setting(
         lambda: AdversarialRecycling(
-            source=run_with_examples(), share=0.7, every=2, keep='strongest', norm='l2', epsilon=64, budget=100
+            from_=run_with_examples(), share=0.7, every=2, keep='strongest', norm='l2', epsilon=64, budget=100
         ),
         pixel_loader,
     ),
     'AdversarialRecycling-reset': Setting(
-        lambda: AdversarialRecycling(source=run_with_examples(), step_size=0.4, reset='8ba'), pixel_loader
+        lambda: AdversarialRecycling(from_=run_with_examples(), step_size=0.4, reset='8ba'), pixel_loader
     ),
     'AdversarialRecycling-fresh': Setting(
         lambda: AdversarialRecycling(mode='fresh', steps=3, targeted=True, start='image'), pixel_loader
     ),
     'AdversarialRecycling-replay': Setting(
-        lambda: AdversarialRecycling(mode='replay', source=run_with_examples(), share=0.5), pixel_loader
+        lambda: AdversarialRecycling(mode='replay', from_=run_with_examples(), share=0.5), pixel_loader
     ),
     'WarmStart': Setting(
         lambda: WarmStart(trained_net(11, steps=3)),

@@ -43,7 +43,7 @@ from tests.algorithms.common import (
     run_with_examples,
     trained_net,
 )
-from tests.teachers.recorded_runs import harvest, tiny_data, train, trained_run
+from tests.teachers.recorded_runs import record, tiny_data, train, trained_run
 
 CROPS = Augmentation('crop_flip', seed=5, padding=2)
 TASK = PixelTask(CROPS)
@@ -175,7 +175,7 @@ def test_steps_of_less_than_half_a_pixel_add_up(options: dict, moved: float) -> 
 
 def test_replay_shows_what_was_recorded_in_every_view_and_makes_no_pass(tmp_path: Path) -> None:
     shown = Shown()
-    algorithm = AdversarialRecycling('replay', source=run_with_examples())
+    algorithm = AdversarialRecycling('replay', from_=run_with_examples())
     student = Spy(net(1))
     fit(algorithm, callbacks=(shown,), student=student)
     assert student.calls == 12, 'one forward pass a step'
@@ -290,7 +290,7 @@ def test_teachers_may_see_the_views_as_they_were(microbatch: int | None) -> None
 
 def test_what_was_recorded_of_the_views_teaches_adversarial_images_as_the_live_teacher_does(tmp_path: Path) -> None:
     run, weights = trained_run(tmp_path, max_duration='4ep'), {}
-    harvest(run, tiny_data(), views=2)
+    record(run, tiny_data(), views=2)
     for name, teacher, see in (
         ('live', Teacher.from_run(run), 'clean'),
         ('recorded', Teacher.recorded(run), 'clean'),
@@ -299,7 +299,7 @@ def test_what_was_recorded_of_the_views_teaches_adversarial_images_as_the_live_t
         distillation = Distillation([teacher], loss='mse', kd_weight=10.0)
         beside = AdversarialRecycling(teachers_see=see)
         weights[name] = train(distillation, tiny_data(), '2ep', beside=(beside,)).weights
-        assert distillation.images_taught[0] == (0 if name == 'recorded' else beside.images_attacked)
+        assert distillation.pool.images_computed[0] == (0 if name == 'recorded' else beside.images_attacked)
     # The one differs by what float16 rounds off the logits, the other by what it is asked about.
     rounding, question = ((weights[name] - weights['live']).abs().max() for name in ('recorded', 'shown'))
     assert rounding < 0.05 * question
@@ -375,7 +375,7 @@ def test_what_is_kept_is_begun_anew(reset: str, expected: dict, checkpoint: str,
     # Six steps an epoch. The model stays as it is and images are shown as they are stored, so that each step of 1 from
     # the image itself takes a delta one pixel further: how far they are says how often they were attacked since.
     def anew() -> AdversarialRecycling:
-        return AdversarialRecycling(source=run_with_examples(), step_size=1, start='image', reset=reset)
+        return AdversarialRecycling(from_=run_with_examples(), step_size=1, start='image', reset=reset)
 
     def fit_still(algorithm: AdversarialRecycling, **options) -> None:
         student = net(1, batch_norm=False)
@@ -407,7 +407,7 @@ def test_a_replay_goes_on_with_the_very_examples(tmp_path: Path) -> None:
         archive.put('adversarial', 0, Samples.of(TASK), {'delta': deltas}, facts, merge=False)
 
     def anew() -> AdversarialRecycling:
-        return AdversarialRecycling('replay', source=tmp_path / 'earlier')
+        return AdversarialRecycling('replay', from_=tmp_path / 'earlier')
 
     record(3)
     whole, _ = fit(anew(), folder=tmp_path / 'checkpoints')
@@ -421,7 +421,7 @@ def test_a_replay_goes_on_with_the_very_examples(tmp_path: Path) -> None:
 
 def test_a_later_run_begins_its_attacks_at_an_earlier_runs_examples() -> None:
     shown = Shown()
-    algorithm = AdversarialRecycling(source=run_with_examples(), step_size=1, start='image')
+    algorithm = AdversarialRecycling(from_=run_with_examples(), step_size=1, start='image')
     fit(algorithm, callbacks=(shown,), epochs='1ba', augmentation=None)
     keys = shown.keys[0]
     rows = rows_of(keys[:, 0])
@@ -459,7 +459,7 @@ def test_the_archive_holds_what_was_kept(mode: str, tmp_path: Path) -> None:
     assert max(int(delta.abs().max()) for delta in deltas.values()) == 6
     for row, sample in enumerate(TASK.ids):
         assert torch.equal(deltas[int(sample)], table[row])
-    later = AdversarialRecycling('replay', source=tmp_path)
+    later = AdversarialRecycling('replay', from_=tmp_path)
     fit(later, epochs='1ep')
     assert later.images_replayed == SAMPLES
 
@@ -498,7 +498,7 @@ def test_a_kill_keeps_what_was_written_and_a_resume_ends_with_the_same(tmp_path:
 
 
 def test_recording_without_examples_is_refused(tmp_path: Path) -> None:
-    for algorithms in ([], [AdversarialRecycling('replay', source=run_with_examples())]):
+    for algorithms in ([], [AdversarialRecycling('replay', from_=run_with_examples())]):
         with pytest.raises(UserError, match='nothing in this Trainer makes adversarial examples'):
             make_trainer(algorithms, callbacks=[RecordAdversarial(tmp_path)], train_dataloader=pixel_loader())
 
@@ -683,7 +683,7 @@ def test_deltas_of_other_data_or_scale_are_refused(change: dict, line: str, tmp_
     deltas = torch.ones(SAMPLES, *change.get('shape', (3, 8, 8)), dtype=torch.int8)
     archive.put('adversarial', 0, samples, {'delta': deltas}, facts)
     with pytest.raises(UserError, match=line):
-        fit(AdversarialRecycling('replay', source=tmp_path))
+        fit(AdversarialRecycling('replay', from_=tmp_path))
 
 
 def test_a_run_without_examples_is_refused(tmp_path: Path) -> None:
@@ -691,7 +691,7 @@ def test_a_run_without_examples_is_refused(tmp_path: Path) -> None:
     ones = torch.ones(SAMPLES)
     archive.put('loss', 0, Samples.of(TASK), {'loss': ones, 'correct': ones.to(torch.uint8)})
     with pytest.raises(UserError, match='recorded no adversarial examples; train it with `adversarial:`'):
-        fit(AdversarialRecycling('replay', source=tmp_path))
+        fit(AdversarialRecycling('replay', from_=tmp_path))
 
 
 def test_recorded_teachers_are_refused_beside(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_off_it_changes_no_bit_and_asks_no_teacher() -> None:
     assert logged(log, 'loss/train/label')[:7] == pytest.approx(logged(log_plain, 'loss/train/total')[:7], rel=1e-6)
     # Once to be checked in the first batch, and in batches 7 and 8.
     assert spy.calls == 3
-    assert algorithm.images_taught == [96]
+    assert algorithm.pool.images_computed == [96]
 
 
 def test_random_one_runs_the_drawn_teacher_alone() -> None:

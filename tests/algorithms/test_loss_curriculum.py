@@ -417,14 +417,14 @@ def test_a_training_continued_from_a_checkpoint_has_the_rates_of_a_whole_one(tmp
         ({'mode': 'infobatch', 'start': 0.3}, r"start: mode 'infobatch' does not use it \('curriculum' does\)"),
         ({'mode': 'infobatch', 'prune': 1.0}, r'prune: expected a share above 0 and below 1, got 1.0'),
         ({'mode': 'infobatch', 'full_from': 'late'}, r"full_from: 'late' is not a point of the training"),
-        ({'archive': 'a', 'prune': 0.5}, r"prune: mode 'curriculum' does not use it"),
-        ({'archive': 'a', 'until': '0.5'}, r"until: '0.5' is not a point of the training; write '0.5dur'"),
-        ({'archive': 'a', 'start': 0}, r'start: expected a share above 0 and up to 1, got 0'),
-        ({'archive': 'a', 'start': True}, r'start: expected a share'),
-        ({'archive': 'a', 'statistic': 'median'}, r"statistic: 'median' is not one"),
-        ({'archive': 'a', 'mode': 'rho', 'statistic': 'forgetting'}, r"'forgetting' is no loss"),
-        ({'archive': 'a', 'mode': 'rho', 'unseen': 'easy'}, r"unseen: 'easy' is not one of them"),
-        ({'archive': 'a', 'pacing': 'linaer'}, r"pacing: 'linaer' is not one of them; did you mean 'linear'"),
+        ({'from_': 'a', 'prune': 0.5}, r"prune: mode 'curriculum' does not use it"),
+        ({'from_': 'a', 'until': '0.5'}, r"until: '0.5' is not a point of the training; write '0.5dur'"),
+        ({'from_': 'a', 'start': 0}, r'start: expected a share above 0 and up to 1, got 0'),
+        ({'from_': 'a', 'start': True}, r'start: expected a share'),
+        ({'from_': 'a', 'statistic': 'median'}, r"statistic: 'median' is not one"),
+        ({'from_': 'a', 'mode': 'rho', 'statistic': 'forgetting'}, r"'forgetting' is no loss"),
+        ({'from_': 'a', 'mode': 'rho', 'unseen': 'easy'}, r"unseen: 'easy' is not one of them"),
+        ({'from_': 'a', 'pacing': 'linaer'}, r"pacing: 'linaer' is not one of them; did you mean 'linear'"),
     ],
 )
 def test_arguments_that_would_do_nothing_or_cannot_be_are_refused(arguments: dict[str, Any], line: str) -> None:
@@ -443,7 +443,7 @@ def refused(line: str, algorithm: LossCurriculum, *others: Any, **options: Any) 
 
 def test_company_and_data_that_cannot_work_are_refused_in_a_line() -> None:
     for spoiler in (MixUp(), CutMix(), SelectiveBackprop()):
-        for arguments in ({'mode': 'infobatch'}, {'archive': recorded_run(), 'use': 'weights'}):
+        for arguments in ({'mode': 'infobatch'}, {'from_': recorded_run(), 'use': 'weights'}):
             name = type(spoiler).__name__
             refused(rf'LossCurriculum: {name} is in the same Trainer', LossCurriculum(**arguments), spoiler)
     # Infobatch reads no archive, so the line must not send anybody to look for one.
@@ -528,7 +528,7 @@ def test_a_checkpoint_holds_no_nan_and_brings_back_every_bit(tmp_path: Path) -> 
     half = everyone.take(np.arange(0, SAMPLES, 2))
     losses = torch.linspace(0, 3, len(half))
     archive.put('loss', 0, half, {'loss': losses, 'correct': torch.ones(len(half), dtype=torch.uint8)})
-    for arguments in ({'archive': archive, 'mode': 'rho'}, {'mode': 'infobatch'}, {'archive': archive}):
+    for arguments in ({'from_': archive, 'mode': 'rho'}, {'mode': 'infobatch'}, {'from_': archive}):
         algorithm = LossCurriculum(**arguments)
         trainer, _ = curriculum_trainer(algorithm, epochs='3ep')
         trainer.fit(duration='2ba')

@@ -24,7 +24,7 @@ from tests.algorithms.common import make_trainer, net
 from tests.algorithms.settings import SETTINGS
 from tests.algorithms.test_recorded_distillation import copied
 from tests.fake_gpu import GPU, FakeGpu, OnGpu, Read
-from tests.teachers.recorded_runs import MODEL, harvest, tiny_data, trained_run
+from tests.teachers.recorded_runs import MODEL, record, tiny_data, trained_run
 
 # Reads of a step: one of all that it logs, unless something else is said here.
 READS = {
@@ -125,7 +125,7 @@ def _teach(teachers: list[Teacher], free: int = 1 << 30) -> list[list[Read]]:
 @pytest.fixture(scope='module')
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = trained_run(tmp_path_factory.mktemp('runs'))
-    harvest(run, tiny_data(), 2)
+    record(run, tiny_data(), 2)
     return run
 
 

@@ -186,4 +186,4 @@ def test_evaluation_counts_as_the_teachers_work() -> None:
     trainer, _ = make_trainer([algorithm], epochs='1ep', evaluate=True)
     trainer.fit()
     trainer.close()
-    assert algorithm.images_taught == [192 + 192] * 2
+    assert algorithm.pool.images_computed == [192 + 192] * 2

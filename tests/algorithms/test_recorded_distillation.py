@@ -16,7 +16,7 @@ from composer_kd import Archive, Distillation, OracleKD, Teacher, TeacherMixupKD
 from composer_kd.archive import Samples
 from composer_kd.callbacks import Measures
 from composer_kd.models import multiply_adds
-from tests.teachers.recorded_runs import BATCH, harvest, tiny_data, train, trained_run
+from tests.teachers.recorded_runs import BATCH, record, tiny_data, train, trained_run
 
 VIEWS, STEPS = 2, 3
 
@@ -27,7 +27,7 @@ def runs(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp('runs')
     made = [trained_run(folder, seed) for seed in (3, 4, 6)]
     for run in made[:2]:
-        harvest(run, tiny_data(VIEWS), VIEWS)
+        record(run, tiny_data(VIEWS), VIEWS)
     return made
 
 
@@ -42,8 +42,8 @@ def copied(run: Path, folder: Path, known: int | None = None) -> Path:
         some = Samples(samples.ids[:known], samples.content[:known], samples.labels[:known])
         for view in archive.views:
             table, facts = archive.table('logits', view), archive.facts('logits', view)
-            harvested = {**facts, 'source': 'harvest'}
-            archive.put('logits', view, some, {'logits': table['logits'][:known]}, harvested, merge=False)
+            recorded = {**facts, 'source': 'model'}
+            archive.put('logits', view, some, {'logits': table['logits'][:known]}, recorded, merge=False)
     return target
 
 
@@ -65,8 +65,8 @@ MIXES = {
 def test_recorded_teachers_train_the_student_that_live_ones_do(runs, options) -> None:
     live = train(TeacherMixupKD([Teacher.from_run(run) for run in runs[:2]], **options), tiny_data(VIEWS))
     recorded = train(TeacherMixupKD([Teacher.recorded(run) for run in runs[:2]], **options), tiny_data(VIEWS))
-    assert recorded.algorithm.images_taught == [0, 0]
-    assert sum(recorded.algorithm.images_recorded) > 0
+    assert recorded.algorithm.pool.images_computed == [0, 0]
+    assert sum(recorded.algorithm.pool.images_recorded) > 0
     torch.testing.assert_close(recorded.weights, live.weights, atol=2e-4, rtol=1e-3)
     assert recorded.algorithm.last_step.get('distill/agreement') == live.algorithm.last_step.get('distill/agreement')
 
@@ -86,8 +86,8 @@ def test_recorded_and_live_teachers_share_a_mix(runs) -> None:
     live = train(TeacherMixupKD([Teacher.from_run(run) for run in runs], mix=[0.2, 0.3, 0.5]), tiny_data(VIEWS))
     teachers = [Teacher.recorded(runs[0]), Teacher.recorded(runs[1]), Teacher.from_run(runs[2])]
     mixed = train(TeacherMixupKD(teachers, mix=[0.2, 0.3, 0.5]), tiny_data(VIEWS))
-    assert mixed.algorithm.images_taught == [0, 0, 2 * STEPS * BATCH]
-    assert mixed.algorithm.images_recorded == [2 * STEPS * BATCH, 2 * STEPS * BATCH, 0]
+    assert mixed.algorithm.pool.images_computed == [0, 0, 2 * STEPS * BATCH]
+    assert mixed.algorithm.pool.images_recorded == [2 * STEPS * BATCH, 2 * STEPS * BATCH, 0]
     torch.testing.assert_close(mixed.weights, live.weights, atol=2e-4, rtol=1e-3)
 
 
@@ -116,13 +116,13 @@ def test_a_sweep_pays_for_its_teacher_once(runs, tmp_path) -> None:
     taught, weights = [], []
     for _ in range(3):
         done = train(TeacherMixupKD([Teacher.recorded(run, fill=True)]), tiny_data(VIEWS))
-        taught.append(done.algorithm.images_taught)
+        taught.append(done.algorithm.pool.images_computed)
         weights.append(done.weights)
     # All 200 samples of a view, those too that the last short batch of an epoch leaves out: another order wants them.
     assert taught == [[VIEWS * 200], [0], [0]]
     assert torch.equal(weights[1], weights[2])
     other_order = train(TeacherMixupKD([Teacher.recorded(run, fill=True)]), tiny_data(VIEWS, seed=77))
-    assert other_order.algorithm.images_taught == [0]
+    assert other_order.algorithm.pool.images_computed == [0]
     assert Archive(run).facts('logits', 1)['images'] == 200
 
 
@@ -130,7 +130,7 @@ def test_fresh_views_are_filled_as_they_come(runs, tmp_path) -> None:
     run = copied(runs[2], tmp_path)
     first = train(TeacherMixupKD([Teacher.recorded(run, fill=True)]), tiny_data(None), epochs='3ep')
     again = train(TeacherMixupKD([Teacher.recorded(run, fill=True)]), tiny_data(None), epochs='3ep')
-    assert (first.algorithm.images_taught, again.algorithm.images_taught) == ([600], [0])
+    assert (first.algorithm.pool.images_computed, again.algorithm.pool.images_computed) == ([600], [0])
     assert Archive(run).views == [0, 1, 2]
     assert torch.equal(first.weights, again.weights)
 
@@ -139,10 +139,10 @@ def test_fill_adds_what_is_new_and_keeps_what_is_there(runs, tmp_path) -> None:
     run = copied(runs[0], tmp_path, known=150)
     before = Archive(run).table('logits', 0)['logits'][:150].clone()
     done = train(TeacherMixupKD([Teacher.recorded(run, fill=True)]), tiny_data(VIEWS))
-    assert done.algorithm.images_taught == [VIEWS * 50]
+    assert done.algorithm.pool.images_computed == [VIEWS * 50]
     archive = Archive(run)
     assert archive.facts('logits', 0)['seen'] == 200
-    assert archive.facts('logits', 0)['source'] == 'harvest'  # As its first rows were.
+    assert archive.facts('logits', 0)['source'] == 'model'  # As its first rows were.
     assert torch.equal(archive.table('logits', 0)['logits'][:150], before)
 
 
@@ -155,7 +155,7 @@ def test_two_trainings_fill_one_archive_at_the_same_time(runs, tmp_path) -> None
         'from composer_kd import Teacher, TeacherMixupKD\n'
         'from tests.teachers.recorded_runs import tiny_data, train\n'
         "done = train(TeacherMixupKD([Teacher.recorded(sys.argv[1], fill=True)]), tiny_data(6), epochs='6ep')\n"
-        'print(done.algorithm.images_taught[0])\n'
+        'print(done.algorithm.pool.images_computed[0])\n'
     )
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parents[2])}
     command = [sys.executable, str(script), str(run)]
@@ -177,9 +177,9 @@ def test_unseen_samples_are_taught_by_the_model(runs, tmp_path) -> None:
     live = train(TeacherMixupKD([Teacher.from_run(runs[0])]), tiny_data(VIEWS))
     with_model = train(TeacherMixupKD([Teacher.recorded(run, unseen='live')]), tiny_data(VIEWS))
     torch.testing.assert_close(with_model.weights, live.weights, atol=2e-4, rtol=1e-3)
-    images = with_model.algorithm.images_taught[0] + with_model.algorithm.images_recorded[0]
+    images = with_model.algorithm.pool.images_computed[0] + with_model.algorithm.pool.images_recorded[0]
     assert images == 2 * STEPS * BATCH
-    assert with_model.algorithm.images_taught[0] > 0
+    assert with_model.algorithm.pool.images_computed[0] > 0
     assert Archive(run).facts('logits', 0)['seen'] == 120  # Without fill nothing is kept.
 
 
@@ -269,10 +269,10 @@ def test_until_overtaken_asks_the_model_once_or_takes_the_stored_accuracy(runs) 
     asked = Distillation([Teacher.recorded(runs[0])], schedule='until overtaken')
     train(asked, data, epochs='2ep', eval_dataloader=data.val)
     assert data.val is not None
-    assert asked.images_taught == [len(data.val.dataloader.dataset)]  # type: ignore[union-attr, arg-type]
+    assert asked.pool.images_computed == [len(data.val.dataloader.dataset)]  # type: ignore[union-attr, arg-type]
     stored = Distillation([Teacher.recorded(runs[0], unseen='label')], schedule='until overtaken')
     train(stored, data, epochs='2ep', eval_dataloader=data.val)
-    assert stored.images_taught == [0]
+    assert stored.pool.images_computed == [0]
     assert stored._overtaking is not None
     last = [line['val_accuracy'] for line in Archive(runs[0]).run.metrics()][-1]
     assert stored._overtaking.teacher_accuracy == last
@@ -294,7 +294,7 @@ from composer.utils import dist, get_device
 dist.initialize_dist(get_device('cpu'))
 from tests.algorithms.test_recorded_distillation import half_recorded
 done = half_recorded(sys.argv[1], sys.argv[2])
-taught = sum(dist.all_gather_object(done.algorithm.images_taught[1]))
+taught = sum(dist.all_gather_object(done.algorithm.pool.images_computed[1]))
 if dist.get_global_rank() == 0:
     torch.save({'weights': done.weights, 'taught': taught}, sys.argv[3])
 """
@@ -326,7 +326,7 @@ def test_two_ranks_are_one(runs, tmp_path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     two = torch.load(out)
     # Images are computed once, whatever the number of ranks, and the weights agree but for the order of sums.
-    assert one.algorithm.images_taught[1] == two['taught'] == 400
+    assert one.algorithm.pool.images_computed[1] == two['taught'] == 400
     torch.testing.assert_close(two['weights'], one.weights, atol=1e-5, rtol=1e-4)
     for run in (alone, shared):
         assert [Archive(run).facts('logits', view)['seen'] for view in (0, 1)] == [200, 200]

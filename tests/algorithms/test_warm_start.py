@@ -353,5 +353,5 @@ def test_arguments_are_checked(arguments: dict, line: str) -> None:
 
 
 def test_its_repr_is_a_call_without_the_layers_of_a_module() -> None:
-    assert repr(WarmStart('runs/gen0', perturb=0.1)) == "WarmStart(source='runs/gen0', perturb=0.1)"
-    assert repr(WarmStart(net(1))) == 'WarmStart(source=Sequential)'
+    assert repr(WarmStart('runs/gen0', perturb=0.1)) == "WarmStart(from_='runs/gen0', perturb=0.1)"
+    assert repr(WarmStart(net(1))) == 'WarmStart(from_=Sequential)'

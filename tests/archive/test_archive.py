@@ -24,7 +24,7 @@ def archive(tmp_path, manifest):
 def test_nothing_recorded_is_said_with_the_remedy(tmp_path, archive):
     assert not archive.exists
     for ask in (archive.samples, archive.record, lambda: archive.epochs, lambda: archive.table('loss', 0)):
-        with pytest.raises(UserError, match=r'gen0: nothing is recorded there; .*archive:.*composer-kd harvest'):
+        with pytest.raises(UserError, match=r'gen0: nothing is recorded there; .*archive:.*composer-kd record'):
             ask()
     assert archive.bytes() == {}
     with pytest.raises(UserError, match='gen9: no such run directory'):

@@ -67,8 +67,8 @@ def test_parts_of_other_facts_are_somebody_elses(archive):
     assert read(archive, 'loss', 3, {**FACTS, 'precision': 'bf16'})[0].ids.tolist() == [5]
 
 
-def test_a_merge_leaves_the_parts_of_another_harvest(archive):
-    how = [{'top_k': None, 'classes': 2, 'source': source} for source in ('harvest', 'fill')]
+def test_a_merge_leaves_the_parts_of_another_record(archive):
+    how = [{'top_k': None, 'classes': 2, 'source': source} for source in ('model', 'fill')]
     for facts, row in zip(how, ((8, 80, 1), (5, 50, 1)), strict=True):
         write_logits(archive, 0, samples(row), torch.full((1, 2), float(row[0])), facts)
     merge_logits(archive, 0, how[1])

@@ -12,7 +12,7 @@ from composer_kd.core.errors import UserError
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.progress import RunProgress
-from composer_kd.runs.record import harvest_run
+from composer_kd.runs.record import record_run
 from tests.runs.common import TINY
 
 
@@ -132,13 +132,13 @@ def one_run(changes, teacher) -> None:
     execute(make_plan({key: value for key, value in values.items() if value is not None}), RunProgress(False))
 
 
-def test_harvest_anew_looks_at_the_weights_first(tmp_path) -> None:
+def test_record_anew_looks_at_the_weights_first(tmp_path) -> None:
     run = executed(tmp_path, {'gen0': {'archive': {'logits': {'views': 1}}}})['gen0']
     weights = bytearray(run.weights_file.read_bytes())
     weights[-9] ^= 1
     run.weights_file.write_bytes(bytes(weights))
     with pytest.raises(UserError, match='damaged'):
-        harvest_run(run.path, replace=True)
+        record_run(run.path, replace=True)
     assert Archive(run.path).views == [0]
 
 

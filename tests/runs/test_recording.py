@@ -1,4 +1,4 @@
-"""``archive:`` in a YAML: recorded, harvested, made up for later; and what a run in an old folder inherits."""
+"""``archive:`` in a YAML: recorded, recorded, made up for later; and what a run in an old folder inherits."""
 
 from __future__ import annotations
 
@@ -101,17 +101,17 @@ def test_what_a_finished_run_lacks_is_harvested_by_the_same_command(
     assert again(folder, 'recorded', BOTH) == 0
     assert 'view' not in capsys.readouterr().out
     assert again(folder, 'recorded', {'logits': {'views': 3, 'from': 'training'}}) == 0
-    assert "'from: training' records while a run trains; use 'from: harvest'" in capsys.readouterr().out
+    assert "'from: training' records while a run trains; use 'from: model'" in capsys.readouterr().out
 
 
-def test_interrupted_in_the_harvest_the_same_command_goes_on(
+def test_interrupted_in_the_record_the_same_command_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(recording, 'harvest_views', interrupted)
+        patched.setattr(recording, 'record_views', interrupted)
         assert again(tmp_path, 'one', BOTH, max_duration='1ep') == 130
     run = tmp_path / 'runs' / 'one'
     assert RunDir(run).finished

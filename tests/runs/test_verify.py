@@ -22,9 +22,9 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope='module')
-def harvested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs that are equal but for the form of their logits: all of them, and the top 10."""
-    folder = tmp_path_factory.mktemp('harvested')
+    folder = tmp_path_factory.mktemp('recorded')
     lineage = {
         'whole': {'archive': {'losses': True, 'logits': {'views': 2}}},
         'top': {'archive': {'logits': {'views': 2, 'top_k': 10}}},
@@ -34,8 +34,8 @@ def harvested(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=['whole', 'top'])
-def run(request: pytest.FixtureRequest, harvested: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(harvested / request.param, tmp_path / request.param))
+def run(request: pytest.FixtureRequest, recorded: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(recorded / request.param, tmp_path / request.param))
 
 
 def verified(run: Path, *words: str) -> int:
@@ -87,7 +87,7 @@ def test_a_wrong_table_is_found_though_its_hash_is_right(
         assert verified(run) == 1
         error = capsys.readouterr().err
         assert 'the logits of view 1 are not what its model says to' in error
-        assert f'`composer-kd harvest {run} --replace`' in error
+        assert f'`composer-kd record {run} --replace`' in error
         assert error.count('\n') == 1
     seed = error.partition('--seed ')[2].partition(' ')[0]
     assert verified(run, '--seed', seed) == 1
@@ -96,7 +96,7 @@ def test_a_wrong_table_is_found_though_its_hash_is_right(
 
 def test_views_of_another_augmentation_seed_are_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     top_k = ['--top-k', '10'] if run.name == 'top' else []
-    assert main(['harvest', str(run), '--views', '2', '--replace', 'data.augment_seed=5', *top_k]) == 0
+    assert main(['record', str(run), '--views', '2', '--replace', 'data.augment_seed=5', *top_k]) == 0
     assert verified(run) == 0, 'it is what it says it is'
     Archive(run).update(lambda manifest: with_facts(manifest, augmentation=manifest.augmentation))
     assert verified(run) == 1
@@ -115,8 +115,8 @@ def test_logits_of_other_weights_are_found(run: Path, capsys: pytest.CaptureFixt
     assert 'the logits of view 0 are those of other weights than it has' in capsys.readouterr().err
 
 
-def test_what_cannot_be_checked_is_said_and_no_fault(harvested: Path, tmp_path: Path, capsys) -> None:
-    run = Path(shutil.copytree(harvested / 'whole', tmp_path / 'run'))
+def test_what_cannot_be_checked_is_said_and_no_fault(recorded: Path, tmp_path: Path, capsys) -> None:
+    run = Path(shutil.copytree(recorded / 'whole', tmp_path / 'run'))
     config = RunDir(run).read_config()
     RunDir(run).write_config({**config, 'data': {**config['data'], 'source': '/nowhere'}})
     Archive(run).update(lambda m: m.model_copy(update={'files': {**m.files, **file_records(run, ['run.yaml'])}}))

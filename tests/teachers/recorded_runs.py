@@ -50,7 +50,7 @@ def tiny_data(views: int | None = 2, seed: int = 5, **changes) -> Data:
     return open_data(section, batch_size=BATCH, seed=seed)
 
 
-def harvest(run: Path, data: Data, views: int) -> None:
+def record(run: Path, data: Data, views: int) -> None:
     """Record a run's logits in so many views."""
     teacher = RecordedTeacher(run, fill=True)
     state = plain_state(data)

@@ -19,7 +19,7 @@ from composer_kd.functional.top_k import keep_top, spread_rest
 from composer_kd.teachers.record import fill_view
 from composer_kd.teachers.recorded import RecordedTeacher
 from composer_kd.teachers.recordings import Recordings
-from tests.teachers.recorded_runs import harvest, plain_state, tiny_data, train, trained_run
+from tests.teachers.recorded_runs import plain_state, record, tiny_data, train, trained_run
 
 VIEWS = 2
 
@@ -30,7 +30,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp('recorded')
     runs = [trained_run(folder, seed) for seed in (3, 4)]
     for run in runs:
-        harvest(run, tiny_data(VIEWS), VIEWS)
+        record(run, tiny_data(VIEWS), VIEWS)
     return runs
 
 
@@ -150,7 +150,7 @@ REFUSALS = {
     'another version': (lambda run: rewrite(run, other_version), {'views': 2}, r'version 2 there, 1 here'),
     'another training': (lambda run: rewrite(run, other_weights), {'views': 2}, r'of other weights.*--replace'),
     'nothing recorded': (
-        lambda run: Archive(run).drop('logits', lambda view: False), {'views': 2}, r'no recorded logits.*harvest.*fill',
+        lambda run: Archive(run).drop('logits', lambda view: False), {'views': 2}, r'no recorded logits.*record.*fill',
     ),
     'a missing view': (
         lambda run: Archive(run).drop('logits', lambda v: v > 0), {'views': 2}, r'holds views 1, .* wants views 0, 1',
@@ -182,10 +182,10 @@ def test_a_run_directory_looks_up_when_its_archive_covers_the_training(made, cap
     caplog.set_level('INFO', logger='composer_kd')
     algorithm = TeacherMixupKD(teachers=[made[0]])
     train(algorithm, tiny_data(VIEWS))
-    assert algorithm.images_taught == [0]
-    assert algorithm.images_recorded == [2 * 3 * 64]
+    assert algorithm.pool.images_computed == [0]
+    assert algorithm.pool.images_recorded == [2 * 3 * 64]
     assert 'is looked up, in 2 views' in caplog.text
-    assert algorithm.live_teachers == []  # Its model is not kept.
+    assert algorithm.pool.live == []  # Its model is not kept.
 
 
 class MyMixUp(MixUp):
@@ -206,8 +206,8 @@ def test_mixup_makes_a_run_directory_a_live_teacher(made) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         train(algorithm, tiny_data(VIEWS), epochs='1ep', beside=(MixUp(),))
-    assert algorithm.images_taught == [3 * 64]
-    assert algorithm.images_recorded == [0]
+    assert algorithm.pool.images_computed == [3 * 64]
+    assert algorithm.pool.images_recorded == [0]
 
 
 def test_a_table_that_was_replaced_meanwhile_is_not_used(run) -> None:
@@ -260,7 +260,7 @@ def test_a_run_on_a_remote_is_looked_up_where_it_lies(made) -> None:
     algorithm = TeacherMixupKD(teachers=[Teacher.recorded(f'file://{made[0]}')])
     here = TeacherMixupKD(teachers=[Teacher.recorded(made[0])])
     there = train(algorithm, tiny_data(VIEWS)).weights
-    assert (algorithm.images_taught, algorithm.teachers[0].name) == ([0], made[0].name)
+    assert (algorithm.pool.images_computed, algorithm.teachers[0].name) == ([0], made[0].name)
     assert torch.equal(there, train(here, tiny_data(VIEWS)).weights)
 
 
@@ -277,8 +277,8 @@ def test_what_a_trainer_of_ones_own_recorded_teaches_without_a_run(tmp_path) -> 
           callbacks=[recorder])  # fmt: skip
     student = TeacherMixupKD([Teacher.recorded(tmp_path / 'mine', unseen='label')])
     train(student, tiny_data(VIEWS))
-    assert student.images_taught == [0]
-    assert 0 < student.images_recorded[0] <= 2 * 3 * 64
+    assert student.pool.images_computed == [0]
+    assert 0 < student.pool.images_recorded[0] <= 2 * 3 * 64
     with pytest.raises(UserError, match=r'no run\.yaml'):
         Teacher.recorded(tmp_path / 'mine')
 

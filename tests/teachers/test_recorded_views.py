@@ -13,7 +13,7 @@ from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
 from composer_kd.runs.progress import Progress
 from composer_kd.teachers.recorded import RecordedTeacher
-from tests.teachers.recorded_runs import MODEL, SYNTHETIC, harvest, plain_state, tiny_data, train, trained_run
+from tests.teachers.recorded_runs import MODEL, SYNTHETIC, plain_state, record, tiny_data, train, trained_run
 
 VIEWS = 2
 STRONG = {'name': 'resized_crop', 'scale': [0.2, 1.0], 'colour_jitter': True, 'rand_augment': {'operations': 1}}
@@ -24,14 +24,14 @@ DATA = {'source': 'synthetic100', 'synthetic': SYNTHETIC, 'val_fraction': 0.1}
 def run(tmp_path_factory) -> Path:
     """A run whose logits are recorded in two strong views."""
     run = trained_run(tmp_path_factory.mktemp('strong'), data={**DATA, 'augment': STRONG})
-    harvest(run, tiny_data(VIEWS, augment=STRONG), VIEWS)
+    record(run, tiny_data(VIEWS, augment=STRONG), VIEWS)
     return run
 
 
 def test_a_recorded_teacher_trains_the_student_that_the_live_one_does(run) -> None:
     live = train(TeacherMixupKD([Teacher.from_run(run)]), tiny_data(VIEWS, augment=STRONG))
     recorded = train(TeacherMixupKD([Teacher.recorded(run)]), tiny_data(VIEWS, augment=STRONG))
-    assert recorded.algorithm.images_taught == [0]
+    assert recorded.algorithm.pool.images_computed == [0]
     torch.testing.assert_close(recorded.weights, live.weights, atol=2e-4, rtol=1e-3)
     other = train(TeacherMixupKD([Teacher.from_run(run)]), tiny_data(VIEWS))
     assert not torch.allclose(other.weights, live.weights, atol=2e-3)
@@ -56,18 +56,18 @@ def test_a_recording_of_another_family_is_refused(run, augment, line) -> None:
 
 def test_a_recording_of_crop_and_flip_is_refused_for_resized_crops(tmp_path) -> None:
     run = trained_run(tmp_path)
-    harvest(run, tiny_data(VIEWS), VIEWS)
+    record(run, tiny_data(VIEWS), VIEWS)
     facts = Archive(run).facts('logits', 0)['augmentation']
     assert facts == {'name': 'crop_flip', 'version': 1, 'seed': 0, 'padding': 4, 'flip': True}
     with pytest.raises(UserError, match="name 'crop_flip' there, 'resized_crop' here"):
         RecordedTeacher(run).choose(plain_state(tiny_data(VIEWS, augment='resized_crop')), range(VIEWS))
 
 
-def test_harvest_and_verify_know_the_family(run, capsys) -> None:
+def test_record_and_verify_know_the_family(run, capsys) -> None:
     assert Archive(run).manifest().augmentation == tiny_data(augment=STRONG).augmentation.as_mapping()
     assert main(['verify', str(run)]) == 0
     assert 'what is recorded' in capsys.readouterr().out
-    assert main(['harvest', str(run), '--views', '3', 'data.augment=true']) == 1
+    assert main(['record', str(run), '--views', '3', 'data.augment=true']) == 1
     assert 'the logits of view 0 are of another augmentation' in capsys.readouterr().err
 
 

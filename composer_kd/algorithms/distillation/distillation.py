@@ -196,7 +196,7 @@ class Distillation(Described):
         return sum(accuracies) / len(accuracies) if accuracies else None
 
     def costs(self) -> list[Cost]:
-        counts = zip(self.teachers, self.pool.images_taught, self.pool.images_recorded, strict=True)
+        counts = zip(self.teachers, self.pool.images_computed, self.pool.images_recorded, strict=True)
         return [
             Cost('teacher', images, reused, multiply_adds=teacher.multiply_adds) for teacher, images, reused in counts
         ]

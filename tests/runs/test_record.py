@@ -1,4 +1,4 @@
-"""Harvests against the model asked by hand; killed, shared, replaced, grown, and going wrong."""
+"""Records against the model asked by hand; killed, shared, replaced, grown, and going wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from composer_kd.run import main as train
 from composer_kd.runs.record import open_run_data
 from composer_kd.storage.locks import lock_or_refuse
 from composer_kd.teachers.from_run import RunTeacher
-from composer_kd.teachers.record import Harvest, Inference
+from composer_kd.teachers.record import Inference, LogitRecorder
 from tests.callbacks import keyed
 from tests.runs.common import write_yaml
 
@@ -45,7 +45,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 def by_hand(run: Path, view: int, samples: ArchiveSamples) -> torch.Tensor:
-    """The net's answers to samples of the archive, without anything of the harvest."""
+    """The net's answers to samples of the archive, without anything of the recording."""
     directory = RunDir(run)
     manifest, config = directory.manifest(), directory.read_config()
     net = build_model(config['model'], 100, (3, 32, 32))
@@ -65,7 +65,7 @@ def files(run: Path) -> dict[str, str]:
 
 
 def test_every_sample_in_every_view_is_what_the_model_says(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(['harvest', str(run), '--views', '2']) == 0
+    assert main(['record', str(run), '--views', '2']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(' in ')[0] for line in lines] == [f'{run}: view {n} of 2: 300 images' for n in (1, 2)]
     archive, manifest = Archive(run), verify(run)
@@ -86,7 +86,7 @@ def test_every_sample_in_every_view_is_what_the_model_says(run: Path, capsys: py
             'top_k': None,
             'precision': 'fp32',
             'weights': manifest.weights.hash,
-            'source': 'harvest',
+            'source': 'model',
             'seen': 300,
             'clipped': 0,
             'images': 300,
@@ -95,7 +95,7 @@ def test_every_sample_in_every_view_is_what_the_model_says(run: Path, capsys: py
     assert not torch.equal(archive.table('logits', 0)['logits'], archive.table('logits', 1)['logits'])
 
     before = files(run)
-    assert main(['harvest', str(run), '--views', '2']) == 0
+    assert main(['record', str(run), '--views', '2']) == 0
     assert capsys.readouterr().out.count('300 images, recorded before') == 2
     assert files(run) == before
 
@@ -124,16 +124,16 @@ def test_a_live_teacher_says_the_same_bit_for_bit(precision: str, run: Path) -> 
     rows = np.searchsorted(data.train_set.ids, ask.keys[:, 0].numpy())
     facts = {'top_k': None}
     state = Inference.like(config, 'cpu', 100)
-    mine = Harvest(Archive(run), data.train_set, facts, RunTeacher(RunDir(run)), state, keyed.BATCH)
+    mine = LogitRecorder(Archive(run), data.train_set, facts, RunTeacher(RunDir(run)), state, keyed.BATCH)
     assert torch.equal(torch.cat(list(mine.logits(0, rows))), ask.logits)
 
 
 def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_files(
     run: Path, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command = ['harvest', str(run), '--views', '2', '--batch-size', '16', '--top-k', '9']
+    command = ['record', str(run), '--views', '2', '--batch-size', '16', '--top-k', '9']
     whole = Path(shutil.copytree(trained, tmp_path / 'whole'))
-    assert main(['harvest', str(whole), *command[2:]]) == 0
+    assert main(['record', str(whole), *command[2:]]) == 0
     # In the first view; where it was merged and its parts not yet removed; in the second view, with those still there.
     for deadly, calls in (('write_part', 3), ('remove_parts', 0), ('write_part', 2)):
         assert killed_at(deadly, calls, command) == -signal.SIGKILL
@@ -172,9 +172,9 @@ def killed_at(function: str, calls: int, command: list[str]) -> int:
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def test_an_interrupted_harvest_does_not_compute_anew_what_it_had(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_record_does_not_compute_anew_what_it_had(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    real = Harvest.logits
+    real = LogitRecorder.logits
 
     def counted(self, view, rows):
         asked.append(len(rows))
@@ -182,13 +182,13 @@ def test_an_interrupted_harvest_does_not_compute_anew_what_it_had(run: Path, mon
             raise KeyboardInterrupt
         return real(self, view, rows)
 
-    monkeypatch.setattr(Harvest, 'logits', counted)
-    assert main(['harvest', str(run), '--views', '1', '--batch-size', '16']) == 130
+    monkeypatch.setattr(LogitRecorder, 'logits', counted)
+    assert main(['record', str(run), '--views', '1', '--batch-size', '16']) == 130
     done = sum(asked[:-1])
     assert done > 0
     asked.clear()
-    monkeypatch.setattr(Harvest, 'logits', lambda *a: asked.append(len(a[2])) or real(*a))
-    assert main(['harvest', str(run), '--views', '1', '--batch-size', '16']) == 0
+    monkeypatch.setattr(LogitRecorder, 'logits', lambda *a: asked.append(len(a[2])) or real(*a))
+    assert main(['record', str(run), '--views', '1', '--batch-size', '16']) == 0
     assert sum(asked) == 300 - done
     torch.testing.assert_close(
         Archive(run).table('logits', 0)['logits'].float(), by_hand(run, 0, Archive(run).samples()), rtol=1e-3, atol=1e-5
@@ -196,7 +196,7 @@ def test_an_interrupted_harvest_does_not_compute_anew_what_it_had(run: Path, mon
 
 
 def test_top_k(run: Path) -> None:
-    assert main(['harvest', str(run), '--views', '1', '--top-k', '5']) == 0
+    assert main(['record', str(run), '--views', '1', '--top-k', '5']) == 0
     archive = Archive(run)
     table = archive.table('logits', 0)
     values, _, rest = keep_top(by_hand(run, 0, archive.samples()), 5)
@@ -205,9 +205,9 @@ def test_top_k(run: Path) -> None:
 
 
 def test_other_data_adds_rows_and_computes_no_more_than_those(run: Path) -> None:
-    assert main(['harvest', str(run), '--views', '1']) == 0
+    assert main(['record', str(run), '--views', '1']) == 0
     before = Archive(run).table('logits', 0)['logits'].clone()
-    assert main(['harvest', str(run), '--views', '1', 'data.subset=null']) == 0
+    assert main(['record', str(run), '--views', '1', 'data.subset=null']) == 0
     archive = Archive(run)
     table, samples = archive.table('logits', 0), archive.samples()
     assert len(samples) == len(table) == archive.facts('logits', 0)['seen'] == 500
@@ -217,25 +217,25 @@ def test_other_data_adds_rows_and_computes_no_more_than_those(run: Path) -> None
 
 
 def test_without_augmentation_there_is_one_view(run: Path) -> None:
-    assert main(['harvest', str(run), '--views', '3', 'data.augment=false']) == 0
+    assert main(['record', str(run), '--views', '3', 'data.augment=false']) == 0
     assert Archive(run).views == [0]
 
 
 def test_recordings_that_differ_are_not_mixed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(['harvest', str(run), '--views', '2']) == 0
+    assert main(['record', str(run), '--views', '2']) == 0
     before = files(run)
     for option, line in (
         ('data.augment_seed=1', 'the logits of view 0 are of another augmentation'),
         ('--top-k=3', 'the logits of view 0 are kept in another form (top_k)'),
     ):
         capsys.readouterr()
-        assert main(['harvest', str(run), option]) == 1
+        assert main(['record', str(run), option]) == 1
         error = capsys.readouterr().err
         assert line in error
         assert '--replace' in error
         assert error.count('\n') == 1
     assert files(run) == before
-    assert main(['harvest', str(run), '--views', '1', '--top-k', '3', '--replace']) == 0
+    assert main(['record', str(run), '--views', '1', '--top-k', '3', '--replace']) == 0
     assert Archive(run).views == [0]
     assert Archive(run).facts('logits', 0)['top_k'] == 3
     verify(run)
@@ -254,7 +254,7 @@ WRONG = {
 
 @pytest.mark.parametrize(('words', 'line'), WRONG.values(), ids=WRONG.keys())
 def test_mistakes_are_one_line(words: list[str], line: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(['harvest', str(run), *words]) == 1
+    assert main(['record', str(run), *words]) == 1
     error = capsys.readouterr().err
     assert line in error
     assert error.count('\n') == 1
@@ -262,17 +262,17 @@ def test_mistakes_are_one_line(words: list[str], line: str, run: Path, capsys: p
 
 
 def test_runs_that_cannot_be_harvested_are_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(['harvest', str(run / 'nothing')]) == 1
+    assert main(['record', str(run / 'nothing')]) == 1
     assert 'no such run directory' in capsys.readouterr().err
-    with lock_or_refuse(run / 'archive' / '.harvest.lock', 'x'):
-        assert main(['harvest', str(run)]) == 1
+    with lock_or_refuse(run / 'archive' / '.record.lock', 'x'):
+        assert main(['record', str(run)]) == 1
     assert f'{run} is in use by process {os.getpid()} on' in capsys.readouterr().err
     (run / 'weights.safetensors').unlink()
-    assert main(['harvest', str(run)]) == 1
+    assert main(['record', str(run)]) == 1
     assert 'the run has not finished' in capsys.readouterr().err
 
 
 def test_an_unknown_option_is_not_taken_for_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(['harvest', str(run), '--viewz', '3'])
+        main(['record', str(run), '--viewz', '3'])
     assert 'unrecognized arguments: --viewz' in capsys.readouterr().err

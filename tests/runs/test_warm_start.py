@@ -23,26 +23,32 @@ BASE: dict[str, Any] = {'model': {'name': 'mlp', 'hidden': [16]}, 'max_duration'
 TAUGHT_BY_A = {'algorithms': {'TeacherMixupKD': {'teachers': ['a']}}}
 
 
-def test_the_key_and_the_algorithm_are_the_same_thing() -> None:
+def test_names_are_spelt_in_two_ways() -> None:
     lineage = {
-        'by_key': {'start': {'from': 'gen0', 'shrink': 0.4, 'perturb': 0.1}},
-        'by_name': {'algorithms': {'warm_start': {'source': 'gen0', 'shrink': 0.4, 'perturb': 0.1}}},
+        'by_key': {'algorithms': {'WarmStart': {'from': 'gen0', 'shrink': 0.4, 'perturb': 0.1}}},
+        'by_name': {'algorithms': {'warm_start': {'from': 'gen0', 'shrink': 0.4, 'perturb': 0.1}}},
         'gen0': None,
     }
     gen0, *others = make_plan({**BASE, 'save_folder': 'out', 'lineage': lineage}).runs
     assert [run.name for run in (gen0, *others)] == ['gen0', 'by_key', 'by_name']
-    assert others[0].config.start == {'from': 'out/gen0', 'shrink': 0.4, 'perturb': 0.1}
+    assert others[0].config.algorithms['WarmStart'] == {'from': 'out/gen0', 'shrink': 0.4, 'perturb': 0.1}
     for run in others:
         (algorithm,) = make_algorithms(run.config)
         assert isinstance(algorithm, WarmStart)
-        assert repr(algorithm) == "WarmStart(source='out/gen0', shrink=0.4, perturb=0.1)"
+        assert repr(algorithm) == "WarmStart(from_='out/gen0', shrink=0.4, perturb=0.1)"
         assert (run.teachers, run.after) == ((), ('gen0',))
 
 
 def test_seeds_are_paired_and_starts_merge_like_any_section() -> None:
-    lineage = {'a': {'start': None}, 'b': {'start': {'shrink': 0.5}}, 'c': {'start': {'from': 'b-s1'}, **TAUGHT_BY_A}}
-    plan = make_plan({**BASE, 'repeat': 2, 'start': {'from': 'a', 'perturb': 0.1}, 'lineage': lineage})
-    found = {run.name: run.config.start for run in plan.runs}
+    lineage = {
+        'a': {'algorithms': None},
+        'b': {'algorithms': {'WarmStart': {'shrink': 0.5}}},
+        'c': {'algorithms': {'WarmStart': {'from': 'b-s1'}, **TAUGHT_BY_A['algorithms']}},
+    }
+    plan = make_plan(
+        {**BASE, 'repeat': 2, 'algorithms': {'WarmStart': {'from': 'a', 'perturb': 0.1}}, 'lineage': lineage}
+    )
+    found = {run.name: run.config.algorithms.get('WarmStart') for run in plan.runs}
     assert found['a-s0'] is found['a-s1'] is None
     assert found['b-s0'] == {'from': 'runs/a-s0', 'perturb': 0.1, 'shrink': 0.5}
     assert found['b-s1'] == {'from': 'runs/a-s1', 'perturb': 0.1, 'shrink': 0.5}
@@ -51,65 +57,76 @@ def test_seeds_are_paired_and_starts_merge_like_any_section() -> None:
 
 
 def test_the_model_may_be_spelt_otherwise() -> None:
-    lineage = {'a': {'model': {'name': 'ResNet20'}}, 'b': {'model': {'name': 'resnet20'}, 'start': {'from': 'a'}}}
+    lineage = {
+        'a': {'model': {'name': 'ResNet20'}},
+        'b': {'model': {'name': 'resnet20'}, 'algorithms': {'WarmStart': {'from': 'a'}}},
+    }
     assert [run.name for run in make_plan({**BASE, 'lineage': lineage}).runs] == ['a', 'b']
 
 
 def test_runs_and_files_from_elsewhere(tmp_path: Path) -> None:
     finished_run(tmp_path / 'gen0')
     for source in (tmp_path / 'gen0', tmp_path / 'gen0' / 'weights.safetensors'):
-        (run,) = make_plan({**BASE, 'start': {'from': str(source)}}).runs
-        assert (run.after, run.config.start) == ((), {'from': str(source)})
-    with pytest.raises(UserError, match=r"start\.from: .*\[16\].* and this run .*'hidden': \[8\].*same model"):
-        make_plan({**BASE, 'model': {'name': 'mlp', 'hidden': [8]}, 'start': {'from': str(tmp_path / 'gen0')}})
+        (run,) = make_plan({**BASE, 'algorithms': {'WarmStart': {'from': str(source)}}}).runs
+        assert (run.after, run.config.algorithms['WarmStart']) == ((), {'from': str(source)})
+    with pytest.raises(UserError, match=r"WarmStart\.from: .*\[16\].* and this run .*'hidden': \[8\].*same model"):
+        make_plan(
+            {
+                **BASE,
+                'model': {'name': 'mlp', 'hidden': [8]},
+                'algorithms': {'WarmStart': {'from': str(tmp_path / 'gen0')}},
+            }
+        )
     (tmp_path / 'gen0' / 'weights.safetensors').unlink()
-    with pytest.raises(UserError, match=r'start\.from: .*gen0 has no weights\.safetensors: the run has not finished'):
-        make_plan({**BASE, 'start': {'from': str(tmp_path / 'gen0')}})
+    with pytest.raises(
+        UserError, match=r'WarmStart\.from: .*gen0 has no weights\.safetensors: the run has not finished'
+    ):
+        make_plan({**BASE, 'algorithms': {'WarmStart': {'from': str(tmp_path / 'gen0')}}})
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     'unknown run': (
-        {'lineage': {'gen0': None, 'b': {'start': {'from': 'gen1'}}}},
-        r"lineage\.b\.start\.from: 'gen1' is neither a run of this file .*did you mean 'gen0'",
+        {'lineage': {'gen0': None, 'b': {'algorithms': {'WarmStart': {'from': 'gen1'}}}}},
+        r"lineage\.b\.algorithms\.WarmStart\.from: 'gen1' is neither a run of this file .*did you mean 'gen0'",
     ),
     'unknown run by name': (
-        {'lineage': {'gen0': None, 'b': {'algorithms': {'WarmStart': {'source': 'gen1'}}}}},
-        r"lineage\.b\.algorithms\.WarmStart\.source: 'gen1' is neither .*did you mean 'gen0'",
+        {'lineage': {'gen0': None, 'b': {'algorithms': {'WarmStart': {'from': 'gen1'}}}}},
+        r"lineage\.b\.algorithms\.WarmStart\.from: 'gen1' is neither .*did you mean 'gen0'",
     ),
-    'no source': ({'start': {'shrink': 0.4}}, r'start\.from: name the run of this file, or the run directory'),
-    'no source by name': ({'algorithms': ['WarmStart']}, r'algorithms\.WarmStart\.source: this key is required'),
-    'the other name': ({'start': {'source': 'a'}}, r'start\.source: unknown key; write from'),
-    'no name': ({'start': {'from': ['a']}}, r'start\.from: expected a run of the lineage or a run directory'),
-    'no mapping': ({'start': 'gen0'}, r'start: .*dictionary, got .gen0.'),
+    'no source': ({'algorithms': {'WarmStart': {'shrink': 0.4}}}, r'algorithms\.WarmStart\.from: this key is required'),
+    'no source by name': ({'algorithms': ['WarmStart']}, r'algorithms\.WarmStart\.from: this key is required'),
+    'the other name': ({'algorithms': {'WarmStart': {'source': 'a'}}}, r'algorithms\.WarmStart\.source: unknown key'),
+    'no name': ({'algorithms': {'WarmStart': {'from': ['a']}}}, r'WarmStart\.from: expected a run of the lineage or a run directory'),
     'unknown option': (
-        {'lineage': {'a': None, 'b': {'start': {'from': 'a', 'shrinc': 0.4}}}},
-        r"lineage\.b\.start\.shrinc: unknown key; did you mean 'shrink'",
+        {'lineage': {'a': None, 'b': {'algorithms': {'WarmStart': {'from': 'a', 'shrinc': 0.4}}}}},
+        r"lineage\.b\.algorithms\.WarmStart\.shrinc: unknown key; did you mean 'shrink'",
     ),
     'shrink above 1': (
-        {'lineage': {'a': None, 'b': {'start': {'from': 'a', 'shrink': 1.5}}}},
-        r'lineage\.b\.start: shrink: expected a number from 0 to 1, got 1\.5',
+        {'lineage': {'a': None, 'b': {'algorithms': {'WarmStart': {'from': 'a', 'shrink': 1.5}}}}},
+        r'lineage\.b\.algorithms\.WarmStart: shrink: expected a number from 0 to 1, got 1\.5',
     ),
     'negative perturb': (
-        {'lineage': {'a': None, 'b': {'start': {'from': 'a', 'perturb': -1}}}},
-        r'lineage\.b\.start: perturb: expected a number from 0 on, got -1',
+        {'lineage': {'a': None, 'b': {'algorithms': {'WarmStart': {'from': 'a', 'perturb': -1}}}}},
+        r'lineage\.b\.algorithms\.WarmStart: perturb: expected a number from 0 on, got -1',
     ),
     'both 0': (
-        {'lineage': {'a': None, 'b': {'start': {'from': 'a', 'shrink': 0}}}},
-        r'lineage\.b\.start: shrink and perturb are both 0',
+        {'lineage': {'a': None, 'b': {'algorithms': {'WarmStart': {'from': 'a', 'shrink': 0}}}}},
+        r'lineage\.b\.algorithms\.WarmStart: shrink and perturb are both 0',
     ),
     'both ways': (
-        {'lineage': {'a': None, 'b': {'start': {'from': 'a'}, 'algorithms': {'WarmStart': {'source': 'a'}}}}},
-        r'lineage\.b\.start: WarmStart is there twice; give it once',
+        {'algorithms': {'WarmStart': {'from': 'x.safetensors'}, 'warm_start': {'from': 'x.safetensors'}}},
+        r'WarmStart is there twice|has WarmStart already',
     ),
-    'a circle': ({'lineage': {'a': {'start': {'from': 'b'}}, 'b': TAUGHT_BY_A}}, r'is a circle: a run cannot wait'),
-    'itself': ({'lineage': {'a': {'start': {'from': 'a'}}}}, r'a -> a is a circle'),
+    "Python's name": ({'algorithms': {'WarmStart': {'from_': 'a'}}}, r'WarmStart\.from_: unknown key; write from'),
+    'a circle': ({'lineage': {'a': {'algorithms': {'WarmStart': {'from': 'b'}}}, 'b': TAUGHT_BY_A}}, r'is a circle: a run cannot wait'),
+    'itself': ({'lineage': {'a': {'algorithms': {'WarmStart': {'from': 'a'}}}}}, r'a -> a is a circle'),
     'another model': (
-        {'lineage': {'a': {'model': {'name': 'resnet20'}}, 'b': {'start': {'from': 'a'}}}},
-        r"lineage\.b\.start\.from: 'a' has the model .*resnet20.* and this run .*mlp.*; a warm start needs the same",
+        {'lineage': {'a': {'model': {'name': 'resnet20'}}, 'b': {'algorithms': {'WarmStart': {'from': 'a'}}}}},
+        r"lineage\.b\.algorithms\.WarmStart\.from: 'a' has the model .*resnet20.* and this run .*mlp.*; a warm start needs the same",
     ),
     'other seeds': (
-        {'lineage': {'a': {'repeat': 2}, 'b': {'start': {'from': 'a'}}}},
-        r"lineage\.b\.start\.from: 'a' is repeated 2 times and this run 1",
+        {'lineage': {'a': {'repeat': 2}, 'b': {'algorithms': {'WarmStart': {'from': 'a'}}}}},
+        r"lineage\.b\.algorithms\.WarmStart\.from: 'a' is repeated 2 times and this run 1",
     ),
 }  # fmt: skip
 
@@ -125,7 +142,7 @@ def test_a_lineage_starts_warm_and_goes_on_without_its_source(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a learning rate of nearly 0, gen1 ends where it began: at gen0's weights."""
-    still = {'optimizer': {'name': 'SGD', 'lr': 1e-12, 'momentum': 0.0}, 'start': {'from': 'gen0'}}
+    still = {'optimizer': {'name': 'SGD', 'lr': 1e-12, 'momentum': 0.0}, 'algorithms': {'WarmStart': {'from': 'gen0'}}}
     file = write_yaml(tmp_path, lineage={'gen1': still, 'gen0': None}, max_duration='2ep')
     assert main([str(file), '--no-report']) == 0
     assert 'gen1: mlp, 2ep, seed 3, started from gen0' in capsys.readouterr().out
@@ -137,7 +154,9 @@ def test_a_lineage_starts_warm_and_goes_on_without_its_source(
     assert RunDir(runs / 'gen1').metrics()[0]['val_cross_entropy'] == pytest.approx(reached, rel=1e-6)
 
     # What another file's run began at may be gone once it has begun; before, it is missed.
-    later = write_yaml(tmp_path, lineage=None, name='later', max_duration='1ep', start={'from': str(runs / 'gen0')})
+    later = write_yaml(
+        tmp_path, lineage=None, name='later', max_duration='1ep', algorithms={'WarmStart': {'from': str(runs / 'gen0')}}
+    )
     assert main([str(later), '--no-report']) == 0
     shutil.rmtree(runs / 'gen0')
     (runs / 'later' / 'weights.safetensors').unlink()
@@ -152,7 +171,7 @@ def test_a_pickle_is_started_from_only_where_the_user_says_so(
     monkeypatch.chdir(tmp_path)
     net = build_model(ModelSection(name='mlp', hidden=[32]), 100, (3, 32, 32))
     torch.save({'state_dict': net.state_dict()}, 'week1.pt')
-    write_yaml(tmp_path, lineage=None, name='solo', max_duration='1ep', start={'from': 'week1.pt'})
+    write_yaml(tmp_path, lineage=None, name='solo', max_duration='1ep', algorithms={'WarmStart': {'from': 'week1.pt'}})
     assert main(['tiny.yaml', '--no-report']) == 1
     line = capsys.readouterr().err
     assert 'week1.pt: this may be a pickle, which is opened only where you say so' in line

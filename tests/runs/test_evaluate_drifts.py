@@ -309,7 +309,7 @@ def test_two_ranks_refuse_misfits_of_a_stream_and_measure_what_a_finished_run_la
     assert refused.returncode != 0
     assert 'lineage.gen0.drifts.coarse: the test part has 20 classes then' in refused.stdout + refused.stderr
     assert train([str(write_yaml(tmp_path, **options)), '--no-report']) == 0
-    done = launched(robustness={'attacks': [{'steps': 2}], 'subset': 33})
+    done = launched(evaluate={'attacks': {'pgd': [{'steps': 2}], 'subset': 33}})
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     verify(tmp_path / 'runs' / 'gen0')
     lines = [json.loads(line) for line in (tmp_path / 'runs' / 'gen0' / 'robustness.jsonl').read_text().splitlines()]

@@ -26,11 +26,11 @@ from tests.runs.common import TINY, write_yaml
 
 torch.set_num_threads(1)
 
-MADE = {'adversarial': {'epsilon': 6}, 'archive': {'adversarial': True}}
+MADE = {'algorithms': {'AdversarialRecycling': {'epsilon': 6}}, 'archive': {'adversarial': True}}
 LINEAGE = {
-    'replayed': {'adversarial': {'mode': 'replay', 'from': 'made', 'share': 0.5}},
-    'made': {**MADE, 'robustness': {'attacks': [{'steps': 3}, {'norm': 'l2', 'epsilon': 60}], 'subset': 40}},
-    'tested': {'robustness': {'attacks': [{'steps': 1}], 'splits': ['test'], 'subset': None}},
+    'replayed': {'algorithms': {'AdversarialRecycling': {'mode': 'replay', 'from': 'made', 'share': 0.5}}},
+    'made': {**MADE, 'evaluate': {'attacks': {'pgd': [{'steps': 3}, {'norm': 'l2', 'epsilon': 60}], 'subset': 40}}},
+    'tested': {'evaluate': {'attacks': {'pgd': [{'steps': 1}], 'splits': ['test'], 'subset': None}}},
 }
 
 
@@ -141,7 +141,7 @@ def robust_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     convert(str(folder / 'three.npz'), folder / 'shards')
     options = {
         'data': {'source': str(folder / 'shards'), 'augment': False},
-        'lineage': {'robust': {'adversarial': {'mode': 'fresh', 'steps': 3}}},
+        'lineage': {'robust': {'algorithms': {'AdversarialRecycling': {'mode': 'fresh', 'steps': 3}}}},
         'max_duration': '4ep',
     }
     assert main([str(write_yaml(folder, **options)), '--no-report']) == 0
@@ -212,46 +212,60 @@ def test_a_wrong_command_is_one_line(words: list[str], line: str, trained: Path,
 
 def test_what_a_plan_refuses() -> None:
     refused(
-        {'made': {'adversarial': {}}, 'next': {'adversarial': {'mode': 'replay', 'from': 'made'}}},
+        {
+            'made': {'algorithms': {'AdversarialRecycling': {}}},
+            'next': {'algorithms': {'AdversarialRecycling': {'mode': 'replay', 'from': 'made'}}},
+        },
         "lineage.next.adversarial.from: 'made' records no adversarial examples",
     )
     refused(
-        {'made': MADE, 'next': {'adversarial': {'mode': 'replay', 'from': 'mode'}}},
+        {'made': MADE, 'next': {'algorithms': {'AdversarialRecycling': {'mode': 'replay', 'from': 'mode'}}}},
         "lineage.next.adversarial.from: 'mode' is neither a run of this file nor a run directory; did you mean 'made'",
     )
-    refused({'one': {'adversarial': {'mode': 'replay'}}}, 'lineage.one.adversarial.from: name the run')
-    refused({'one': {'adversarial': {'source': 'made'}}}, 'lineage.one.adversarial.source: unknown key; write from')
-    refused({'one': {'adversarial': {'epsilon': 300}}}, 'lineage.one.adversarial: epsilon: 300')
+    refused(
+        {'one': {'algorithms': {'AdversarialRecycling': {'mode': 'replay'}}}},
+        "lineage.one.algorithms.AdversarialRecycling: from: mode 'replay' needs",
+    )
+    refused(
+        {'one': {'algorithms': {'AdversarialRecycling': {'source': 'made'}}}},
+        'lineage.one.algorithms.AdversarialRecycling',
+    )
+    refused(
+        {'one': {'algorithms': {'AdversarialRecycling': {'epsilon': 300}}}},
+        'lineage.one.algorithms.AdversarialRecycling: epsilon: 300',
+    )
     refused({'one': {'archive': {'adversarial': True}}}, 'archive.adversarial: this run makes no adversarial examples')
-    refused({'one': {'robustness': {'attacks': [{'steps': 0}]}}}, 'lineage.one.robustness.attacks.0')
-    refused({'one': {'robustness': {'interval': '5'}}}, 'lineage.one.robustness.interval')
-    refused({'one': {'robustness': {'interval_subset': 5}}}, 'interval_subset is of what is measured on the way')
-    unvalidated = {'data': {'val_fraction': 0}, 'robustness': {'splits': ['val']}}
-    refused({'one': unvalidated}, "lineage.one.robustness: splits: data.val_fraction is 0, so that there is no 'val'")
-    assert make_plan({**TINY, 'lineage': {'one': {'robustness': {'splits': ['val']}}}})
+    refused({'one': {'evaluate': {'attacks': {'pgd': [{'steps': 0}]}}}}, 'lineage.one.evaluate.attacks.pgd.0')
+    refused({'one': {'evaluate': {'attacks': {'interval': '5'}}}}, 'lineage.one.evaluate.attacks.interval')
+    refused(
+        {'one': {'evaluate': {'attacks': {'interval_subset': 5}}}}, 'interval_subset is of what is measured on the way'
+    )
+    unvalidated = {'data': {'val_fraction': 0}, 'evaluate': {'attacks': {'splits': ['val']}}}
+    refused(
+        {'one': unvalidated}, "lineage.one.evaluate: attacks.splits: data.val_fraction is 0, so that there is no 'val'"
+    )
+    assert make_plan({**TINY, 'lineage': {'one': {'evaluate': {'attacks': {'splits': ['val']}}}}})
     crops = {'data': {**TINY['data'], 'augment': 'resized_crop'}}
     refused(
-        {'one': {'adversarial': {}, **crops}}, 'lineage.one.AdversarialRecycling: the views of resized_crop do not show'
+        {'one': {'algorithms': {'AdversarialRecycling': {}}, **crops}},
+        'lineage.one.algorithms.AdversarialRecycling: the views of resized_crop do not show',
     )
-    mixed = {'adversarial': {}, 'algorithms': {'MixUp': {}}}
-    refused({'one': mixed}, 'lineage.one.AdversarialRecycling: MixUp is in the same Trainer')
-    harvested = {'archive': {'logits': {'views': 1}}, 'data': {**TINY['data'], 'views': 1}}
+    mixed = {'algorithms': {'AdversarialRecycling': {}, 'MixUp': {}}}
+    refused({'one': mixed}, 'lineage.one.algorithms.AdversarialRecycling: MixUp is in the same Trainer')
+    recorded = {'archive': {'logits': {'views': 1}}, 'data': {**TINY['data'], 'views': 1}}
     taught = {
-        'adversarial': {},
-        'data': harvested['data'],
-        'algorithms': {'Distillation': {'teachers': [{'recorded': 'one'}]}},
+        'algorithms': {'Distillation': {'teachers': [{'recorded': 'one'}]}, 'AdversarialRecycling': {}},
+        'data': recorded['data'],
     }
     refused(
-        {'one': harvested, 'two': taught},
+        {'one': recorded, 'two': taught},
         "lineage.two.algorithms.Distillation.teachers: 'one' is looked up, which answers to the image that a key names",
     )
-    clean = {**taught, 'adversarial': {'teachers_see': 'clean'}}
-    assert make_plan({**TINY, 'lineage': {'one': harvested, 'two': clean}})
+    clean = {**taught, 'algorithms': {**taught['algorithms'], 'AdversarialRecycling': {'teachers_see': 'clean'}}}
+    assert make_plan({**TINY, 'lineage': {'one': recorded, 'two': clean}})
     refused(
-        {'one': {'adversarial': {'teachers_see': 'clear'}}},
-        "lineage.one.adversarial.teachers_see: should be 'shown' or 'clean', got 'clear'",
+        {'one': {'algorithms': {'AdversarialRecycling': {'teachers_see': 'clear'}}}},
+        "lineage.one.algorithms.AdversarialRecycling.teachers_see: should be 'shown' or 'clean', got 'clear'",
     )
-    larger = {'adversarial': {'from': 'made'}, 'data': {**TINY['data'], 'image_size': 16}}
+    larger = {'algorithms': {'AdversarialRecycling': {'from': 'made'}}, 'data': {**TINY['data'], 'image_size': 16}}
     refused({'made': MADE, 'next': larger}, "the examples of 'made' are of images with data.image_size: None")
-    twice = {'adversarial': {}, 'algorithms': {'AdversarialRecycling': {}}}
-    refused({'one': twice}, 'lineage.one.adversarial: AdversarialRecycling is there twice')

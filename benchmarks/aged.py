@@ -84,7 +84,7 @@ def ageing(run: PlannedRun, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any
         found['spent'] = [
             [line['epoch'], sum(line[part] for part in parts)] for line in lines if line.get('test_accuracy')
         ]
-    weights = RunDir(run.folder).manifest().weights if run.config.drifts else None
+    weights = RunDir(run.folder).manifest().weights if run.config.evaluate.drifts else None
     if weights is not None and (measured := DriftFile.read(run.folder, weights.hash)) is not None:
         damage = names_in_grids(run)
         drifts = {name: one for name, one in measured.drifts.items() if name not in damage}

@@ -22,7 +22,7 @@ __all__ = ['damaged', 'damaged_picture', 'damaged_table', 'names_in_grids']
 
 def names_in_grids(run: PlannedRun) -> dict[str, list[Drift]]:
     """What the grids of corruptions among a run's ``drifts`` call each of theirs."""
-    grids = [one for one in (run.config.drifts or {}).values() if isinstance(one, CorruptionGrid)]
+    grids = [one for one in (run.config.evaluate.drifts or {}).values() if isinstance(one, CorruptionGrid)]
     return {name: drifts for grid in grids for name, drifts in grid.drifts()}
 
 

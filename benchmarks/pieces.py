@@ -60,8 +60,8 @@ def missing(plan: Plan, arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> list
 def _is_whole(result: Mapping[str, Any], run: PlannedRun) -> bool:
     """Whether a result is of this run, and holds what is measured after the training as well."""
     measured = (
-        run.config.robustness is None or 'under_attack' in result,
-        not run.config.drifts or 'drifts' in result,
+        run.config.evaluate.attacks is None or 'under_attack' in result,
+        not run.config.evaluate.drifts or 'drifts' in result,
         not names_in_grids(run) or 'damaged' in result,
     )
     return result['seed'] == run.config.seed and all(measured)

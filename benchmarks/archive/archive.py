@@ -30,7 +30,7 @@ from composer_kd.archive import Manifest, Samples, atomic_write
 from composer_kd.data.transform import Augmentation
 from composer_kd.runs.execute import hardware, versions
 from composer_kd.teachers.recorded import RecordedTeacher
-from composer_kd.teachers.recordings import Recordings
+from composer_kd.teachers.recordings import LogitTables
 
 SAMPLES, CLASSES, ROWS, TEACHERS = 50_000, 100, 1024, (1, 3, 5)
 
@@ -62,7 +62,7 @@ def main() -> None:
             for place, budget in (('in memory', None), ('from files', 1)):
                 teachers = [of(archive) for archive in archives[:count]]
                 name = f'{ROWS} rows, {count} teacher{"s" if count > 1 else ""}, {place}'
-                lookups[name] = Recordings(teachers, dataset, torch.device('cpu'), budget)
+                lookups[name] = LogitTables(teachers, dataset, torch.device('cpu'), budget)
                 lookups[name].look_up(rows(chance))  # Opens the tables.
         for _ in range(options.repeats):
             for name, recordings in lookups.items():

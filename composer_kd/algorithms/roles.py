@@ -225,8 +225,9 @@ def single(algorithm: Algorithm, kind: type[Algorithm], training: Training, reme
     """
     others = [one for one in training.others(algorithm) if isinstance(one, kind)]
     if others:
+        what = 'run' if training.planned else 'Trainer'
         raise UserError(
-            f'{training.owner(algorithm)}: the Trainer has {type(others[0]).__name__} already; {remedy} (checkpoints '
+            f'{training.owner(algorithm)}: the {what} has {type(others[0]).__name__} already; {remedy} (checkpoints '
             f'could not tell two apart)'
         )
 

@@ -22,7 +22,7 @@ __all__ = ['STORED', 'WayOn', 'stored_data', 'way_on']
 # What may differ between the YAML that began a run and the one that continues it: it does not change the result.
 _FREE = (
     'archive', 'predictions', 'evaluate', 'replaces', 'callbacks', 'loggers', 'save_interval',
-    'keep_checkpoints', 'trust_pickle', 'start.trust_pickle', 'device', 'threads', 'data.cache_dir',
+    'keep_checkpoints', 'trust_pickle', 'device', 'threads', 'data.cache_dir',
     'data.mode', 'data.workers',
 )  # fmt: skip
 # The key of run.yaml that names the data as they are stored; no key of a YAML.
@@ -122,7 +122,7 @@ def _refuse_changes(run: RunDir, planned: PlannedRun, finished: bool) -> None:
     changed = [
         f'{key}: {before.get(key, "not set")} -> {now.get(key, "not set")}'
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and not (key in _FREE or key.partition('.')[0] in _FREE)
+        if before.get(key) != now.get(key) and not _is_free(key)
     ]
     if not finished and _recorded_views(before) != _recorded_views(now):
         changed.append(f'archive.logits, from training: {_recorded_views(before)} -> {_recorded_views(now)}')
@@ -132,6 +132,11 @@ def _refuse_changes(run: RunDir, planned: PlannedRun, finished: bool) -> None:
             f'{run.path} was begun with other settings ({shown}); '
             f'put them back, choose another save_folder, or delete {run.path} to begin anew'
         )
+
+
+def _is_free(key: str) -> bool:
+    of_algorithm = key.startswith('algorithms.') and key.endswith('.trust_pickle')
+    return of_algorithm or key in _FREE or key.partition('.')[0] in _FREE
 
 
 def _refuse_other_data(run: RunDir, planned: PlannedRun, manifest: Manifest | None) -> None:

@@ -601,8 +601,8 @@ def test_recycling_is_as_robust_as_many_steps_for_a_part_of_the_passes() -> None
         ({'budget': '64 megabytes'}, 'budget: expected a number of samples, or a size'),
         ({'budget': 0}, 'budget: expected a number of samples, or a size'),
         ({'budget': '0MB'}, "budget: '0MB' has no room for anything; raise it"),
-        ({'mode': 'replay'}, "source: mode 'replay' needs the run directory"),
-        ({'mode': 'replay', 'source': 'x', 'epsilon': 4}, "epsilon: mode 'replay' does not use it"),
+        ({'mode': 'replay'}, "from: mode 'replay' needs the run directory"),
+        ({'mode': 'replay', 'from_': 'x', 'epsilon': 4}, "epsilon: mode 'replay' does not use it"),
         ({'mode': 'fresh', 'keep': 'strongest'}, "keep: mode 'fresh' does not use it"),
     ],
 )
@@ -690,7 +690,7 @@ def test_a_run_without_examples_is_refused(tmp_path: Path) -> None:
     archive = begun_archive(tmp_path)
     ones = torch.ones(SAMPLES)
     archive.put('loss', 0, Samples.of(TASK), {'loss': ones, 'correct': ones.to(torch.uint8)})
-    with pytest.raises(UserError, match='recorded no adversarial examples; train it with `adversarial:`'):
+    with pytest.raises(UserError, match='recorded no adversarial examples; train it with AdversarialRecycling'):
         fit(AdversarialRecycling('replay', from_=tmp_path))
 
 

@@ -410,10 +410,10 @@ def test_a_training_continued_from_a_checkpoint_has_the_rates_of_a_whole_one(tmp
 @pytest.mark.parametrize(
     ('arguments', 'line'),
     [
-        ({}, r"archive: mode 'curriculum' needs the run directory"),
-        ({'mode': 'rho'}, r"archive: mode 'rho' needs"),
+        ({}, r"from: mode 'curriculum' needs the run directory"),
+        ({'mode': 'rho'}, r"from: mode 'rho' needs"),
         ({'mode': 'rohs'}, r"mode: 'rohs' is not one of them; did you mean 'rho'"),
-        ({'mode': 'infobatch', 'archive': 'runs/a'}, r"archive: mode 'infobatch' does not use it"),
+        ({'mode': 'infobatch', 'from_': 'runs/a'}, r"from: mode 'infobatch' does not use it"),
         ({'mode': 'infobatch', 'start': 0.3}, r"start: mode 'infobatch' does not use it \('curriculum' does\)"),
         ({'mode': 'infobatch', 'prune': 1.0}, r'prune: expected a share above 0 and below 1, got 1.0'),
         ({'mode': 'infobatch', 'full_from': 'late'}, r"full_from: 'late' is not a point of the training"),

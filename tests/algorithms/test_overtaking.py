@@ -72,7 +72,7 @@ def test_stays_on_while_the_teacher_is_better() -> None:
 
 
 def test_an_equal_student_has_not_overtaken() -> None:
-    counts = StudentOvertakes()
+    counts = StudentOvertakes('KD')
     labels = torch.tensor([0, 1, 2, 0])
     target = torch.eye(3)[[0, 1, 0, 2]]
     counts.count(labels, torch.eye(3)[[0, 1, 1, 1]], target)

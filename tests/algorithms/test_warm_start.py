@@ -156,7 +156,7 @@ def test_an_instance_starts_every_trainer_that_it_is_given_to() -> None:
 
 @pytest.mark.parametrize(
     ('perturb', 'line'),
-    [(0.0, 'source takes their place whole: leave one of the two out'), (0.1, 'but for the part that perturb keeps')],
+    [(0.0, 'from_ takes their place whole: leave one of the two out'), (0.1, 'but for the part that perturb keeps')],
 )
 def test_weights_that_load_path_brought_and_the_source_replaces_are_warned_of(
     perturb: float, line: str, tmp_path: Path
@@ -279,7 +279,7 @@ def test_another_architecture_is_refused_and_both_sides_are_named(tmp_path: Path
     refused(
         tmp_path / 'gen0',
         net(1),
-        r'WarmStart: source .*gen0 for the student Sequential: not weights of this model: lacks 0\.weight .*start from '
+        r'WarmStart: from .*gen0 for the student Sequential: not weights of this model: lacks 0\.weight .*start from '
         r'a model of the same architecture',
     )
     wide = build_model({'name': 'mlp', 'hidden': [24]}, CLASSES, SHAPE)
@@ -318,8 +318,8 @@ def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
 
 def test_a_source_that_is_missing_unfinished_or_damaged_is_refused(tmp_path: Path) -> None:
     student = build_model(MODEL, CLASSES, SHAPE)
-    refused(tmp_path / 'gen0', student, r'WarmStart: source: .*gen0: no such run directory; train that run first')
-    refused(tmp_path / 'gen0.pt', student, r'WarmStart: source: .*gen0\.pt: no such file', trust_pickle=True)
+    refused(tmp_path / 'gen0', student, r'WarmStart: from: .*gen0: no such run directory; train that run first')
+    refused(tmp_path / 'gen0.pt', student, r'WarmStart: from: .*gen0\.pt: no such file', trust_pickle=True)
     finished_run(tmp_path / 'gen0')
     weights = tmp_path / 'gen0' / 'weights.safetensors'
     whole = weights.read_bytes()
@@ -344,12 +344,12 @@ def test_the_student_itself_is_no_source() -> None:
         ({'perturb': -0.1}, 'perturb: expected a number from 0 on, got -0.1'),
         ({'perturb': float('inf')}, 'perturb: expected'),
         ({'shrink': 0.0}, 'shrink and perturb are both 0'),
-        ({'source': None}, 'source: expected a run directory, a file of weights or a module, got None'),
+        ({'from_': None}, 'from: expected a run directory, a file of weights or a module, got None'),
     ],
 )
 def test_arguments_are_checked(arguments: dict, line: str) -> None:
     with pytest.raises(UserError, match=line):
-        WarmStart(**{'source': 'runs/gen0', **arguments})
+        WarmStart(**{'from_': 'runs/gen0', **arguments})
 
 
 def test_its_repr_is_a_call_without_the_layers_of_a_module() -> None:

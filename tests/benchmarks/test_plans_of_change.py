@@ -44,7 +44,7 @@ def test_ways_of_ageing_differ_in_what_they_recycle_alone(planned) -> None:
             # The views that recorded teachers know are the one thing that a way may say of its data.
             assert described(run, 'data', without=('views',)) == described(runs[0], 'data', without=('views',))
             assert described(run, *RECIPE) == described(by_step[0][0], *RECIPE)
-            scenarios = scenarios_of(run.config.drifts)
+            scenarios = scenarios_of(run.config.evaluate.drifts)
             assert list(scenarios) == ['step0', 'step1', 'step2', 'step3']
             assert tuple(run.config.data.drift or ()) == tuple(scenarios[f'step{step}'])
     assert len({str(described(runs[0], 'data')) for runs in by_step.values()}) == 4
@@ -78,12 +78,12 @@ def test_arms_under_attack_differ_in_their_examples_alone(planned) -> None:
     assert all(len(of) == 3 for of in seeds.values())
     assert all(seeds[arm].isdisjoint(seeds['recycled']) for arm in across)
     # What is damaged is of the task that they learn.
-    for drifts in scenarios_of(first.config.drifts).values():
+    for drifts in scenarios_of(first.config.evaluate.drifts).values():
         assert [*drifts[:-1]] == list(first.config.data.drift or ())
         assert drifts[-1].name == 'corruption'
-    assert first.config.robustness is not None
-    assert first.config.robustness.splits == ['test']
-    assert first.config.robustness.subset is None
+    assert first.config.evaluate.attacks is not None
+    assert first.config.evaluate.attacks.splits == ['test']
+    assert first.config.evaluate.attacks.subset is None
 
 
 def test_the_margin_stands_in_the_head_of_the_study() -> None:

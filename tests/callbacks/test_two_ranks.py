@@ -30,7 +30,7 @@ from composer_kd.data.section import DataSection
 from composer_kd.models import weights_hash
 from tests.algorithms.common import images_and_labels, make_trainer, net, pixel_loader
 from tests.callbacks.keyed import keyed_data, small_net, tables, train
-from tests.callbacks.test_drift_measures import FOG, SECTION, accuracies_of
+from tests.callbacks.test_evaluate_drifts import FOG, SECTION, accuracies_of
 
 TWO_RANKS = """
 import sys, warnings, torch

@@ -118,7 +118,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     'two distillations': (
         {'lineage': {'a': None, 'b': {'algorithms': {'Distillation': BY_A, 'OracleKD': BY_A}}}},
-        r'lineage\.b\.algorithms: Distillation and OracleKD: a run has one distillation',
+        r'lineage\.b\.algorithms\.Distillation: the run has OracleKD already; give one of them all teachers',
     ),
     'dist of single samples': (
         {'lineage': {'a': None, 'b': {**taught_by('a', loss='dist'), 'microbatch_size': 1}}},

@@ -53,7 +53,7 @@ def test_seeds_are_paired_and_starts_merge_like_any_section() -> None:
     assert found['b-s0'] == {'from': 'runs/a-s0', 'perturb': 0.1, 'shrink': 0.5}
     assert found['b-s1'] == {'from': 'runs/a-s1', 'perturb': 0.1, 'shrink': 0.5}
     assert found['c-s0'] == found['c-s1'] == {'from': 'runs/b-s1', 'perturb': 0.1}
-    assert plan.runs[-1].after == ('a-s1', 'b-s1')
+    assert plan.runs[-1].after == ('b-s1', 'a-s1')
 
 
 def test_the_model_may_be_spelt_otherwise() -> None:
@@ -114,8 +114,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         r'lineage\.b\.algorithms\.WarmStart: shrink and perturb are both 0',
     ),
     'both ways': (
-        {'algorithms': {'WarmStart': {'from': 'x.safetensors'}, 'warm_start': {'from': 'x.safetensors'}}},
-        r'WarmStart is there twice|has WarmStart already',
+        {'lineage': {'a': None, 'b': {'algorithms': {'WarmStart': {'from': 'a'}, 'warm_start': {'from': 'a'}}}}},
+        r'lineage\.b\.algorithms\.WarmStart: the run has WarmStart already; give one',
     ),
     "Python's name": ({'algorithms': {'WarmStart': {'from_': 'a'}}}, r'WarmStart\.from_: unknown key; write from'),
     'a circle': ({'lineage': {'a': {'algorithms': {'WarmStart': {'from': 'b'}}}, 'b': TAUGHT_BY_A}}, r'is a circle: a run cannot wait'),
@@ -179,11 +179,11 @@ def test_a_pickle_is_started_from_only_where_the_user_says_so(
     assert not (tmp_path / 'runs').exists()
     assert main(['tiny.yaml', '--no-report', '--trust-pickle']) == 0
     # What the user says of it is no setting of the run.
-    assert main(['tiny.yaml', '--no-report', 'start.trust_pickle=true']) == 0
+    assert main(['tiny.yaml', '--no-report', 'algorithms.WarmStart.trust_pickle=true']) == 0
     assert 'finished before' in capsys.readouterr().out
-    assert main(['tiny.yaml', '--no-report', 'name=other', 'start.trust_pickle=true']) == 0
+    assert main(['tiny.yaml', '--no-report', 'name=other', 'algorithms.WarmStart.trust_pickle=true']) == 0
     # Once imported, it is read as it is.
     assert composer_kd(['import-weights', 'week1.pt', 'week1.safetensors']) == 0
-    assert main(['tiny.yaml', '--no-report', 'name=third', 'start.from=week1.safetensors']) == 0
+    assert main(['tiny.yaml', '--no-report', 'name=third', 'algorithms.WarmStart.from=week1.safetensors']) == 0
     hashes = {RunDir(tmp_path / 'runs' / name).manifest().weights.hash for name in ('solo', 'other', 'third')}
     assert len(hashes) == 1

@@ -18,7 +18,7 @@ from composer_kd.data.section import SyntheticSection
 from composer_kd.models import build_model, classifier
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 from composer_kd.teachers.record import fill_view
 from composer_kd.teachers.recorded import RecordedTeacher
 
@@ -41,7 +41,7 @@ def trained_run(folder: Path, seed: int = 3, **changes) -> Path:
         **changes,
     }
     plan = make_plan(values)
-    execute(plan, Progress(False, stream=open('/dev/null', 'w')))  # noqa: SIM115
+    execute(plan, RunProgress(False, stream=open('/dev/null', 'w')))  # noqa: SIM115
     return plan.runs[0].folder
 
 

@@ -18,7 +18,7 @@ from composer_kd.data.transform import Prepare
 from composer_kd.functional.top_k import keep_top, spread_rest
 from composer_kd.teachers.record import fill_view
 from composer_kd.teachers.recorded import RecordedTeacher
-from composer_kd.teachers.recordings import Recordings
+from composer_kd.teachers.recordings import LogitTables
 from tests.teachers.recorded_runs import plain_state, record, tiny_data, train, trained_run
 
 VIEWS = 2
@@ -52,7 +52,7 @@ def computed(run: Path, data, rows, view: int) -> torch.Tensor:
 def test_one_gather_gives_what_each_model_said_of_the_very_view(made, budget) -> None:
     data = tiny_data(VIEWS)
     teachers = [RecordedTeacher(run) for run in made]
-    recordings = Recordings(teachers, data.train_set, torch.device('cpu'), budget)
+    recordings = LogitTables(teachers, data.train_set, torch.device('cpu'), budget)
     assert recordings.place == ('device' if budget is None else 'files')
     rows = np.array([17, 3, 199, 3])
     for view in range(VIEWS):
@@ -71,7 +71,7 @@ def test_one_gather_gives_what_each_model_said_of_the_very_view(made, budget) ->
 
 def test_the_view_of_evaluation_is_never_looked_up(made) -> None:
     data = tiny_data(VIEWS)
-    recordings = Recordings([RecordedTeacher(made[0])], data.train_set, torch.device('cpu'))
+    recordings = LogitTables([RecordedTeacher(made[0])], data.train_set, torch.device('cpu'))
     with pytest.raises(UserError, match='view -1'):
         recordings.look_up(torch.tensor([[int(data.train_set.ids[0]), -1]]))
 
@@ -83,7 +83,7 @@ def test_a_row_serves_only_the_content_that_it_bears(made, budget) -> None:
     dataset.content_hashes = dataset.content_hashes.copy()
     dataset.content_hashes[7] += np.uint64(1)  # The image was mended since.
     teachers = [RecordedTeacher(run) for run in made]
-    recordings = Recordings(teachers, dataset, torch.device('cpu'), budget)
+    recordings = LogitTables(teachers, dataset, torch.device('cpu'), budget)
     keys = torch.stack([torch.from_numpy(dataset.ids[[6, 7, 8]]), torch.zeros(3, dtype=torch.int64)], 1)
     looked = recordings.look_up(keys)
     assert looked.seen is not None
@@ -100,7 +100,7 @@ def test_reordered_and_grown_data_find_their_rows(made) -> None:
     dataset.ids = np.append(dataset.ids[order], 987654)
     dataset.content_hashes = np.append(dataset.content_hashes[order], np.uint64(1))
     dataset.labels = np.append(dataset.labels[order], 0)
-    looked = Recordings([RecordedTeacher(made[0])], dataset, torch.device('cpu')).look_up(key)
+    looked = LogitTables([RecordedTeacher(made[0])], dataset, torch.device('cpu')).look_up(key)
     assert looked.seen is not None
     assert looked.seen.tolist() == [[True, False]]
     torch.testing.assert_close(looked.logits[0, 0], expected, atol=2e-3, rtol=1e-3)
@@ -115,7 +115,7 @@ def test_top_k_tables_are_spread_when_looked_up(run) -> None:
     archive.drop('logits', lambda view: False)
     archive.put('logits', 0, archive.samples(), {'values': values, 'indices': indices, 'rest': rest}, facts)
     keys = torch.stack([torch.from_numpy(data.train_set.ids), torch.zeros(len(rows), dtype=torch.int64)], 1)
-    looked = Recordings([RecordedTeacher(run)], data.train_set, torch.device('cpu')).look_up(keys)
+    looked = LogitTables([RecordedTeacher(run)], data.train_set, torch.device('cpu')).look_up(keys)
     torch.testing.assert_close(looked.logits[0], spread_rest(values, indices, rest, 100))
     # And a view that is filled beside them takes their form.
     teacher = RecordedTeacher(run, fill=True)
@@ -212,7 +212,7 @@ def test_mixup_makes_a_run_directory_a_live_teacher(made) -> None:
 
 def test_a_table_that_was_replaced_meanwhile_is_not_used(run) -> None:
     data = tiny_data(VIEWS)
-    recordings = Recordings([RecordedTeacher(run)], data.train_set, torch.device('cpu'))
+    recordings = LogitTables([RecordedTeacher(run)], data.train_set, torch.device('cpu'))
     ids = torch.from_numpy(data.train_set.ids[:3])
     recordings.look_up(torch.stack([ids, torch.zeros(3, dtype=torch.int64)], 1))
     archive = Archive(run)

@@ -11,7 +11,7 @@ from composer_kd import Archive, Teacher, TeacherMixupKD, UserError
 from composer_kd.cli import main
 from composer_kd.runs.execute import execute
 from composer_kd.runs.plan import make_plan
-from composer_kd.runs.progress import Progress
+from composer_kd.runs.progress import RunProgress
 from composer_kd.teachers.recorded import RecordedTeacher
 from tests.teachers.recorded_runs import MODEL, SYNTHETIC, plain_state, record, tiny_data, train, trained_run
 
@@ -75,7 +75,7 @@ def test_a_begun_run_continues_with_its_family_alone(tmp_path) -> None:
     def again(augment) -> None:
         values = {'name': 'gen0', 'save_folder': str(tmp_path), 'data': {**DATA, 'augment': augment}, 'model': MODEL}
         with open('/dev/null', 'w') as nowhere:
-            execute(make_plan({**values, 'max_duration': '1ep'}), Progress(False, stream=nowhere))
+            execute(make_plan({**values, 'max_duration': '1ep'}), RunProgress(False, stream=nowhere))
 
     again(STRONG)
     again(STRONG)

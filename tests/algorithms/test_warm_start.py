@@ -284,7 +284,7 @@ def test_another_architecture_is_refused_and_both_sides_are_named(tmp_path: Path
     )
     wide = build_model({'name': 'mlp', 'hidden': [24]}, CLASSES, SHAPE)
     refused(tmp_path / 'gen0', wide, r'for the student MLP: .* has the shape \[16, 192\], the model \[24, 192\]')
-    refused(net(1, batch_norm=False), net(2), r'source Sequential for the student Sequential: .*lacks 1\.weight')
+    refused(net(1, batch_norm=False), net(2), r'from Sequential for the student Sequential: .*lacks 1\.weight')
 
 
 def test_surgery_that_changed_the_student_is_named() -> None:

@@ -242,11 +242,11 @@ def attach_modules(algorithm: Algorithm, state: State) -> None:
     attach_auxiliary(state, type(algorithm).__name__, algorithm.modules())
 
 
-def unused_modules(algorithm: Algorithm, like: Tensor) -> Tensor:
+def unused_modules(algorithm: Algorithm) -> Tensor:
     """Make a zero that depends on every parameter of the modules: added to the loss of a step that does not use them.
 
     DistributedDataParallel waits for a gradient of every parameter.
     """
     assert isinstance(algorithm, BringsModules)
     parameters = [parameter for module in algorithm.modules().values() for parameter in module.parameters()]
-    return sum((0.0 * parameter.float().sum() for parameter in parameters), torch.zeros_like(like))
+    return torch.stack([0.0 * parameter.float().sum() for parameter in parameters]).sum()

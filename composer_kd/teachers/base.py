@@ -41,6 +41,9 @@ class BaseTeacher:
     def place(self, state: Any) -> None:
         """Get ready on the trainer's device, in its precision; called once, at the trainer's INIT."""
 
+    def start(self, state: Any) -> None:
+        """Get ready for the training data; called at FIT_START."""
+
     def outputs(self, batch: Any, state: Any) -> Outputs:
         """Answer a batch on the device, just as the student's forward received it."""
         raise NotImplementedError

@@ -72,6 +72,12 @@ class LiveTeacher(BaseTeacher):
         if not isinstance(self.module, ComposerModel):
             self._compiled = torch.compile(self.module, **options)
 
+    def start(self, state: Any) -> None:
+        trained = {id(p) for optimizer in state.optimizers for group in optimizer.param_groups for p in group['params']}
+        if any(id(parameter) in trained for parameter in self.module.parameters()):
+            raise UserError(f'the optimizer holds parameters of teacher {self.name!r}; teachers are not trained')
+        self.read_normalization(getattr(state.train_dataloader, 'dataset', None), state.device)
+
     def read_normalization(self, dataset: Any, device: Any) -> None:
         """Prepare the conversion of inputs, once the training data is known."""
         if self.normalization is None:

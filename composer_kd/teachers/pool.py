@@ -18,7 +18,6 @@ from composer_kd.models.batch import keys_of
 from composer_kd.teachers.base import BaseTeacher
 from composer_kd.teachers.checks import OutputChecks
 from composer_kd.teachers.clock import Clock
-from composer_kd.teachers.live import LiveTeacher
 from composer_kd.teachers.recorded_logits import RecordedLogits
 
 __all__ = ['Query', 'TeacherPool']
@@ -99,16 +98,11 @@ class TeacherPool:
             strength: The weight of the teachers' term at a point of the training.
         """
         self._recorded.start(state, strength)
-        trained = {id(p) for optimizer in state.optimizers for group in optimizer.param_groups for p in group['params']}
-        dataset = getattr(state.train_dataloader, 'dataset', None)
-        for live in self.live:
-            if not isinstance(live, LiveTeacher):
-                continue
-            if any(id(parameter) in trained for parameter in live.module.parameters()):
-                raise UserError(
-                    f'{self.owner}: the optimizer holds parameters of teacher {live.name!r}; teachers are not trained'
-                )
-            live.read_normalization(dataset, state.device)
+        for teacher in self.teachers:
+            try:
+                teacher.start(state)
+            except UserError as error:
+                raise UserError(f'{self.owner}: {error}') from None
 
     # -- a step ---------------------------------------------------------------------------------------------------
 

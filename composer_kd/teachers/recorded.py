@@ -229,6 +229,10 @@ class RecordedTeacher(BaseTeacher):
             f'Teacher.from_run({self.path!r}), or {{live: {self.path}}} in a YAML'
         )
 
+    def start(self, state: Any) -> None:
+        if self.live is not None:
+            self.live.start(state)
+
     def release(self) -> None:
         if self.live is not None:
             self.live.release()
@@ -238,7 +242,7 @@ class RecordedTeacher(BaseTeacher):
         if self.live is None:
             live = self.load_live()
             live.place(state)
-            live.read_normalization(getattr(state.train_dataloader, 'dataset', None), state.device)
+            live.start(state)
             return live.outputs(batch, state)
         return self.live.outputs(batch, state)
 

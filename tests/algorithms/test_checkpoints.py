@@ -75,7 +75,7 @@ def test_other_teachers_are_counted_anew(folder: Path) -> None:
 
 @pytest.mark.parametrize('second', [TeacherMixupKD, Distillation])
 def test_two_instances_are_refused(second) -> None:
-    with pytest.raises(UserError, match='has TeacherMixupKD already; use one with several teachers') as refused:
+    with pytest.raises(UserError, match='has TeacherMixupKD already; give one of them all teachers') as refused:
         make_trainer([second([trained_net(11)]), TeacherMixupKD([trained_net(12)])])
     assert '\n' not in str(refused.value)
 

@@ -54,9 +54,10 @@ from composer_kd.run import main as run_main
 from composer_kd.runs.config import (
     ArchiveSection,
     AttackSection,
+    AttacksSection,
     CompileSection,
+    EvaluateSection,
     LogitsSection,
-    RobustnessSection,
     RunConfig,
 )
 from composer_kd.runs.construct import construct
@@ -401,11 +402,12 @@ def section_defaults(section: type[BaseModel]) -> dict[str, Any]:
         ('data.augment.rand_augment', RandAugmentSection),
         ('data.synthetic', SyntheticSection),
         ('compile', CompileSection),
-        ('drifts', CorruptionGrid),
+        ('evaluate', EvaluateSection),
+        ('evaluate.drifts', CorruptionGrid),
         ('archive', ArchiveSection),
         ('archive.logits', LogitsSection),
-        ('robustness', RobustnessSection),
-        ('robustness.attacks', AttackSection),
+        ('evaluate.attacks', AttacksSection),
+        ('evaluate.attacks.pgd', AttackSection),
         ('model', ModelSection),
     ],
 )
@@ -607,8 +609,8 @@ def test_what_attacks_left_is_quoted_from_the_results() -> None:
 @pytest.mark.parametrize(
     ('heading', 'algorithm', 'source', 'of_mode'),
     [
-        ('curriculum', LossCurriculum, 'archive', OF_MODE),
-        ('adversarial', AdversarialRecycling, 'source', adversarial_arguments.OF_MODE),
+        ('algorithms.LossCurriculum', LossCurriculum, 'from_', OF_MODE),
+        ('algorithms.AdversarialRecycling', AdversarialRecycling, 'from_', adversarial_arguments.OF_MODE),
     ],
 )
 def test_the_options_of_modes_stand_in_the_design_page(
@@ -625,9 +627,9 @@ def test_the_options_of_modes_stand_in_the_design_page(
 
 
 def test_the_options_of_a_start_stand_in_the_design_page() -> None:
-    cells = {key: default_as_stated(cell) for key, cell in stated('start').items()}
+    cells = {key: default_as_stated(cell) for key, cell in stated('algorithms.WarmStart').items()}
     parameters = dict(inspect.signature(WarmStart.__init__).parameters)
-    del parameters['self'], parameters['source']
+    del parameters['self'], parameters['from_']
     assert cells == {'from': 'required', **{name: parameter.default for name, parameter in parameters.items()}}
 
 

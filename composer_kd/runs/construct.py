@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 import math
 from collections.abc import Callable, Set
 from typing import Any, get_type_hints
@@ -35,7 +36,7 @@ def construct(factory: Callable[..., Any], options: dict[str, Any], where: str, 
     """
     check_options(factory, options, where, set(given))
     try:
-        made = factory(**given, **options)
+        made = factory(**given, **{_argument(key): value for key, value in options.items()})
     except UserError as error:
         # Most places end with the name that most lines begin with.
         told = str(error).removeprefix(f'{where.rpartition(".")[2]}: ')
@@ -63,12 +64,25 @@ def check_options(
         if name not in given and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
     for option, value in options.items():
-        if option not in known and not open_ended:
-            raise UserError(f'{where}.{option}: unknown key; {nearest(option, known)}')
-        _check_type(factory, option, value, f'{where}.{option}')
+        if option in known and option != _key(option):
+            raise UserError(f'{where}.{option}: unknown key; write {_key(option)}')
+        if _argument(option) not in known and not open_ended:
+            raise UserError(f'{where}.{option}: unknown key; {nearest(option, map(_key, known))}')
+        _check_type(factory, _argument(option), value, f'{where}.{option}')
     for name in known:
-        if parameters[name].default is inspect.Parameter.empty and name not in options:
-            raise UserError(f'{where}.{name}: this key is required')
+        if parameters[name].default is inspect.Parameter.empty and _key(name) not in options:
+            raise UserError(f'{where}.{_key(name)}: this key is required')
+
+
+def _argument(key: str) -> str:
+    """Name the argument of a key: a word of Python's cannot name one, so that ``from`` is ``from_``."""
+    return f'{key}_' if keyword.iskeyword(key) else key
+
+
+def _key(argument: str) -> str:
+    """Name the key of an argument."""
+    bare = argument.removesuffix('_')
+    return bare if keyword.iskeyword(bare) else argument
 
 
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -88,11 +87,7 @@ def _algorithms(config: RunConfig, place: str) -> Iterator[tuple[type[Algorithm]
         needs = needs_of(found)
         if config.trust_pickle and any(need.kind == 'weights' for need in needs.values()):
             options = {'trust_pickle': True, **options}
-        # A word of Python's cannot name an argument: `from` in a file is `from_` there.
-        written = {f'{key}_' if keyword.iskeyword(key) else key: value for key, value in options.items()}
-        if strange := [key for key in options if key.endswith('_') and keyword.iskeyword(key[:-1])]:
-            raise UserError(f'{where}.{strange[0]}: unknown key; write {strange[0][:-1]}')
-        yield found, written, where
+        yield found, options, where
 
 
 def make_callbacks(config: RunConfig) -> list[Callback]:
@@ -145,13 +140,14 @@ def _teacher_names(method: type[Algorithm], options: dict[str, Any]) -> dict[str
     """Options that name teachers, with teachers that are names alone: their runs may not have begun."""
     named: dict[str, Any] = {}
     for argument, need in needs_of(method).items():
-        given = options.get(argument)
+        key = argument.removesuffix('_')
+        given = options.get(key)
         if given is None:
             continue
         if need.many:
-            named[argument] = [_NamedTeacher(teacher) for teacher in given]
+            named[key] = [_NamedTeacher(teacher) for teacher in given]
         elif need.kind in ('model', 'features', 'logits'):
-            named[argument] = _NamedTeacher(given)
+            named[key] = _NamedTeacher(given)
     return named
 
 

@@ -142,12 +142,12 @@ def _numbers(drift: Drift) -> dict[str, Any]:
 DRIFTS: Registry[type[Drift]] = Registry('drifts')
 _ROOM = 'composer_kd.data.drift'
 DRIFTS.add('corruption', f'{_ROOM}.corruption:Corruption', 'noise, blur, weather or digital damage of the pixels')
-DRIFTS.add('label_noise', f'{_ROOM}.labels:LabelNoise', 'wrong labels in the training part')
-DRIFTS.add('subpopulation', f'{_ROOM}.labels:Subpopulation', 'superclasses to tell apart, of other fine classes')
-DRIFTS.add('long_tail', f'{_ROOM}.label_shift:LongTail', 'classes from frequent to rare, exponentially')
-DRIFTS.add('dirichlet', f'{_ROOM}.label_shift:DirichletPriors', 'frequencies of classes from a Dirichlet distribution')
-DRIFTS.add('new_classes', f'{_ROOM}.growth:NewClasses', 'some of the classes are there, others are yet to come')
-DRIFTS.add('growing', f'{_ROOM}.growth:Growing', 'a share of the training samples is there; larger ones contain it')
+DRIFTS.add('label_noise', f'{_ROOM}.kinds:LabelNoise', 'wrong labels in the training part')
+DRIFTS.add('subpopulation', f'{_ROOM}.kinds:Subpopulation', 'superclasses to tell apart, of other fine classes')
+DRIFTS.add('long_tail', f'{_ROOM}.kinds:LongTail', 'classes from frequent to rare, exponentially')
+DRIFTS.add('dirichlet', f'{_ROOM}.kinds:DirichletPriors', 'frequencies of classes from a Dirichlet distribution')
+DRIFTS.add('new_classes', f'{_ROOM}.kinds:NewClasses', 'some of the classes are there, others are yet to come')
+DRIFTS.add('growing', f'{_ROOM}.kinds:Growing', 'a share of the training samples is there; larger ones contain it')
 DRIFTS.add('path', f'{_ROOM}.path:Path', 'step by step from one drift to another')
 
 

@@ -63,7 +63,7 @@ def _percent(share: float) -> float:
 
 
 def by_others(result: dict[str, Any], folder: Path) -> None:
-    """Enter what other libraries left of the same weights: files that ``composer-kd attack --json`` wrote there.
+    """Enter what other libraries left of the same weights: files of ``composer-kd evaluate --attacks --json``.
 
     A file is called ``attacked-*.json``. What is of other weights than the run has now is no word about it, and what is
     of validation samples none about the test.
@@ -87,7 +87,7 @@ def _lines_of(file: Path) -> list[dict[str, Any]]:
             raise ValueError
         return [line for line in document['runs'] if line['split'] == 'test']
     except (ValueError, KeyError, TypeError):
-        raise UserError(f'{file}: not what `composer-kd attack --json` writes; remove it') from None
+        raise UserError(f'{file}: not what `composer-kd evaluate --attacks --json` writes; remove it') from None
 
 
 def _by_another(line: Mapping[str, Any]) -> str:

@@ -149,7 +149,7 @@ KINDS = {
     'training': KillKind(cli('run', 'solo.yaml', '--no-report', 'save_interval=2ep'), runs('solo')),
     'checkpoint': KillKind(cli('run', 'solo.yaml', '--no-report', 'save_interval=1ba', 'archive=null'), runs('solo')),
     'lineage': KillKind(cli('run', 'line.yaml'), runs('gen0', 'gen1', 'gen2')),
-    'harvest': KillKind(cli('harvest', 'runs/gen1', '--views', '6', '--batch-size', '100'), runs('gen1'), TRAINED),
+    'harvest': KillKind(cli('record', 'runs/gen1', '--views', '6', '--batch-size', '100'), runs('gen1'), TRAINED),
     'report': KillKind(cli('report', 'runs', '--out', 'out'), numbers('out/report.json'), TRAINED),
     'ensemble': KillKind(
         cli('ensemble', 'runs/gen0', 'runs/gen1', 'runs/gen2', '--split', 'train', '--json', 'out.json'),
@@ -157,10 +157,12 @@ KINDS = {
         TRAINED,
     ),
     'attack': KillKind(
-        cli('attack', 'runs/gen0', 'runs/gen1', '--subset', '200', '--json', 'out.json'), numbers('out.json'), TRAINED
+        cli('evaluate', 'runs/gen0', 'runs/gen1', '--attacks', '--subset', '200', '--json', 'out.json'),
+        numbers('out.json'),
+        TRAINED,
     ),
     'drift': KillKind(
-        cli('robustness', 'runs/gen1', '--corruptions', 'fog,contrast,gaussian_noise', '--severities', '1,3'),
+        cli('evaluate', 'runs/gen1', '--drifts', 'fog,contrast,gaussian_noise', '--severities', '1,3'),
         numbers('runs/gen1/drift.json'),
         TRAINED,
     ),

@@ -2,7 +2,7 @@
 
     python benchmarks/top_k/top_k.py runs/gen0 runs/gen1 [--data SOURCE] [--k 1 5 10 20 50 100]
 
-The first run's logits on its training images in view 0 are stored as `composer-kd harvest --top-k K` would store them
+The first run's logits on its training images in view 0 are stored as `composer-kd record --top-k K` would store them
 and compared with what they were; the second run is the student whose gradients they change. Printed, and written to
 top_k.json and top_k.md beside this file.
 """

@@ -263,7 +263,7 @@ def verify_file(run_dir: Path, manifest: Manifest, name: str) -> None:
         raise UserError(f'{path}: not listed in {manifest_file(run_dir)}, so it cannot be verified; run it again')
     again = 'record it again' if is_table(name) else 'remove the run directory and run again'
     if name == DRIFT_FILE:
-        again = 'remove it and measure again with `composer-kd robustness`'
+        again = 'remove it and measure again with `composer-kd evaluate --drifts`'
     if not path.is_file():
         raise UserError(f'{path}: this file of the run is missing; restore it, or {again}')
     problem = damage(path, manifest.files[name])

@@ -17,7 +17,7 @@ __all__ = ['PARTIAL', 'SHARED', 'UNFINISHED', 'caveats', 'mark_arm', 'progress']
 SHARED, UNFINISHED, PARTIAL = '†', '‡', '*'
 
 _ACROSS = ('model', 'data', 'optimizer', 'scheduler', 'max_duration')
-_SETTINGS = (*_ACROSS, 'algorithms', 'curriculum', 'start', 'adversarial')
+_SETTINGS = (*_ACROSS, 'algorithms')
 # Where losses, weights and examples come from: `curriculum: {from: RUN}`, `LossCurriculum: {archive: RUN}`, and so on.
 _NAME_A_RUN = ('from', 'archive')
 _SOME_RUN = 'a run'
@@ -160,7 +160,7 @@ def _measured_otherwise(summary: Summary) -> Iterable[str]:
         names = [summary.labels[run.path] for run in summary.robustness.left_out]
         yield (
             f'Not in the tables of robustness, because measured under other drifts than most runs: {_names(names)}; '
-            f'`composer-kd robustness` measures what they lack.'
+            f'`composer-kd evaluate --drifts` measures what they lack.'
         )
 
 

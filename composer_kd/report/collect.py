@@ -104,18 +104,17 @@ class Run:
     @property
     def curriculum(self) -> bool:
         """Whether losses of samples decided what the run trained on."""
-        return bool(self.config.get('curriculum')) or any(_plain(name) == 'losscurriculum' for name in self._algorithms)
+        return any(_plain(name) == 'losscurriculum' for name in self._algorithms)
 
     @property
     def warm(self) -> bool:
         """Whether the training began at the weights of an earlier run."""
-        return bool(self.config.get('start')) or any(is_warm_start(name) for name in self._algorithms)
+        return any(is_warm_start(name) for name in self._algorithms)
 
     @property
     def adversarial(self) -> bool:
         """Whether the training was on adversarial examples."""
-        own = any(_plain(name) == 'adversarialrecycling' for name in self._algorithms)
-        return bool(self.config.get('adversarial')) or own
+        return any(_plain(name) == 'adversarialrecycling' for name in self._algorithms)
 
     @property
     def _algorithms(self) -> Iterable[Any]:

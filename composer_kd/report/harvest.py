@@ -15,7 +15,7 @@ from composer_kd.report.recordings import Recordings, View, recordings, teachers
 __all__ = ['HARVEST_COSTS', 'ArmArchive', 'Harvested', 'Harvests', 'Served', 'Stored', 'looked_up']
 
 HARVEST_COSTS = ('seconds', 'multiply_adds')
-_SOURCES = {'harvest': 'harvested', 'fill': 'filled by students', 'training': 'from training'}
+_SOURCES = {'model': 'harvested', 'fill': 'filled by students', 'training': 'from training'}
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,12 @@ class Harvests:
     def __init__(self, runs: Sequence[Run]):
         self._by_path = {run.path.resolve(): run for run in runs}
         self._recordings = {path: recordings(run) for path, run in self._by_path.items()}
-        self._users = Counter(key for run in runs for key, _ in self._views(run, 'harvest'))
+        self._users = Counter(key for run in runs for key, _ in self._views(run, 'model'))
 
     def of_arm(self, arm: Arm) -> ArmArchive:
         """Means over the runs of an arm that enter means."""
         runs = arm.counted
-        sharers = [max((self._users[key] for key, _ in self._views(run, 'harvest')), default=0) for run in runs]
+        sharers = [max((self._users[key] for key, _ in self._views(run, 'model')), default=0) for run in runs]
         return ArmArchive(
             stored=tuple(_stored([self._recordings[run.path.resolve()] for run in runs])),
             served=self._served(runs),
@@ -132,8 +132,8 @@ class Harvests:
         )
 
     def _harvested(self, runs: Sequence[Run], cost: str) -> Harvested:
-        harvest = [self._sum(run, 'harvest', cost) for run in runs]
-        shares = [self._sum(run, 'harvest', cost, shared=True) for run in runs]
+        harvest = [self._sum(run, 'model', cost) for run in runs]
+        shares = [self._sum(run, 'model', cost, shared=True) for run in runs]
         training = [_end(costs_at(run.epochs)[cost]) for run in runs]
 
         def together(amounts: Sequence[float | None]) -> Spread | None:

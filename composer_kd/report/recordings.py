@@ -18,7 +18,7 @@ class View:
 
     Args:
         number: Of the view.
-        source: ``'harvest'``, ``'training'`` or ``'fill'``, as far as the manifest tells.
+        source: ``'model'``, ``'training'`` or ``'fill'``, as far as the manifest tells.
         top_k: How many logits of a sample are kept; ``None`` for all.
         bytes: On disk.
         seconds: What making it took; ``None`` where that is not told. So are the multiply-adds.

@@ -244,7 +244,8 @@ def measured_of(run: Run) -> Measured | None:
         return Measured(str(values['fingerprint']), values['clean'], drifts, plain_text(values['groups']))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
-            f'{file}: not what a measurement writes there; remove it, and measure again with `composer-kd robustness`'
+            f'{file}: not what a measurement writes there; remove it, and measure again with '
+            f'`composer-kd evaluate --drifts`'
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""``composer-kd attack``: the accuracy of finished runs under attack, by their saved weights."""
+"""``composer-kd evaluate --attacks``: the accuracy of finished runs under attack, by their saved weights."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def attack_run(
         if value is not None and value < 1:
             raise UserError(f'{name}: a whole number from 1 on, got {value}')
     if library not in LIBRARIES:
-        raise UserError(f'with: {library!r} is not known; {nearest(library, LIBRARIES)}')
+        raise UserError(f'attacks: {library!r} is not known; {nearest(library, LIBRARIES)}')
     if device == 'gpu' and not torch.cuda.is_available():
         raise UserError('device: there is no GPU here; use cpu or auto')
     run = run_at(path)
@@ -160,9 +160,9 @@ def _foolbox(module: nn.Module, attack: Attack, dataset: KeyedImages, device: to
     try:
         import foolbox
     except ImportError:
-        raise UserError('with: foolbox is not installed; pip install composer_kd[adversarial]') from None
+        raise UserError('attacks: foolbox is not installed; pip install composer_kd[adversarial]') from None
     if attack.targeted:
-        raise UserError('with: foolbox attacks here without targets; leave them out, or let our own code attack')
+        raise UserError('attacks: foolbox attacks here without targets; leave them out, or let our own code attack')
     mean, std = dataset.normalization
     scaled = {'mean': list(mean), 'std': list(std), 'axis': -3}
     model = foolbox.PyTorchModel(module, bounds=(0, 1), preprocessing=scaled, device=device)
@@ -183,7 +183,7 @@ def _autoattack(module: nn.Module, attack: Attack, dataset: KeyedImages, device:
     try:
         from autoattack import AutoAttack  # type: ignore[import-not-found]
     except ImportError:
-        raise UserError('with: autoattack is not installed; https://github.com/fra31/auto-attack says how') from None
+        raise UserError('attacks: autoattack is not installed; https://github.com/fra31/auto-attack says how') from None
 
     def forward(images: Tensor) -> Tensor:
         return module(normalised(images * 255, dataset.normalization))
@@ -191,7 +191,7 @@ def _autoattack(module: nn.Module, attack: Attack, dataset: KeyedImages, device:
     norm = {'linf': 'Linf', 'l2': 'L2'}[attack.norm]
     if dataset.num_classes < 4:
         raise UserError(
-            f'with: the loss of autoattack compares the first four classes, and the data has {dataset.num_classes}; '
+            f'attacks: the loss of autoattack compares the first four classes, and the data has {dataset.num_classes}; '
             f'let our own code attack, or foolbox'
         )
     theirs = AutoAttack(forward, norm=norm, eps=attack.epsilon / 255, version='standard', device=device, verbose=False)

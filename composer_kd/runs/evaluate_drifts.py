@@ -1,4 +1,4 @@
-"""``composer-kd robustness`` and ``drifts:``: how a finished run's model stands up to drifts of its test data."""
+"""``composer-kd evaluate --drifts`` and ``evaluate.drifts``: measure finished runs under drifts of their test data."""
 
 from __future__ import annotations
 

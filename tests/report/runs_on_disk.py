@@ -60,7 +60,7 @@ def record(
     *,
     losses: int = 0,
     views: int = 0,
-    source: str = 'harvest',
+    source: str = 'model',
     top_k: int | None = None,
     megabytes: float = 2.0,
     seconds: float | None = 3.0,

@@ -291,7 +291,7 @@ def test_epochs_of_different_lengths_are_pointed_out(tmp_path):
     [
         None, 7, [], 'x', {'loss': 3, 'logits': [1]}, {'logits': {'x': {}, '0': None, '1': {}, '2': {'file': 3}}},
         {'samples': {}, 'loss': {'0': {'file': 'a'}}, 'logits': {'0': {'seconds': 'long', 'top_k': True}}},
-        {'logits': {'0': {'source': 'harvest', 'seconds': -1, 'multiply_adds': 10**400}}},
+        {'logits': {'0': {'source': 'model', 'seconds': -1, 'multiply_adds': 10**400}}},
     ],
 )  # fmt: skip
 def test_strange_manifests_and_teachers_fail_nothing(tmp_path, archive):

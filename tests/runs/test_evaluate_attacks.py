@@ -1,4 +1,4 @@
-"""``adversarial:`` and ``robustness:`` in a YAML, and the command that attacks saved weights."""
+"""AdversarialRecycling and ``evaluate.attacks`` in a YAML, and the command that attacks saved weights."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def test_examples_of_one_run_are_replayed_by_the_next(trained: Path) -> None:
     assert replayed['images_attacked_total'] == replayed['multiply_adds_attack_total'] == 0
     assert 0 < replayed['images_replayed_total'] < 2 * 448
     assert replayed['adversarial_loss'] > 0
-    assert RunDir(trained / 'replayed').read_config()['adversarial']['from'] == str(trained / 'made')
+    algorithms = RunDir(trained / 'replayed').read_config()['algorithms']
+    assert algorithms['AdversarialRecycling']['from'] == str(trained / 'made')
 
 
 def test_robustness_is_a_file_of_the_run(trained: Path) -> None:
@@ -80,31 +81,32 @@ def test_what_a_finished_run_lacks_is_measured_by_its_saved_weights(tmp_path: Pa
     attacks = [{'steps': 3}, {'norm': 'l2', 'steps': 2}]
 
     def measured(wanted: dict | None) -> list[dict]:
-        options = {'lineage': {'one': {} if wanted is None else {'robustness': wanted}}, 'max_duration': '1ep'}
+        one = {} if wanted is None else {'evaluate': {'attacks': wanted}}
+        options = {'lineage': {'one': one}, 'max_duration': '1ep'}
         assert main([str(write_yaml(tmp_path, **options)), '--no-report']) == 0
         verify(tmp_path / 'runs' / 'one')
         lines = read_lines(tmp_path / 'runs' / 'one' / 'robustness.jsonl')
         return [{key: value for key, value in line.items() if key != 'seconds'} for line in lines]
 
-    at_its_end = measured({'attacks': attacks, 'subset': 40})
+    at_its_end = measured({'pgd': attacks, 'subset': 40})
     assert [line['epsilon'] for line in at_its_end] == [8.0, 128.0] * 2
-    assert measured({'attacks': attacks, 'subset': 40}) == at_its_end, 'nothing is measured twice'
+    assert measured({'pgd': attacks, 'subset': 40}) == at_its_end, 'nothing is measured twice'
     # As a kill leaves it that comes in the middle of measuring: the lines that were not written are made up for.
     run = RunDir(tmp_path / 'runs' / 'one')
     rewrite_lines(run.path / 'robustness.jsonl', read_lines(run.path / 'robustness.jsonl')[:1])
     Archive(run).update(lambda m: m.model_copy(update={'files': without(m.files, 'robustness.jsonl')}))
-    assert measured({'attacks': attacks, 'subset': 40}) == at_its_end
+    assert measured({'pgd': attacks, 'subset': 40}) == at_its_end
     # And as one leaves them that comes before the manifest could name the file.
     Archive(run).update(lambda m: m.model_copy(update={'files': without(m.files, 'robustness.jsonl')}))
-    assert measured({'attacks': attacks, 'subset': 40}) == at_its_end
+    assert measured({'pgd': attacks, 'subset': 40}) == at_its_end
     assert 'robustness.jsonl' in verify(run.path).files
-    more = measured({'attacks': [*attacks, {'steps': 1}], 'subset': 40})
+    more = measured({'pgd': [*attacks, {'steps': 1}], 'subset': 40})
     assert more[:4] == at_its_end
     assert [(line['split'], line['steps']) for line in more[4:]] == [('val', 1), ('test', 1)]
-    assert [line['samples'] for line in measured({'attacks': attacks[:1], 'subset': 20})[6:]] == [20, 20]
+    assert [line['samples'] for line in measured({'pgd': attacks[:1], 'subset': 20})[6:]] == [20, 20]
     # The test split alone, and what the way of a training would have been measured on.
     way = {'interval': '1ep', 'interval_subset': 30, 'interval_attacks': 1}
-    lines = measured({'attacks': attacks, 'splits': ['test'], 'subset': 40, **way})[8:]
+    lines = measured({'pgd': attacks, 'splits': ['test'], 'subset': 40, **way})[8:]
     assert [(line['split'], line['steps'], line['samples']) for line in lines] == [('test', 3, 30)]
 
 
@@ -117,8 +119,8 @@ def test_the_command_attacks_saved_weights(library: str, trained: Path, tmp_path
     if library == 'foolbox':
         pytest.importorskip('foolbox', reason='foolbox is not installed (extra: adversarial)')
     out = tmp_path / 'attack.json'
-    words = ['attack', str(trained / 'made'), str(trained / 'replayed'), '--steps', '5', '--subset', '60']
-    assert command([*words, '--with', library, '--json', str(out), '--device', 'cpu']) == 0
+    words = ['evaluate', str(trained / 'made'), str(trained / 'replayed'), '--steps', '5', '--subset', '60']
+    assert command([*words, '--attacks', library, '--json', str(out), '--device', 'cpu']) == 0
     document = json.loads(out.read_text())
     assert (document['format'], document['version']) == ('composer_kd.attack', 1)
     one, other = document['runs']
@@ -195,16 +197,19 @@ def test_autoattack_is_asked_for_no_more_classes_than_there_are(
 @pytest.mark.parametrize(
     ('words', 'line'),
     [
-        (['--epsilon', '0.03'], 'epsilon: pixels go from 0 to 255'),
-        (['--steps', '0'], 'steps: expected a whole number from 1 on'),
-        (['--subset', '0'], 'subset: a whole number from 1 on, got 0'),
-        (['--with', 'autoattack'], 'with: autoattack is not installed'),
-        (['--with', 'autoattack', '--steps', '20'], '--steps: autoattack chooses its own; leave it out'),
-        (['--with', 'autoattack', '--step-size', '2'], '--step-size: autoattack chooses its own; leave it out'),
+        ([], 'evaluate: under what? give --drifts, --attacks or both'),
+        (['--drifts', '--epsilon', '8'], '--epsilon: this is of attacks; give --attacks too'),
+        (['--attacks', '--severities', '1'], '--severities: these are of drifts; give --drifts too'),
+        (['--attacks', '--epsilon', '0.03'], 'epsilon: pixels go from 0 to 255'),
+        (['--attacks', '--steps', '0'], 'steps: expected a whole number from 1 on'),
+        (['--attacks', '--subset', '0'], 'subset: a whole number from 1 on, got 0'),
+        (['--attacks', 'autoattack'], 'autoattack is not installed'),
+        (['--attacks', 'autoattack', '--steps', '20'], '--steps: autoattack chooses its own; leave it out'),
+        (['--attacks', 'autoattack', '--step-size', '2'], '--step-size: autoattack chooses its own; leave it out'),
     ],
 )
 def test_a_wrong_command_is_one_line(words: list[str], line: str, trained: Path, capsys) -> None:
-    assert command(['attack', str(trained / 'made'), *words]) == 1
+    assert command(['evaluate', str(trained / 'made'), *words]) == 1
     said = capsys.readouterr().err
     assert line in said
     assert said.count('\n') == 1
@@ -213,14 +218,14 @@ def test_a_wrong_command_is_one_line(words: list[str], line: str, trained: Path,
 def test_what_a_plan_refuses() -> None:
     refused(
         {
-            'made': {'algorithms': {'AdversarialRecycling': {}}},
+            'made': None,
             'next': {'algorithms': {'AdversarialRecycling': {'mode': 'replay', 'from': 'made'}}},
         },
-        "lineage.next.adversarial.from: 'made' records no adversarial examples",
+        "lineage.next.algorithms.AdversarialRecycling.from: 'made' makes no adversarial examples; give that run",
     )
     refused(
         {'made': MADE, 'next': {'algorithms': {'AdversarialRecycling': {'mode': 'replay', 'from': 'mode'}}}},
-        "lineage.next.adversarial.from: 'mode' is neither a run of this file nor a run directory; did you mean 'made'",
+        "lineage.next.algorithms.AdversarialRecycling.from: 'mode' is neither a run of this file nor a run directory",
     )
     refused(
         {'one': {'algorithms': {'AdversarialRecycling': {'mode': 'replay'}}}},

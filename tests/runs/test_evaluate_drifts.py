@@ -31,7 +31,9 @@ DRIFTS = {'foggy': FOG, 'few': [TAIL, {'name': 'corruption', 'kind': 'contrast',
 
 
 def written(folder: Path, **changes) -> Path:
-    options = {'lineage': {'gen0': None}, 'max_duration': '1ep', 'drifts': DRIFTS, **changes}
+    changes = {'drifts': DRIFTS, **changes}
+    evaluate = {'drifts': changes.pop('drifts'), **changes.pop('evaluate', {})}
+    options = {'lineage': {'gen0': None}, 'max_duration': '1ep', 'evaluate': evaluate, **changes}
     return write_yaml(folder, **options)
 
 
@@ -98,9 +100,9 @@ def test_verify_looks_at_the_file(run: Path) -> None:
     assert 'drift.json' in verify(run).files
     path = run / 'drift.json'
     path.write_text(path.read_text().replace('"epoch": 1', '"epoch": 2'))
-    with pytest.raises(UserError, match=r'drift\.json: damaged.*composer-kd robustness'):
+    with pytest.raises(UserError, match=r'drift\.json: damaged.*composer-kd evaluate'):
         verify(run)
-    assert main(['robustness', str(run), '--corruptions', 'fog']) == 1
+    assert main(['evaluate', str(run), '--drifts', 'fog']) == 1
 
 
 def test_the_same_command_measures_what_is_missing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,8 +147,8 @@ def test_two_ranks_share_the_samples(run: Path) -> None:
     whole = measured(run)
     (run / 'drift.json').unlink()
     file = run.parent / 'drifts.yaml'
-    file.write_text(yaml.safe_dump({'drifts': DRIFTS}, sort_keys=False))
-    words = ['-n', '2', '-m', 'composer_kd.cli', 'robustness', str(run), '--drifts', str(file), '--device', 'cpu']
+    file.write_text(yaml.safe_dump({'evaluate': {'drifts': DRIFTS}}, sort_keys=False))
+    words = ['-n', '2', '-m', 'composer_kd.cli', 'evaluate', str(run), '--drifts', str(file), '--device', 'cpu']
     done = subprocess.run(
         [sys.executable, '-m', 'composer.cli.launcher', *words],
         env=environment(), capture_output=True, text=True, timeout=200, check=False,
@@ -162,7 +164,7 @@ def test_two_ranks_share_the_samples(run: Path) -> None:
 
 
 def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ['robustness', str(run), '--corruptions', 'fog,contrast', '--severities', '3,5']
+    words = ['evaluate', str(run), '--drifts', 'fog,contrast', '--severities', '3,5']
     assert main(words) == 0
     found = measured(run)
     assert list(found['drifts']) == ['foggy', 'few', 'fog-3', 'fog-5', 'contrast-3', 'contrast-5']
@@ -180,7 +182,7 @@ def test_the_file_of_other_weights_is_not_gone_on_with(run: Path) -> None:
     unlisted = json.loads(manifest.read_text())
     del unlisted['files']['drift.json'], unlisted['xxh3']
     manifest.write_text(json.dumps(unlisted))
-    assert main(['robustness', str(run), '--corruptions', 'fog', '--severities', '3']) == 0
+    assert main(['evaluate', str(run), '--drifts', 'fog', '--severities', '3']) == 0
     assert list(measured(run)['drifts']) == ['fog-3']
     assert verify(run)
 
@@ -188,26 +190,26 @@ def test_the_file_of_other_weights_is_not_gone_on_with(run: Path) -> None:
 @pytest.mark.parametrize(
     ('drifts', 'line'),
     [
-        ({'a': {'name': 'corrupton', 'kind': 'fog'}}, r'drifts\.a.*did you mean'),
-        ({'a': {'name': 'corruption', 'kind': 'fogg'}}, r'drifts\.a\.kind: .fogg. is not a kind.*fog'),
-        ({'a': {'kinds': ['fogg']}}, r'drifts\.a\.kinds: .fogg. is not a kind'),
-        ({'a': {'kind': 'fog'}}, r'drifts\.a\.kind: unknown key of a grid.*kinds'),
-        ({'a': {'severities': [6]}}, r'drifts\.a\.severities'),
-        ({'a': {'name': 'label_noise', 'rate': 0.1}}, r'drifts\.a: label_noise leaves the test part alone'),
-        ({'fog-1': FOG, 'grid': {}}, r"drifts: 'fog-1' is there twice"),
-        ({'a': {'after': {'name': 'label_noise', 'rate': 0.1}}}, r'drifts\.a\.after: label_noise leaves the test part'),
-        ({'a': {'after': {'name': 'long_tial'}}}, r'drifts\.a\.after.*did you mean'),
+        ({'a': {'name': 'corrupton', 'kind': 'fog'}}, r'evaluate\.drifts\.a.*did you mean'),
+        ({'a': {'name': 'corruption', 'kind': 'fogg'}}, r'evaluate\.drifts\.a\.kind: .fogg. is not a kind.*fog'),
+        ({'a': {'kinds': ['fogg']}}, r'evaluate\.drifts\.a\.kinds: .fogg. is not a kind'),
+        ({'a': {'kind': 'fog'}}, r'evaluate\.drifts\.a\.kind: unknown key of a grid.*kinds'),
+        ({'a': {'severities': [6]}}, r'evaluate\.drifts\.a\.severities'),
+        ({'a': {'name': 'label_noise', 'rate': 0.1}}, r'evaluate\.drifts\.a: label_noise leaves the test part alone'),
+        ({'fog-1': FOG, 'grid': {}}, r'evaluate\.drifts: \'fog-1\' is there twice'),
+        ({'a': {'after': {'name': 'label_noise', 'rate': 0.1}}}, r'evaluate\.drifts\.a\.after: label_noise leaves'),
+        ({'a': {'after': {'name': 'long_tial'}}}, r'evaluate\.drifts\.a\.after.*did you mean'),
         (
             {'a': {'kinds': ['snow', 'fog'], 'after': FOG}},
-            r'drifts\.a\.after: fog with seed 0 draws what the grid draws',
+            r'evaluate\.drifts\.a\.after: fog with seed 0 draws what the grid draws',
         ),
         (
             {'a': {'files': '/x', 'after': FOG}},
-            r'drifts\.a\.after: the images of files would take the place of what corrupt',
+            r'evaluate\.drifts\.a\.after: the images of files would take the place of what corrupt',
         ),
         (
             {'a': {'kinds': ['fog'], 'after': {'name': 'path', 'steps': 2, 'step': 1, 'to': FOG}}},
-            r'drifts\.a\.after: fog with seed 0 draws',
+            r'evaluate\.drifts\.a\.after: fog with seed 0 draws',
         ),
         (['fog'], r'drifts'),
     ],
@@ -215,17 +217,17 @@ def test_the_file_of_other_weights_is_not_gone_on_with(run: Path) -> None:
 def test_mistakes_are_one_line_before_anything_trains(drifts, line: str) -> None:
     values = {key: value for key, value in TINY.items() if key != 'lineage'}
     with pytest.raises(UserError, match=line):
-        make_plan({**values, 'drifts': drifts})
+        make_plan({**values, 'evaluate': {'drifts': drifts}})
 
 
 def test_drifts_of_a_plan_stand_in_run_yaml_and_can_be_read_again() -> None:
     drifts = {'grid': {'kinds': ['fog'], 'severities': [1, 3]}, 'own': FOG, 'two': [TAIL, FOG], 'stored': None}
     values = {key: value for key, value in TINY.items() if key != 'lineage'}
-    (one,) = make_plan({**values, 'drifts': drifts}).runs
+    (one,) = make_plan({**values, 'evaluate': {'drifts': drifts}}).runs
     resolved = one.resolved()
-    (two,) = make_plan({**values, 'drifts': json.loads(json.dumps(resolved['drifts']))}).runs
-    assert two.resolved()['drifts'] == resolved['drifts']
-    assert resolved['drifts']['own'][0]['kind'] == 'fog'
+    (two,) = make_plan({**values, 'evaluate': json.loads(json.dumps(resolved['evaluate']))}).runs
+    assert two.resolved()['evaluate'] == resolved['evaluate']
+    assert resolved['evaluate']['drifts']['own'][0]['kind'] == 'fog'
 
 
 def test_a_grid_of_a_task_that_drifts_have_made(tmp_path: Path) -> None:
@@ -244,8 +246,8 @@ def test_a_grid_of_a_task_that_drifts_have_made(tmp_path: Path) -> None:
 
 def test_another_task_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / 'drifts.yaml'
-    file.write_text('drifts: {coarse: {name: subpopulation, side: target}}')
-    assert main(['robustness', str(run), '--drifts', str(file)]) == 1
+    file.write_text('evaluate: {drifts: {coarse: {name: subpopulation, side: target}}}')
+    assert main(['evaluate', str(run), '--drifts', str(file)]) == 1
     assert 'the test part has 20 classes then and the model 100' in capsys.readouterr().err
 
 
@@ -263,14 +265,14 @@ def test_what_a_drift_does_elsewhere_does_not_make_it_another_one(
     [
         ({'data': {**TINY['data'], 'drift': {'name': 'new_classes', 'classes': 101}}},
          'lineage.gen1.data.drift: new_classes: 101 classes, and the data has 100; lower classes'),
-        ({'drifts': {'all': {'name': 'subpopulation', 'side': 'target'}}},
-         'lineage.gen1.drifts.all: the test part has 20 classes then and the model 100 or others'),
+        ({'evaluate': {'drifts': {'all': {'name': 'subpopulation', 'side': 'target'}}}},
+         'lineage.gen1.evaluate.drifts.all: the test part has 20 classes then and the model 100 or others'),
     ],
 )  # fmt: skip
 def test_drifts_that_do_not_fit_their_data_are_refused_before_the_first_run_trains(
     second: dict, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lineage = {'gen0': None, 'gen1': {'drifts': {}, **second}}
+    lineage = {'gen0': None, 'gen1': {'evaluate': {'drifts': {}}, **second}}
     assert train([str(written(tmp_path, lineage=lineage))]) == 1
     assert line in capsys.readouterr().err
     assert not (tmp_path / 'runs' / 'gen0' / 'metrics.jsonl').exists()
@@ -305,9 +307,9 @@ def test_two_ranks_refuse_misfits_of_a_stream_and_measure_what_a_finished_run_la
             [*command, '--no-report'], env=environment(), capture_output=True, text=True, timeout=200, check=False
         )
 
-    refused = launched(drifts={'coarse': {'name': 'subpopulation', 'side': 'source'}})
+    refused = launched(evaluate={'drifts': {'coarse': {'name': 'subpopulation', 'side': 'source'}}})
     assert refused.returncode != 0
-    assert 'lineage.gen0.drifts.coarse: the test part has 20 classes then' in refused.stdout + refused.stderr
+    assert 'lineage.gen0.evaluate.drifts.coarse: the test part has 20 classes then' in refused.stdout + refused.stderr
     assert train([str(write_yaml(tmp_path, **options)), '--no-report']) == 0
     done = launched(evaluate={'attacks': {'pgd': [{'steps': 2}], 'subset': 33}})
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -69,7 +69,7 @@ class DriftsFit:
 
         clean = after(parts, section.drift or (), f'{place}data.drift')
         for name, drifts in scenarios.items():
-            at = f'{place}drifts.{name}'
+            at = f'{place}evaluate.drifts.{name}'
             _refuse_other_task(after({'test': parts['test']}, drifts, at), clean, at)
 
 

@@ -271,13 +271,24 @@ def first_epoch_at(epochs: Iterable[Line], threshold: float, key: str) -> Line |
 
 def refuse_another(cell: Cell, line: Line) -> None:
     """Refuse a finished run that was another one than the scale's cell of that name."""
-    found = next(_differences(cell.entry, line.get('config') or {}), None) if line.get('config') else None
+    config = _respelt(line.get('config') or {})
+    found = next(_differences(cell.entry, config), None) if config else None
     if found is not None:
         key, here, there = found
         raise UserError(
             f'{cell.name}: the results have it with {key}={there!r}, and the scale says {here!r}; give the changes '
             f'that it was trained with, or another folder (--results)'
         )
+
+
+_OWN_KEYS = {'curriculum': 'LossCurriculum', 'start': 'WarmStart', 'adversarial': 'AdversarialRecycling'}
+
+
+def _respelt(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Spell the settings of committed results as today: some algorithms had keys of their own beside ``algorithms``."""
+    own = {name: config[key] for key, name in _OWN_KEYS.items() if config.get(key) is not None}
+    rest = {key: value for key, value in config.items() if key not in _OWN_KEYS}
+    return {**rest, 'algorithms': {**(rest.get('algorithms') or {}), **own}} if own else rest
 
 
 # What may be otherwise on another machine, and teaches a run nothing else.

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from composer_kd.report.collect import Arm, Run, is_warm_start
+from composer_kd.report.collect import Arm, Run
 from composer_kd.report.inference import differ_in_model
 from composer_kd.report.measures import Series, common_epochs, series
 from composer_kd.report.summary import Summary
@@ -19,7 +19,7 @@ SHARED, UNFINISHED, PARTIAL = '†', '‡', '*'
 _ACROSS = ('model', 'data', 'optimizer', 'scheduler', 'max_duration')
 _SETTINGS = (*_ACROSS, 'algorithms')
 # Where losses, weights and examples come from: `curriculum: {from: RUN}`, `LossCurriculum: {archive: RUN}`, and so on.
-_NAME_A_RUN = ('from', 'archive')
+_NAME_A_RUN = ('from', 'teacher')
 _SOME_RUN = 'a run'
 
 
@@ -246,9 +246,6 @@ def _without_seed(value: Any) -> Any:
     """The settings less what the runs of an arm are meant to differ in: the seed, and which runs they build on."""
     if isinstance(value, Mapping):
         kept = {str(key): _without_seed(inner) for key, inner in value.items() if key != 'seed'}
-        for name, options in value.items():  # `source` names data elsewhere.
-            if is_warm_start(name) and isinstance(options, Mapping) and isinstance(options.get('source'), str):
-                kept[str(name)] = {**kept[str(name)], 'source': _SOME_RUN}
         if isinstance(value.get('teachers'), list):
             kept['teachers'] = [_without_run(teacher) for teacher in value['teachers']]
         return {

@@ -155,7 +155,7 @@ PLAN = {
     'data': {'source': 'synthetic100'},
     'max_duration': '2ep',
     'repeat': 2,
-    'drifts': {'step1': {'name': 'corruption', 'kind': 'fog'}},
+    'evaluate': {'drifts': {'step1': {'name': 'corruption', 'kind': 'fog'}}},
     'lineage': {'gen0': {'seed': 17}, 'full1': {'seed': 117, 'replaces': 'gen0'}, 'warm1': {'replaces': 'gen0'}},
 }
 

@@ -105,7 +105,9 @@ def test_other_libraries_are_columns_where_they_attacked_the_same_weights(tmp_pa
     assert not [name for name in rows['pgd7'] if '9 samples' in name]
     assert '(1,000 test samples;' in page['text'], 'those of the attack that gains are of'
     (tmp_path / 'attacked-auto.json').write_text('[]')
-    with pytest.raises(UserError, match=r'attacked-auto\.json: not what `composer-kd attack --json` writes'):
+    with pytest.raises(
+        UserError, match=r'attacked-auto\.json: not what `composer-kd evaluate --attacks --json` writes'
+    ):
         by_others(result, tmp_path)
 
 
@@ -131,7 +133,9 @@ def test_what_is_read_off_a_run(tmp_path: Path) -> None:
                 'accuracy': 0.6, 'robust_accuracy': robust}  # fmt: skip
 
     values = {'model': {'name': 'resnet20'}, 'max_duration': '2ep', 'save_folder': str(tmp_path), 'repeat': 2}
-    _, planned = make_plan({**values, 'lineage': {'recycled': {'seed': 217, 'adversarial': {}}}}).runs
+    _, planned = make_plan(
+        {**values, 'lineage': {'recycled': {'seed': 217, 'algorithms': ['AdversarialRecycling']}}}
+    ).runs
     totals = [{'multiply_adds_attack_total': 1e12 * n, 'seconds_attack_total': 3.0 * n, 'seconds_train_total': 9.0 * n,
                'batch': 10 * n, 'test_accuracy': 0.5, 'runs_beside': 1} for n in (1, 2)]  # fmt: skip
     write_run(planned.folder, totals, arm='recycled', seed=218)

@@ -71,7 +71,7 @@ def test_what_is_read_off_a_run(tmp_path: Path) -> None:
         tmp_path,
         lineage={'gen0': None},
         max_duration='1ep',
-        drifts={'grid': grid, 'tail': {'name': 'long_tail', 'factor': 2}},
+        evaluate={'drifts': {'grid': grid, 'tail': {'name': 'long_tail', 'factor': 2}}},
     )
     assert train([str(file)]) == 0
     (planned,) = make_plan(read_yaml(file)).runs
@@ -82,9 +82,10 @@ def test_what_is_read_off_a_run(tmp_path: Path) -> None:
     dark = measured['drifts']['contrast-2.5']['accuracy']
     assert found['kinds']['contrast']['2.5'] == pytest.approx(100 * dark, abs=0.005)
     changed = {'grid': {**grid, 'seed': 9}}
-    (other,) = make_plan({**read_yaml(file), 'drifts': changed}).runs
+    (other,) = make_plan({**read_yaml(file), 'evaluate': {'drifts': changed}}).runs
     assert damaged(other) == {}, 'measured under other damage'
-    coarse = {**read_yaml(file), 'drifts': {'grid': {**grid, 'after': {'name': 'long_tail', 'factor': 2}}}}
+    grid = {**grid, 'after': {'name': 'long_tail', 'factor': 2}}
+    coarse = {**read_yaml(file), 'evaluate': {'drifts': {'grid': grid}}}
     assert train([str(write_yaml(tmp_path, **coarse))]) == 0
     (planned_so,) = make_plan(coarse).runs
     with pytest.raises(UserError, match='its grid is of other samples than'):

@@ -14,7 +14,7 @@ VALUES = {
     'model': {'name': 'resnet20'},
     'max_duration': '1ep',
     'repeat': 2,
-    'drifts': {'foggy': {'name': 'corruption', 'kind': 'fog'}},
+    'evaluate': {'drifts': {'foggy': {'name': 'corruption', 'kind': 'fog'}}},
     'lineage': {
         'gen0': {'seed': 17},
         'scratch1': {'seed': 5, 'replaces': 'gen0'},

@@ -13,7 +13,7 @@ from composer_kd.runs.plan import Plan, PlannedRun, make_plan
 from composer_kd.runs.yaml_file import read_yaml
 
 BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
-RECIPE = ('model', 'scheduler', 'batch_size', 'precision', 'eval_interval', 'robustness')
+RECIPE = ('model', 'scheduler', 'batch_size', 'precision', 'eval_interval', 'evaluate')
 
 
 @pytest.fixture

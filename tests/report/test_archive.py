@@ -219,46 +219,40 @@ def test_seeds_have_their_own_teachers_and_that_is_no_difference(tmp_path):
         teachers = [{'recorded': str(scratch), 'fill': False}]
         curriculum = {'from': str(scratch), 'start': 0.3}
         train(
-            tmp_path, 'kd', WAY, seed=seed, looked_up=1000, saved=30e9, curriculum=curriculum,
-            algorithms={'Distillation': {'teachers': teachers}, 'LossCurriculum': {'archive': str(scratch)}},
+            tmp_path, 'kd', WAY, seed=seed, looked_up=1000, saved=30e9,
+            algorithms={'Distillation': {'teachers': teachers}, 'LossCurriculum': curriculum},
         )  # fmt: skip
     made = report(tmp_path)
     assert not any('differ' in line for line in made.caveats)
     kd = table(made, 'Harvest counted')[1]
     assert kd['harvest, s'] == '16.0 ±5.7'
     assert 'runs that share it' not in kd, 'each has its own'
-    for seed, key, options in ((2, 'algorithms', {'fill': True}), (3, 'curriculum', {'fill': False})):
+    for seed, start, options in ((2, 0.3, {'fill': True}), (3, 0.5, {'fill': False})):
         teachers = [{'recorded': str(scratch), **options}]
-        algorithms = {'Distillation': {'teachers': teachers}, 'LossCurriculum': {'archive': str(scratch)}}
-        curriculum = {'from': str(scratch), 'start': 0.3 if seed == 2 else 0.5}
-        run = train(tmp_path, 'kd', WAY, seed=seed, looked_up=1, algorithms=algorithms, curriculum=curriculum)
-        assert f'The runs of kd differ in more than their seed: {key}.' in report(tmp_path).caveats
+        curriculum = {'from': str(scratch), 'start': start}
+        algorithms = {'Distillation': {'teachers': teachers}, 'LossCurriculum': curriculum}
+        run = train(tmp_path, 'kd', WAY, seed=seed, looked_up=1, algorithms=algorithms)
+        assert 'The runs of kd differ in more than their seed: algorithms.' in report(tmp_path).caveats
         shutil.rmtree(run)
 
 
 def test_recording_is_no_difference_between_arms_and_a_curriculum_is_what_an_arm_is_about(tmp_path):
     train(tmp_path, 'a', WAY, archive={'losses': True, 'logits': {'views': 4}})
     train(tmp_path, 'b', WAY, archive={'losses': False})
-    train(tmp_path, 'c', WAY, curriculum={'from': str(tmp_path / 'a-s0')})
+    train(tmp_path, 'c', WAY, algorithms={'LossCurriculum': {'from': str(tmp_path / 'a-s0')}})
     assert not any('differs' in line for line in report(tmp_path).caveats)
 
 
-@pytest.mark.parametrize(
-    'config', [{'curriculum': {'from': 'gen0'}}, {'algorithms': {'loss_curriculum': {'archive': 'gen0'}}}]
-)
-def test_an_arm_with_a_curriculum_is_no_baseline_by_itself(tmp_path, config):
-    train(tmp_path, 'a_curriculum', WAY, **config)
+def test_an_arm_with_a_curriculum_is_no_baseline_by_itself(tmp_path):
+    train(tmp_path, 'a_curriculum', WAY, algorithms={'loss_curriculum': {'from': 'gen0'}})
     train(tmp_path, 'scratch', WAY)
     assert report(tmp_path).summary.baseline.name == 'scratch'
     assert any('trained with a curriculum' in line for line in report(tmp_path, baseline='a_curriculum').caveats)
 
 
-@pytest.mark.parametrize('way', ['start', 'algorithms'])
-def test_an_arm_that_starts_warm_is_no_baseline_and_its_seeds_may_start_from_different_runs(tmp_path, way):
+def test_an_arm_that_starts_warm_is_no_baseline_and_its_seeds_may_start_from_different_runs(tmp_path):
     def config(source: str, shrink: float = 0.4) -> dict:
-        if way == 'start':
-            return {'start': {'from': source, 'shrink': shrink}}
-        return {'algorithms': {'WarmStart': {'source': source, 'shrink': shrink}}}
+        return {'algorithms': {'WarmStart': {'from': source, 'shrink': shrink}}}
 
     for seed in range(2):
         train(tmp_path, 'a_warm', WAY, seed=seed, **config(f'gen0-s{seed}'))
@@ -269,12 +263,12 @@ def test_an_arm_that_starts_warm_is_no_baseline_and_its_seeds_may_start_from_dif
     warned = report(tmp_path, baseline='a_warm').caveats
     assert any('trained with the weights of an earlier run to start from' in line for line in warned)
     train(tmp_path, 'a_warm', WAY, seed=2, **config('gen0-s2', shrink=0.5))
-    assert f'The runs of a_warm differ in more than their seed: {way}.' in report(tmp_path).caveats
+    assert 'The runs of a_warm differ in more than their seed: algorithms.' in report(tmp_path).caveats
 
 
 def test_epochs_of_different_lengths_are_pointed_out(tmp_path):
     train(tmp_path, 'scratch', WAY)
-    short = train(tmp_path, 'curriculum', WAY, curriculum={'from': 'gen0'})
+    short = train(tmp_path, 'curriculum', WAY, algorithms={'LossCurriculum': {'from': 'gen0'}})
     for run, counts in ((tmp_path / 'scratch-s0', [1000] * 4), (short, [300, 500, 800, 1000])):
         rows = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
         lines = [json.dumps({**row, 'samples': samples}) for row, samples in zip(rows, counts, strict=True)]

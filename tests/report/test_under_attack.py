@@ -35,7 +35,7 @@ def study(tmp_path):
     write(tmp_path, 'plain', 0, [line(10, robust=0.9), line(20, robust=0.02), line(20, 'val', robust=0.8)])
     write(tmp_path, 'plain', 1, [line(20, robust=0.04, accuracy=0.6)])
     lines = [line(20, robust=0.3), line(20, robust=0.35, **l2)]
-    write(tmp_path, 'recycled', 0, lines, attack=4e12, adversarial=ADVERSARIAL)
+    write(tmp_path, 'recycled', 0, lines, attack=4e12, algorithms={'AdversarialRecycling': ADVERSARIAL})
     write(tmp_path, 'unasked', 0, [])
     return tmp_path
 

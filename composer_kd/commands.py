@@ -113,13 +113,9 @@ def _drift(arguments: argparse.Namespace) -> int:
 
 
 def _add_record(commands) -> None:
-    from composer_kd.runs.config import DEFAULT_VIEWS
-
     parser = commands.add_parser('record', help='record the logits of finished runs, for students that look them up')
     parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories; data.KEY=VALUE for other data')
-    parser.add_argument(
-        '--views', type=int, default=DEFAULT_VIEWS, help='augmentations of each image (default: %(default)s)'
-    )
+    parser.add_argument('--views', type=int, help='augmentations of each image (default: 4)')
     parser.add_argument('--top-k', type=int, help='keep the k largest logits and one level for all others')
     parser.add_argument('--batch-size', type=int, default=1000, help='images in a forward pass (default: %(default)s)')
     parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto')
@@ -129,6 +125,7 @@ def _add_record(commands) -> None:
 
 def _record(arguments: argparse.Namespace) -> int:
     from composer_kd.runs.command import quieten, say
+    from composer_kd.runs.config import DEFAULT_VIEWS
     from composer_kd.runs.record import record_run
 
     quieten()
@@ -136,7 +133,7 @@ def _record(arguments: argparse.Namespace) -> int:
     for run in (word for word in arguments.runs if '=' not in word):
         record_run(
             run,
-            arguments.views,
+            DEFAULT_VIEWS if arguments.views is None else arguments.views,
             changes,
             top_k=arguments.top_k,
             batch_size=arguments.batch_size,

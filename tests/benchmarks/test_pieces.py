@@ -18,8 +18,8 @@ VALUES = {
     'lineage': {
         'gen0': {'seed': 17},
         'scratch1': {'seed': 5, 'replaces': 'gen0'},
-        'warm1': {'start': {'from': 'gen0'}},
-        'warm2': {'start': {'from': 'warm1'}},
+        'warm1': {'algorithms': {'WarmStart': {'from': 'gen0'}}},
+        'warm2': {'algorithms': {'WarmStart': {'from': 'warm1'}}},
     },
 }
 

@@ -48,7 +48,7 @@ def test_mistakes_are_found_before_anything_trains(teachers, line) -> None:
 
 LOGITS = {'logits': {'views': 2}}
 UNFIT = {
-    'nothing recorded': ({}, {'views': 2}, "'gen0' records no logits.*archive: .*fill: true"),
+    'too few views by itself': ({}, {}, "'gen0' records 4 views .* a fresh view every epoch; set its data.views to 4"),
     'fresh views': (LOGITS, {}, "'gen0' records 2 views .* a fresh view every epoch; set its data.views to 2"),
     'more views': (LOGITS, {'views': 3}, "'gen0' records 2 views .* asks for 3 views"),
     'other padding': (LOGITS, {'views': 2, 'padding': 2}, 'data.padding: 4 and this run has 2'),

@@ -56,13 +56,11 @@ def again(run: RunDir, **changes) -> RunDir:
 BEGUN = {
     'losses': {'archive': {'losses': True}},
     'logits': {'archive': {'logits': {'views': 2, 'from': 'training'}}},
-    'algorithms': {
-        'AdversarialRecycling': {
-            'archive': {'adversarial': True},
-            'algorithms': {'AdversarialRecycling': {'mode': 'recycle'}},
-            'model': {'name': 'mlp', 'hidden': [8]},
-            'max_duration': '1ep',
-        }
+    'examples': {
+        'archive': {'adversarial': True},
+        'algorithms': {'AdversarialRecycling': {'mode': 'recycle'}},
+        'model': {'name': 'mlp', 'hidden': [8]},
+        'max_duration': '1ep',
     },
 }
 # One process imports everything and forks before torch has threads of its own, which a fork would not survive.

@@ -85,8 +85,11 @@ def test_its_cost_stands_in_the_lines_and_in_the_report(trained: dict[str, RunDi
     assert last['multiply_adds_teacher_total'] == hinted * teacher
     assert last['multiply_adds_other_total'] == hinted * 3 * 64 * 64 * 32 * 32
     assert trained['alone'].metrics()[-1]['multiply_adds_other_total'] == 0
-    page = report([run.path for run in trained.values()])
-    assert 'gen1' in page.brief()
+    made = report([run.path for run in trained.values()])
+    (arm,) = (arm for arm in made.summary.arms if arm.name == 'gen1')
+    parts = ('student', 'teacher', 'attack', 'other')
+    assert arm.totals['multiply_adds'].mean == sum(last[f'multiply_adds_{part}_total'] for part in parts)
+    assert 'gen1' in made.brief()
 
 
 class Stopped(Exception):  # noqa: N818

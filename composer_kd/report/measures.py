@@ -162,11 +162,12 @@ def costs_at(epochs: Epochs) -> dict[str, Series]:
     """What a run had spent by the end of each epoch: for every cost, and its parts that teachers and attacks caused.
 
     Seconds are those of training, teachers and attacks inside and evaluation apart; multiply-adds are the student's,
-    the teachers' and those of attacks on the student.
+    the teachers', those of attacks on the student, and what algorithms compute besides.
     """
     student = cumulative(epochs, 'multiply_adds_student_total')
     teacher = cumulative(epochs, 'multiply_adds_teacher_total')
     attack = cumulative(epochs, 'multiply_adds_attack_total')
+    other = cumulative(epochs, 'multiply_adds_other_total')
     return {
         'epochs': {record['epoch']: float(record['epoch']) for record in epochs},
         'seconds': cumulative(epochs, 'seconds_train_total', 'seconds_train'),
@@ -174,7 +175,7 @@ def costs_at(epochs: Epochs) -> dict[str, Series]:
         'seconds_attack': cumulative(epochs, 'seconds_attack_total', 'seconds_attack'),
         'seconds_eval': cumulative(epochs, 'seconds_eval_total', 'seconds_eval'),
         'multiply_adds': {
-            epoch: amount + teacher.get(epoch, 0.0) + attack.get(epoch, 0.0)
+            epoch: amount + teacher.get(epoch, 0.0) + attack.get(epoch, 0.0) + other.get(epoch, 0.0)
             for epoch, amount in student.items()
             if not teacher or epoch in teacher
         },

@@ -44,6 +44,8 @@ def run_file(
         plan = plan.only(only)
     _refuse_what_is_not_here(plan)
     progress = RunProgress(bar)
+    for line in plan.notes:
+        progress.say(line)
     devices = devices_to_use(plan)
     if devices > 1 and only is None:
         refuse_misfits(plan)

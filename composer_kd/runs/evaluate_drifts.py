@@ -22,7 +22,7 @@ from composer_kd.core.errors import UserError
 from composer_kd.core.options import Section, parse_section
 from composer_kd.data.drift import Drift
 from composer_kd.data.drift.drifted_tests import DriftedTests, DriftsFit
-from composer_kd.data.drift.scenarios import Scenarios, check_scenario_files, scenarios_of
+from composer_kd.data.drift.scenarios import CorruptionGrid, Scenarios, check_scenario_files, scenarios_of
 from composer_kd.data.section import DataSection
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.plan import Plan
@@ -59,7 +59,7 @@ def read_scenarios(drifts: str, severities: Sequence[float] | None = None) -> di
     grid: dict[str, Any] = {'kinds': 'all' if drifts == 'all' else drifts.split(',')}
     if severities is not None:
         grid['severities'] = list(severities)
-    return scenarios_of(parse_section(_DriftsAlone, {'drifts': {'--drifts': grid}}, '').drifts)
+    return scenarios_of({'--drifts': parse_section(CorruptionGrid, grid, '--drifts')})
 
 
 def refuse_misfits(plan: Plan) -> None:

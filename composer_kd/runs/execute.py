@@ -43,8 +43,6 @@ __all__ = ['execute']
 def execute(plan: Plan, progress: RunProgress) -> None:
     """Train every run of ``plan`` that is not finished, in its order, on all ranks of this launch."""
     progress.start(plan)
-    for line in plan.notes:
-        progress.say(line)
     for number, planned in enumerate(plan.runs):
         _execute_one(planned, number, progress)
 

@@ -58,7 +58,7 @@ class Plan:
         by_name = {run.name: run for run in self.runs}
         if name not in by_name:
             raise UserError(f'--only {name}: there is no such run; {nearest(name, by_name)}')
-        return replace(self, runs=(by_name[name],), ensembles=())
+        return replace(self, runs=(by_name[name],), ensembles=(), notes=())
 
 
 def make_plan(values: dict[str, Any], where: str = '') -> Plan:

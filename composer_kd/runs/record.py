@@ -103,7 +103,7 @@ def record_views(
 ) -> None:
     """Record the views of a data set that the archive lacks; all ranks call this together and share the work.
 
-    What a killed record had done is kept in parts and not computed again.
+    What a killed recording had done is kept in parts and not computed again.
 
     Args:
         run: A finished run.

@@ -211,8 +211,8 @@ def record_for_later(runs: Iterable[PlannedRun]) -> tuple[list[PlannedRun], list
                     f'{use.where}: {source.name!r} makes no adversarial examples; give that run '
                     f'`algorithms: {{AdversarialRecycling: {{mode: recycle}}}}`'
                 )
-            trained = use.kind in _TABLES and RunDir(source.folder).finished
-            if trained and not Archive(source.folder).numbers(_TABLES[use.kind]):
+            trained = RunDir(source.folder).finished
+            if trained and use.kind in _TABLES and not _has(source, _TABLES[use.kind]):
                 raise UserError(
                     f'{use.where}: {source.name!r} was trained without recording {what}, which are recorded while a '
                     f'run trains; remove {source.folder} and run again, or name another run'
@@ -223,8 +223,14 @@ def record_for_later(runs: Iterable[PlannedRun]) -> tuple[list[PlannedRun], list
             except UserError as error:
                 raise UserError(f'{use.where}: {source.name!r} has to record {what}, but {error}') from None
             found[use.run] = replace(source, config=config)
-            lines[f'{source.arm} records {what}: {run.arm} uses them'] = None
+            if not trained:
+                lines[f'{source.arm} records {what}: {run.arm} uses them'] = None
     return list(found.values()), list(lines)
+
+
+def _has(source: PlannedRun, table: str) -> bool:
+    archive = Archive(source.folder)
+    return archive.exists and bool(archive.numbers(table))
 
 
 def _recording(archive: ArchiveSection, use: Use, run: PlannedRun) -> ArchiveSection | None:

@@ -178,7 +178,7 @@ class LogitRecorder:
     def _missing(self, view: int, wanted: NDArray[np.bool_] | None) -> tuple[dict[str, Any], list[Rows], bool]:
         """The facts of a view's table, the chunks of rows that neither it nor parts hold, and whether there are parts.
 
-        Chunks lie where they would without anything recorded, so that an interrupted record goes on with the very
+        Chunks lie where they would without anything recorded, so that an interrupted one goes on with the very
         batches of one that was not.
         """
         facts = {**self.facts, **_how_it_began(self.archive, view)}

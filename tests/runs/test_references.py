@@ -1,4 +1,4 @@
-"""Who a curriculum learns from: runs of the lineage, run directories, and every mistake before the first run trains."""
+"""Runs that a curriculum names: of the lineage, directories, and every mistake before the first run trains."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from composer_kd import LossCurriculum, UserError
 from composer_kd.runs.objects import make_algorithms
 from composer_kd.runs.plan import make_plan
 from tests.algorithms.common import begun_archive, recorded_run
+from tests.teachers.run_directories import finished_run
 
 BASE: dict[str, Any] = {'model': {'name': 'mlp', 'hidden': [16]}, 'max_duration': '4ep', 'archive': {'losses': True}}
 
@@ -110,6 +111,14 @@ def test_a_run_directory_from_elsewhere_must_have_recorded_losses(tmp_path: Path
     elsewhere(empty)
     with pytest.raises(UserError, match=r'LossCurriculum.from: .*empty recorded no losses; train it with'):
         make_plan({**BASE, 'algorithms': {'LossCurriculum': {'from': str(empty)}}})
+
+
+def test_a_run_that_was_trained_without_recording_is_refused(tmp_path: Path) -> None:
+    finished_run(tmp_path / 'a')
+    later = {'a': None, 'b': ordered(**{'from': 'a'})}
+    line = r"LossCurriculum\.from: 'a' was trained without recording losses.*remove .*a and run again"
+    with pytest.raises(UserError, match=line):
+        make_plan({**BASE, 'archive': None, 'save_folder': str(tmp_path), 'lineage': later})
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {

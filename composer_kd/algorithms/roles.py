@@ -35,7 +35,7 @@ __all__ = [
     'UsesRuns',
     'attach_modules',
     'needs_of',
-    'single',
+    'refuse_second',
     'unused_modules',
 ]
 
@@ -214,7 +214,7 @@ class Training:
         return [one for one in self.algorithms if one is not algorithm]
 
 
-def single(algorithm: Algorithm, kind: type[Algorithm], training: Training, remedy: str) -> None:
+def refuse_second(algorithm: Algorithm, kind: type[Algorithm], training: Training, remedy: str) -> None:
     """Refuse a second algorithm of a kind.
 
     Args:

@@ -19,7 +19,7 @@ from composer_kd.algorithms.adversarial_recycling.examples import Examples, View
 from composer_kd.algorithms.adversarial_recycling.step import AdversarialBatch, AttackStep, AttackSums, StepPlan
 from composer_kd.algorithms.adversarial_recycling.table import DeltaTable
 from composer_kd.algorithms.described import Described
-from composer_kd.algorithms.roles import Cost, Need, Training, single
+from composer_kd.algorithms.roles import Cost, Need, Training, refuse_second
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.samples import Samples
 from composer_kd.core.errors import UserError, nearest
@@ -215,11 +215,11 @@ class AdversarialRecycling(Described):
 
     def _init(self, state: State) -> None:
         self._on_gpu = state.device.name == 'gpu'
-        single(self, AdversarialRecycling, Training(state.algorithms), remedy='give one')
+        refuse_second(self, AdversarialRecycling, Training(state.algorithms), remedy='give one')
 
     def check(self, training: Training) -> None:
         """Refuse a second one, what changes images or drops samples, and views that an example cannot serve."""
-        single(self, AdversarialRecycling, training, remedy='give one')
+        refuse_second(self, AdversarialRecycling, training, remedy='give one')
         if name := first_of(training.others(self), CHANGE_IMAGES | DROP_SAMPLES):
             raise UserError(
                 f'{training.owner(self)}: {name} is in the same Trainer; an example is a delta on the image that its '

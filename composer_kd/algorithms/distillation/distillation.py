@@ -19,7 +19,7 @@ from composer_kd.algorithms.distillation.loss import make_loss
 from composer_kd.algorithms.distillation.overtaking import StudentOvertakes
 from composer_kd.algorithms.distillation.sums import StepSums
 from composer_kd.algorithms.distillation.target import DistillationTarget
-from composer_kd.algorithms.roles import Cost, Need, Training, single
+from composer_kd.algorithms.roles import Cost, Need, Training, refuse_second
 from composer_kd.core.errors import UserError
 from composer_kd.core.ramp import Ramp
 from composer_kd.core.schedule import Progress, Schedule
@@ -212,7 +212,7 @@ class Distillation(Described):
     # -- before training ------------------------------------------------------------------------------------------
 
     def _init(self, state: State) -> None:
-        single(self, Distillation, Training(state.algorithms), remedy='give one of them all teachers')
+        refuse_second(self, Distillation, Training(state.algorithms), remedy='give one of them all teachers')
         # Last at BEFORE_* events, first at AFTER_*: MixUp(interpolate_loss=True) scales the whole loss at
         # BEFORE_BACKWARD, and must not scale our term.
         state.algorithms.remove(self)
@@ -229,7 +229,7 @@ class Distillation(Described):
 
     def check(self, training: Training) -> None:
         """Refuse what cannot work in this training: a second distillation, its length, its batches, no evaluation."""
-        single(self, Distillation, training, remedy='give one of them all teachers')
+        refuse_second(self, Distillation, training, remedy='give one of them all teachers')
         if training.progress is not None:
             self._check_length(training.progress, training)
         least = self.loss.least_samples

@@ -29,7 +29,7 @@ from composer_kd.algorithms.loss_curriculum.rules import (
     difficulties,
     ramp,
 )
-from composer_kd.algorithms.roles import Need, Training, single
+from composer_kd.algorithms.roles import Need, Training, refuse_second
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.samples import Samples
 from composer_kd.core.errors import UserError, nearest
@@ -197,7 +197,7 @@ class LossCurriculum(Described):
     # -- before training ------------------------------------------------------------------------------------------
 
     def _init(self, state: State) -> None:
-        single(self, LossCurriculum, Training(state.algorithms), remedy='give one')
+        refuse_second(self, LossCurriculum, Training(state.algorithms), remedy='give one')
         # Late, so that at AFTER_LOSS the labels are still those that LabelSmoothing made the loss of; before
         # Distillation, which asks at FIT_START what is selected.
         state.algorithms.remove(self)
@@ -232,7 +232,7 @@ class LossCurriculum(Described):
 
     def check(self, training: Training) -> None:
         """Refuse a second curriculum, and algorithms whose losses are not those of single samples."""
-        single(self, LossCurriculum, training, remedy='give one')
+        refuse_second(self, LossCurriculum, training, remedy='give one')
         for algorithm in training.algorithms if self.rule.weighs or self.rule.needs_own_losses else ():
             name = type(algorithm).__name__
             if name in SPOIL_LOSSES:

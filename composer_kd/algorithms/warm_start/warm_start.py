@@ -13,7 +13,7 @@ from composer.loggers import Logger
 from torch import Tensor, nn
 
 from composer_kd.algorithms.described import Described
-from composer_kd.algorithms.roles import Need, Training, single
+from composer_kd.algorithms.roles import Need, Training, refuse_second
 from composer_kd.archive.remote import run_at
 from composer_kd.core.errors import UserError
 from composer_kd.functional.warm_start import shrink_perturb
@@ -101,7 +101,7 @@ class WarmStart(Described):
             self._after_load(state)
 
     def _init(self, state: State) -> None:
-        single(self, WarmStart, Training(state.algorithms), remedy='give one, as a training begins once')
+        refuse_second(self, WarmStart, Training(state.algorithms), remedy='give one, as a training begins once')
         self._started = False  # In a Trainer before this one it may have.
 
     def _after_load(self, state: State) -> None:
@@ -164,7 +164,7 @@ class WarmStart(Described):
             raise UserError(f'WarmStart: from: {error}') from None
 
     def check(self, training: Training) -> None:
-        single(self, WarmStart, training, remedy='give one, as a training begins once')
+        refuse_second(self, WarmStart, training, remedy='give one, as a training begins once')
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), 'started': self._started}

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.h200.runs import TOY, results_file, run_values, train, write
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.models.weights import tensors_hash
 from composer_kd.runs.execute import hardware, versions
 from composer_kd.teachers import recordings
@@ -100,7 +101,7 @@ def check(folder: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
         return {'error': f'{type(error).__name__}: {str(error).strip().splitlines()[0]}'}
     return {
         'seconds': round(time.perf_counter() - begun, 1),
-        'weights': tensors_hash(student.load_weights()),
+        'weights': tensors_hash(FinishedRun.open(student).weights()),
         'test_accuracy': student.metrics()[-1]['test_accuracy'],
     }
 

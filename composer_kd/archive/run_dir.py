@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import Tensor
 
-from composer_kd.archive.manifest import Manifest, inside, manifest_file, read_manifest, verify, verify_file
+from composer_kd.archive.manifest import Manifest, inside, manifest_file, read_manifest, verify
 from composer_kd.archive.tables import is_table
 from composer_kd.core.errors import UserError
 from composer_kd.storage.atomic import atomic_write, is_whole_zip, make_folder, refuse_links_out, xxh3_of
@@ -173,19 +172,18 @@ class RunDir:
             for path in list(self._checkpoints())[keep:]:
                 path.unlink(missing_ok=True)
 
-    def load_weights(self) -> dict[str, Tensor]:
-        """The trained weights, compared with the manifest where there is one."""
-        from composer_kd.models.weights import load_weights  # models/ writes through this package: no cycle at import
-
+    def finished_manifest(self) -> Manifest:
+        """Read the manifest of a run that has finished; one line says what another one lacks."""
         self._require()
         if not self.weights_file.is_file():
             raise UserError(
                 f'{self} has no {self.weights_file.name}: the run has not finished ({self._progress()}); '
                 'run it to its end first'
             )
-        if self.manifest_file.is_file() and self.manifest().finished:
-            verify_file(self.path, self.manifest(), self.weights_file.name)
-        return load_weights(self.weights_file)
+        manifest = read_manifest(self.path) if self.manifest_file.is_file() else None
+        if manifest is None or not manifest.finished:
+            raise UserError(f'{self}: the run has not finished; run it to its end first')
+        return manifest
 
     def _require(self) -> None:
         if not self.path.is_dir():

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from composer_kd.archive import Archive, RunDir
-from composer_kd.archive.manifest import Manifest
+from composer_kd.archive import Archive
 from composer_kd.archive.predictions import Predictions, predictions_of
-from composer_kd.archive.remote import run_at
 from composer_kd.core.errors import UserError
 from composer_kd.functional import average_logits, average_probabilities, expected_calibration_error, right_counts
 from composer_kd.functional.top_k import to_half
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.report.table import Table
 from composer_kd.report.text import text_table
 from composer_kd.report.wording import MISSING, NATS, PERCENT
@@ -27,7 +26,7 @@ from composer_kd.runs.predictions import finite
 from composer_kd.runs.process import keep_freed_memory
 from composer_kd.runs.record import open_run_data
 from composer_kd.storage.atomic import atomic_write
-from composer_kd.teachers.from_run import RunTeacher, finished_manifest
+from composer_kd.teachers.from_run import RunTeacher
 from composer_kd.teachers.record import BATCH_SIZE, Inference, LogitRecorder
 
 __all__ = ['Ensemble', 'Member', 'Quality', 'measure_ensemble', 'show_ensemble']
@@ -169,13 +168,12 @@ def measure_ensemble(
     """
     if batch_size < 1:
         raise UserError(f'batch_size: a whole number from 1 on, got {batch_size}')
-    runs = [run_at(path) for path in paths]
-    manifests = [finished_manifest(run) for run in runs]
-    _check_members(runs, manifests)
+    runs = [FinishedRun.open(path) for path in paths]
+    _check_members(runs)
     answers = []
-    for run, manifest in zip(runs, manifests, strict=True):
-        kept = None if split == 'train' else predictions_of(run, split)
-        answers.append(kept or _ask(run, manifest, split, batch_size, device, say))
+    for run in runs:
+        kept = None if split == 'train' else predictions_of(run.directory, split)
+        answers.append(kept or _ask(run, split, batch_size, device, say))
         if answers[-1].other_data(answers[0]):
             ours, theirs = (one.facts['fingerprint'] for one in (answers[-1], answers[0]))
             raise UserError(
@@ -193,8 +191,7 @@ def measure_ensemble(
         split=split,
         samples=len(labels),
         members=tuple(
-            Member(str(run), manifest.weights.hash if manifest.weights else '', Quality.of(one, labels))
-            for run, manifest, one in zip(runs, manifests, logits, strict=True)
+            Member(str(run), run.weights_hash, Quality.of(one, labels)) for run, one in zip(runs, logits, strict=True)
         ),
         logits=tuple(Quality.of(average_logits(logits[:k]), labels) for k in firsts),
         probabilities=tuple(Quality.of(average_probabilities(logits[:k]), labels) for k in firsts),
@@ -202,13 +199,13 @@ def measure_ensemble(
     )
 
 
-def _check_members(runs: Sequence[RunDir], manifests: Sequence[Manifest]) -> None:
+def _check_members(runs: Sequence[FinishedRun]) -> None:
     """The same classes, and no run twice."""
     places = [run.path.resolve() for run in runs]
-    for number, (run, manifest) in enumerate(zip(runs, manifests, strict=True)):
+    for number, run in enumerate(runs):
         if places[number] in places[:number]:
             raise UserError(f'{run}: this run is there twice; name each member of an ensemble once')
-        own, first = manifest.data.num_classes, manifests[0].data.num_classes
+        own, first = run.manifest.data.num_classes, runs[0].manifest.data.num_classes
         if own != first:
             raise UserError(
                 f'{run}: its classes ({own}) are not those of {runs[0]} ({first}); an ensemble is of runs of one data '
@@ -216,26 +213,24 @@ def _check_members(runs: Sequence[RunDir], manifests: Sequence[Manifest]) -> Non
             )
 
 
-def _ask(
-    run: RunDir, manifest: Manifest, split: str, batch_size: int, device: str, say: Callable[[str], None]
-) -> Predictions:
+def _ask(run: FinishedRun, split: str, batch_size: int, device: str, say: Callable[[str], None]) -> Predictions:
     """What a run's model says of a split of its data as it is stored, in the form in which predictions are kept."""
-    config, data = run.read_config(), open_run_data(run)
+    data = open_run_data(run)
     spec = {'train': data.train, 'val': data.val, 'test': data.test}[split]
     if spec is None:
         raise UserError(f'{run}: it has no validation samples (data.val_fraction: 0); use --split test')
-    if data.fingerprint != manifest.data.fingerprint:
+    if data.fingerprint != run.manifest.data.fingerprint:
         raise UserError(
-            f'{run}: the data in {config["data"]["source"]} is not what it was trained on; put that back to ask its '
-            f'model'
+            f'{run}: the data in {run.config["data"]["source"]} is not what it was trained on; put that back to '
+            f'ask its model'
         )
-    state = Inference.like(config, device, manifest.data.num_classes)
+    state = Inference.like(run.config, device, run.manifest.data.num_classes)
     if state.device.name == 'cpu':
         keep_freed_memory()
     dataset: Any = spec.dataloader.dataset  # type: ignore[union-attr]
     why = '' if split == 'train' else f', for it kept no predictions of {split}'
     say(f'{run}: its model is asked about {len(dataset):,} {split} samples{why}')
-    asked = LogitRecorder(Archive(run), dataset, {}, RunTeacher(run), state, batch_size)
+    asked = LogitRecorder(Archive(run.directory), dataset, {}, RunTeacher(run), state, batch_size)
     logits = torch.cat([to_half(part)[0].cpu() for part in asked.logits(-1, np.arange(len(dataset)))])
     facts = {'split': split, 'fingerprint': dataset.fingerprint}
     return Predictions(logits, torch.from_numpy(dataset.labels), torch.from_numpy(dataset.ids), facts)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from composer_kd.algorithms.adversarial_recycling.attack import Attack
 from composer_kd.archive import RunDir
 from composer_kd.archive.archive import unlisted
-from composer_kd.archive.remote import run_at
 from composer_kd.callbacks.evaluate_attacks import (
     ROBUSTNESS_FILE,
     AttackCounts,
@@ -34,6 +33,7 @@ from composer_kd.core.errors import UserError, nearest
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.functional.attacks import normalised
 from composer_kd.models import Classifier
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.report.table import Table
 from composer_kd.report.text import text_table
 from composer_kd.report.wording import PERCENT
@@ -44,7 +44,7 @@ from composer_kd.storage.atomic import atomic_write
 from composer_kd.storage.distributed import on_rank_zero, together
 from composer_kd.storage.jsonl import append_line, read_lines
 from composer_kd.storage.locks import lock_or_refuse
-from composer_kd.teachers.from_run import RunTeacher, finished_manifest
+from composer_kd.teachers.from_run import RunTeacher
 from composer_kd.teachers.record import Inference
 
 __all__ = ['LIBRARIES', 'attack_configured', 'attack_run', 'show_attacks']
@@ -115,12 +115,12 @@ def attack_run(
         raise UserError(f'attacks: {library!r} is not known; {nearest(library, LIBRARIES)}')
     if device == 'gpu' and not torch.cuda.is_available():
         raise UserError('device: there is no GPU here; use cpu or auto')
-    run = run_at(path)
-    manifest, data = finished_manifest(run), open_run_data(run)
+    run = FinishedRun.open(path)
+    data = open_run_data(run)
     spec = {'val': data.val, 'test': data.test}[split]
     if spec is None:
         raise UserError(f'{run}: it has no validation samples (data.val_fraction: 0); use --split test')
-    if data.fingerprint != manifest.data.fingerprint:
+    if data.fingerprint != run.manifest.data.fingerprint:
         raise UserError(f'{run}: the data at hand is not what it was trained on; put that back')
     dataset: KeyedImages = spec.dataloader.dataset  # type: ignore[union-attr]
     chosen = get_device(None if device == 'auto' else device)
@@ -134,7 +134,7 @@ def attack_run(
     del options['strongest']
     return {
         'run': str(run),
-        'weights': manifest.weights.hash if manifest.weights else None,
+        'weights': run.weights_hash,
         'split': split,
         'library': library if library == 'own' else f'{library} {metadata.version(library)}',
         **(options if library != 'autoattack' else {'epsilon': attack.epsilon, 'norm': attack.norm}),
@@ -235,11 +235,12 @@ def attack_configured(config: RunConfig, run: RunDir, say: Callable[[str], None]
         if not lacking:  # Killed before the manifest could name it.
             on_rank_zero(lambda: _append(run, None))
             return
+        finished = on_rank_zero(lambda: FinishedRun.open(run))
         with together():
-            data = open_run_data(run)
-            if data.fingerprint != run.manifest().data.fingerprint:
+            data = open_run_data(finished)
+            if data.fingerprint != finished.manifest.data.fingerprint:
                 raise UserError(f'{run}: the data at hand is not what it was trained on; put that back to attack it')
-        state = _at_its_end(run, config, data.num_classes)
+        state = _at_its_end(finished, config)
         for number in lacking:
             split, (attack, subset) = measurements[number]
             spec = data.val if split == 'val' else data.test
@@ -276,9 +277,10 @@ def _is_listed(run: RunDir) -> bool:
     return ROBUSTNESS_FILE in run.manifest().files
 
 
-def _at_its_end(run: RunDir, config: RunConfig, classes: int) -> Inference:
+def _at_its_end(run: FinishedRun, config: RunConfig) -> Inference:
     """What stands for the Trainer's state: the saved weights, in the precision and layout of the training."""
-    inference = Inference.like(run.read_config(), config.device, classes)
+    classes = run.manifest.data.num_classes
+    inference = Inference.like(run.config, config.device, classes)
     if inference.device.name == 'cpu':
         keep_freed_memory()
     like: Classifier = inference.model  # type: ignore[assignment]

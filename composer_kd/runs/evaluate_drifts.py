@@ -16,7 +16,6 @@ from composer_kd.archive import RunDir
 from composer_kd.archive.archive import unlisted
 from composer_kd.archive.evaluations import DriftFile
 from composer_kd.archive.manifest import DRIFT_FILE, Manifest, verify_file
-from composer_kd.archive.remote import RemoteRun, run_at
 from composer_kd.callbacks.evaluate_drifts import answers_to, groups_in, quality_of
 from composer_kd.core.errors import UserError
 from composer_kd.core.options import Section, parse_section
@@ -24,13 +23,14 @@ from composer_kd.data.drift import Drift
 from composer_kd.data.drift.drifted_tests import DriftedTests, DriftsFit
 from composer_kd.data.drift.scenarios import CorruptionGrid, Scenarios, check_scenario_files, scenarios_of
 from composer_kd.data.section import DataSection
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.plan import Plan
 from composer_kd.runs.process import keep_freed_memory
 from composer_kd.runs.yaml_file import read_yaml
 from composer_kd.storage.distributed import on_rank_zero, together
 from composer_kd.storage.locks import lock_or_refuse
-from composer_kd.teachers.from_run import RunTeacher, finished_manifest
+from composer_kd.teachers.from_run import RunTeacher
 from composer_kd.teachers.record import BATCH_SIZE, Inference
 
 __all__ = ['measure_configured', 'measure_robustness', 'read_scenarios', 'refuse_misfits']
@@ -110,24 +110,21 @@ def measure_robustness(
     """
     if batch_size < 1:
         raise UserError(f'batch_size: a whole number from 1 on, got {batch_size}')
-    run = run_at(path)
-    if isinstance(run, RemoteRun):
-        run.refuse_to_write()
     check_scenario_files(scenarios, 'drifts')
-    manifest = on_rank_zero(lambda: finished_manifest(run))
-    config = run.read_config()
-    if config.get('threads'):
-        torch.set_num_threads(config['threads'])
+    finished = on_rank_zero(lambda: FinishedRun.open(path, to_write=True))
+    run, manifest = finished.directory, finished.manifest
+    if finished.config.get('threads'):
+        torch.set_num_threads(finished.config['threads'])
     with ExitStack() as stack:
         on_rank_zero(lambda: stack.enter_context(lock_or_refuse(run.path / 'archive' / '.drift.lock', str(run))))
         found = on_rank_zero(lambda: _measured(run, run.manifest()))
         before = len(scenarios) - len(_missing(found, scenarios))
         if found is None or before < len(scenarios):
-            tests = _open_tests(run, manifest, config)
+            tests = _open_tests(finished)
             fresh = _nothing_yet(manifest, tests)
             if found is None or (found.fingerprint, found.groups) != (fresh.fingerprint, fresh.groups):
                 found, before = fresh, 0
-            ask = _Model(run, manifest, config, device, batch_size)
+            ask = _Model(finished, device, batch_size)
             found.clean = found.clean or ask(tests.clean)
             for name in _missing(found, scenarios):
                 with together():
@@ -156,13 +153,14 @@ def _measured(run: RunDir, manifest: Manifest) -> DriftFile | None:
     return DriftFile.read(run.path, manifest.weights.hash)
 
 
-def _open_tests(run: RunDir, manifest: Manifest, config: Mapping[str, Any]) -> DriftedTests:
-    section = parse_section(DataSection, config.get('data', {}), f'{run.config_file}: data')
+def _open_tests(run: FinishedRun) -> DriftedTests:
+    where = f'{run.directory.config_file}: data'
+    section = parse_section(DataSection, run.config.get('data', {}), where)
     with together():
-        section.check_source(f'{run.config_file}: data')
+        section.check_source(where)
         tests = DriftedTests(section)
         # What drifts add stands behind the fingerprint of the data as they are stored.
-        if not f'{manifest.data.fingerprint}-'.startswith(f'{tests.facts.fingerprint}-'):
+        if not f'{run.manifest.data.fingerprint}-'.startswith(f'{tests.facts.fingerprint}-'):
             raise UserError(
                 f'{run}: the data in {section.source} is not what it was trained on; put that back to ask its model'
             )
@@ -179,8 +177,8 @@ def _nothing_yet(manifest: Manifest, tests: DriftedTests) -> DriftFile:
 class _Model:
     """The run's model, asked how good it is on a data set, in the precision of its training."""
 
-    def __init__(self, run: RunDir, manifest: Manifest, config: dict[str, Any], device: str, batch_size: int):
-        self._state = Inference.like(config, device, manifest.data.num_classes)
+    def __init__(self, run: FinishedRun, device: str, batch_size: int):
+        self._state = Inference.like(run.config, device, run.manifest.data.num_classes)
         if self._state.device.name == 'cpu':
             keep_freed_memory()
         self._teacher = RunTeacher(run)

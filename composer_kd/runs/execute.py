@@ -25,6 +25,7 @@ from composer_kd.archive.run_dir import RunDir
 from composer_kd.callbacks.evaluate_attacks import ROBUSTNESS_FILE
 from composer_kd.core.errors import UserError
 from composer_kd.models import inference_seconds, multiply_adds, parameters, save_weights, weights_hash
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.runs.build import Built, build_trainer
 from composer_kd.runs.evaluate_attacks import attack_configured
 from composer_kd.runs.evaluate_drifts import measure_configured
@@ -81,7 +82,7 @@ def _execute_one(planned: PlannedRun, number: int, progress: RunProgress) -> Non
         finally:
             built.trainer.close()
             release_state(built.trainer.state)
-        record_configured(planned.config, run, built.data.train_set, progress.say, progress.bar)
+        record_configured(planned.config, FinishedRun.open(run), built.data.train_set, progress.say, progress.bar)
         attack_configured(planned.config, run, progress.say)
         measure_configured(planned.config, run, progress.say)
         progress.end_run(number, run)

@@ -14,21 +14,21 @@ import torch
 from composer.utils import dist
 from numpy.typing import NDArray
 
-from composer_kd.archive import Archive, RunDir
+from composer_kd.archive import Archive
 from composer_kd.archive.manifest import TableRecord
 from composer_kd.archive.parts import remove_parts
-from composer_kd.archive.remote import RemoteRun, run_at
 from composer_kd.core.errors import UserError
 from composer_kd.core.options import parse_section
 from composer_kd.data import Data, open_data
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.data.section import DataSection
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.runs.config import DEFAULT_VIEWS
 from composer_kd.runs.process import join_ranks, keep_freed_memory
 from composer_kd.runs.yaml_file import apply_overrides
 from composer_kd.storage.distributed import on_rank_zero
 from composer_kd.storage.locks import lock_or_refuse
-from composer_kd.teachers.from_run import RunTeacher, finished_manifest
+from composer_kd.teachers.from_run import RunTeacher
 from composer_kd.teachers.record import BATCH_SIZE, Inference, LogitRecorder, recording_facts
 
 __all__ = ['missing_views', 'open_run_data', 'record_run', 'record_views']
@@ -60,15 +60,11 @@ def record_run(
         bar: Whether a progress bar is shown.
     """
     join_ranks(device)
-    run = run_at(path)
-    if isinstance(run, RemoteRun):
-        run.refuse_to_write()
-    manifest = on_rank_zero(lambda: finished_manifest(run))
+    run = on_rank_zero(lambda: FinishedRun.open(path, to_write=True))
     data = open_run_data(run, changes)
-    config = run.read_config()
-    if config.get('threads'):
-        torch.set_num_threads(config['threads'])
-    state = Inference.like(config, device, manifest.data.num_classes)
+    if run.config.get('threads'):
+        torch.set_num_threads(run.config['threads'])
+    state = Inference.like(run.config, device, run.manifest.data.num_classes)
     if state.device.name == 'cpu':
         keep_freed_memory()
     record_views(
@@ -77,9 +73,9 @@ def record_run(
     )  # fmt: skip
 
 
-def open_run_data(run: RunDir, changes: Sequence[str] = ()) -> Data:
+def open_run_data(run: FinishedRun, changes: Sequence[str] = ()) -> Data:
     """The data that a run was trained on, with ``data.*`` changes put over it; of it, the training part is meant."""
-    values = {'data': dict(run.read_config().get('data', {}))}
+    values = {'data': dict(run.config.get('data', {}))}
     for change in changes:
         if not change.startswith('data.'):
             raise UserError(f'{change!r}: only data.* can be changed; the rest is what the run was trained with')
@@ -90,7 +86,7 @@ def open_run_data(run: RunDir, changes: Sequence[str] = ()) -> Data:
 
 
 def record_views(
-    run: RunDir,
+    run: FinishedRun,
     dataset: KeyedImages,
     views: int,
     state: Inference,
@@ -106,7 +102,7 @@ def record_views(
     What a killed recording had done is kept in parts and not computed again.
 
     Args:
-        run: A finished run.
+        run: Whose model is asked.
         dataset: Whose samples are shown to its model, in the views of its augmentation.
         views: How many; without augmentation there is one.
         state: Where and in which precision.
@@ -117,8 +113,7 @@ def record_views(
         bar: Whether a progress bar is shown instead.
     """
     _check_numbers(views, top_k, batch_size, dataset)
-    archive, manifest = Archive(run), finished_manifest(run)
-    facts = recording_facts(manifest, dataset, top_k)
+    archive, facts = Archive(run.directory), recording_facts(run.manifest, dataset, top_k)
     if dataset.augmentation.name == 'none':
         views = 1
     with ExitStack() as stack:

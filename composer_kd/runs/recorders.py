@@ -19,6 +19,7 @@ from composer_kd.callbacks.record_predictions import RecordPredictions
 from composer_kd.core.errors import UserError
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.models.composer_compat import CHANGE_IMAGES, MIX_IMAGES
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.predictions import recorded_splits
 from composer_kd.runs.record import missing_views, open_run_data, record_views
@@ -157,7 +158,7 @@ def _without_lost_tables(run: RunDir, manifest: Manifest) -> Manifest:
 
 
 def record_configured(
-    config: RunConfig, run: RunDir, dataset: KeyedImages, say: Callable[[str], None], bar: bool
+    config: RunConfig, run: FinishedRun, dataset: KeyedImages, say: Callable[[str], None], bar: bool
 ) -> None:
     """The recording that ``archive.logits`` asks for, when its run has finished; nothing where it asks for none."""
     logits = config.archive.logits if config.archive is not None else None
@@ -193,4 +194,5 @@ def supply_missing(config: RunConfig, run: RunDir, say: Callable[[str], None], b
             f'`composer-kd record {run} --replace{kept}` records them anew'
         )
     elif on_rank_zero(lambda: missing_views(archive, views, manifest.data.num_samples)):
-        record_configured(config, run, open_run_data(run).train_set, say, bar)
+        finished = FinishedRun.open(run)
+        record_configured(config, finished, open_run_data(finished).train_set, say, bar)

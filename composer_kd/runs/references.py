@@ -9,12 +9,12 @@ from typing import Any
 
 from composer_kd.algorithms.roles import Need, needs_of
 from composer_kd.archive.archive import Archive
-from composer_kd.archive.remote import run_at
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.core.errors import UserError, nearest, path_fault
 from composer_kd.core.options import parse_section
 from composer_kd.models import ModelSection
 from composer_kd.models.composer_compat import CHANGE_IMAGES, DROP_SAMPLES
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.models.registry import same_model
 from composer_kd.runs.config import DEFAULT_VIEWS, ArchiveSection, LogitsSection, RunConfig
 from composer_kd.runs.objects import algorithm_class
@@ -22,7 +22,6 @@ from composer_kd.runs.planned_run import PlannedRun, Use
 from composer_kd.runs.recorders import check_recording
 from composer_kd.storage.fetch import is_remote
 from composer_kd.teachers.factory import kind_of
-from composer_kd.teachers.from_run import finished_manifest
 
 __all__ = ['Names', 'check_sources', 'nth', 'record_for_later', 'resolve']
 
@@ -171,9 +170,9 @@ def _check_elsewhere(called: str, need: Need, model: ModelSection, where: str) -
             Archive(called).require(_TABLES[need.kind])
         if need.kind != 'weights':
             return
-        elsewhere = run_at(called)
-        finished_manifest(elsewhere)
-        theirs = parse_section(ModelSection, elsewhere.read_config().get('model'), f'{elsewhere.config_file}: model')
+        elsewhere = FinishedRun.open(called)
+        place = f'{elsewhere.directory.config_file}: model'
+        theirs = parse_section(ModelSection, elsewhere.config.get('model'), place)
     except UserError as error:
         raise UserError(f'{where}: {error}') from None
     _check_same_model(theirs, model, called, where)

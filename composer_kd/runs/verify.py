@@ -19,6 +19,7 @@ from composer_kd.core.errors import UserError
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.data.transform import Augmentation, Prepare
 from composer_kd.functional.top_k import level_of_rest, to_half
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.runs.record import open_run_data
 from composer_kd.teachers.from_run import RunTeacher
 from composer_kd.teachers.record import Inference
@@ -72,10 +73,11 @@ def _spot_check(run: RunDir, archive: Archive, manifest: Manifest, seed: int) ->
     for view in views:
         if archive.facts('logits', view).get('weights') != manifest.weights.hash:
             raise _wrong(run, f'the logits of view {view} are those of other weights than it has')
-    teacher = RunTeacher(run)
+    finished = FinishedRun(run, manifest, run.read_config())
+    teacher = RunTeacher(finished)
     try:
-        dataset = open_run_data(run).train_set
-        model = _Model(run, teacher, manifest, dataset, {archive.facts('logits', view)['precision'] for view in views})
+        dataset = open_run_data(finished).train_set
+        model = _Model(finished, teacher, dataset, {archive.facts('logits', view)['precision'] for view in views})
         made = {view: Augmentation.from_mapping(archive.facts('logits', view)['augmentation']) for view in views}
     except UserError as error:
         return f'its logits cannot be checked against its model here: {error}'
@@ -135,12 +137,10 @@ class _Check:
 class _Model:
     """The run's model, asked about samples of its data."""
 
-    def __init__(
-        self, run: RunDir, teacher: RunTeacher, manifest: Manifest, dataset: KeyedImages, precisions: set[str]
-    ):
-        config, classes = run.read_config(), manifest.data.num_classes
+    def __init__(self, run: FinishedRun, teacher: RunTeacher, dataset: KeyedImages, precisions: set[str]):
+        classes = run.manifest.data.num_classes
         self.dataset = dataset
-        self.states = {one: Inference.like({**config, 'precision': one}, 'auto', classes) for one in precisions}
+        self.states = {one: Inference.like({**run.config, 'precision': one}, 'auto', classes) for one in precisions}
         self.teacher = teacher
 
     def distance(self, check: _Check) -> Tensor:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from composer_kd.core.errors import UserError, name_fault, nearest
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.models.weights import load_into
 from composer_kd.teachers.base import BaseTeacher
-from composer_kd.teachers.from_run import teacher_from_run
+from composer_kd.teachers.from_run import RunTeacher
 from composer_kd.teachers.live import LiveTeacher
 from composer_kd.teachers.recorded import UNSEEN, RecordedTeacher
 
@@ -88,7 +89,7 @@ class Teacher(BaseTeacher):
             name: How lines and metrics call it; the directory's name by default.
             data_normalization: As in :meth:`live`; a loader of your own has to be told here what its batches come with.
         """
-        return teacher_from_run(path, name, data_normalization)
+        return RunTeacher(FinishedRun.open(path), name, data_normalization)
 
     @classmethod
     def recorded(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class Inference:
     precision_config: dict[str, Any] | None = None
 
     @classmethod
-    def like(cls, config: dict[str, Any], device: str | Device, classes: int) -> Inference:
+    def like(cls, config: Mapping[str, Any], device: str | Device, classes: int) -> Inference:
         """The precision and layout that a run was trained in, on a device of this machine."""
         if device == 'gpu' and not torch.cuda.is_available():
             raise UserError('device: there is no GPU here; use cpu or auto')
@@ -222,7 +222,7 @@ def fill_view(teacher: RecordedTeacher, state: Any, view: int, wanted: NDArray[n
     archive, dataset = teacher.archive, state.train_dataloader.dataset
     facts = {**recording_facts(teacher.manifest, dataset, _form(archive)), 'source': 'fill'}
     live = teacher.load_live()
-    own = Inference.like(archive.run.read_config(), state.device, int(dataset.num_classes))
+    own = Inference.like(teacher.finished_run.config, state.device, int(dataset.num_classes))
     try:
         images, _ = LogitRecorder(archive, dataset, facts, live, own).view(view, wanted)
     finally:

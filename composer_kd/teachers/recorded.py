@@ -14,9 +14,10 @@ from composer_kd.archive import Archive, Manifest, RunDir, Samples
 from composer_kd.core.errors import UserError
 from composer_kd.models.batch import keys_of
 from composer_kd.models.composer_compat import CHANGE_IMAGES, DROP_SAMPLES, first_of
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.storage.fetch import is_remote
 from composer_kd.teachers.base import BaseTeacher, Outputs
-from composer_kd.teachers.from_run import RunTeacher, finished_manifest
+from composer_kd.teachers.from_run import RunTeacher
 from composer_kd.teachers.live import LiveTeacher, Normalization
 
 __all__ = ['UNSEEN', 'RecordedTeacher']
@@ -64,7 +65,8 @@ class RecordedTeacher(BaseTeacher):
         self.data_normalization = data_normalization
         # What is only looked up needs no model: any recording will do, that of a Trainer without a run.yaml too.
         alone = unseen == 'label' and not fill and not or_live
-        self.manifest: Manifest = self.archive.manifest() if alone else finished_manifest(self.archive.run)
+        self._finished = None if alone else FinishedRun.open(self.archive.run)
+        self.manifest: Manifest = self._finished.manifest if self._finished else self.archive.manifest()
         self.looks_up = not or_live
         self.chosen: str | None = None
         self.live: LiveTeacher | None = None
@@ -207,7 +209,7 @@ class RecordedTeacher(BaseTeacher):
 
     def load_live(self) -> LiveTeacher:
         if self.live is None:
-            self.live = RunTeacher(self.archive.run, self.name, self.data_normalization)
+            self.live = RunTeacher(self.finished_run, self.name, self.data_normalization)
         return self.live
 
     # -- teaching -------------------------------------------------------------------------------------------------
@@ -253,6 +255,12 @@ class RecordedTeacher(BaseTeacher):
     @property
     def run(self) -> RunDir:
         return self.archive.run
+
+    @property
+    def finished_run(self) -> FinishedRun:
+        """The run with its model; one that is only looked up may lack it."""
+        self._finished = self._finished or FinishedRun.open(self.archive.run)
+        return self._finished
 
     @property
     def weights_hash(self) -> str | None:

@@ -89,36 +89,23 @@ def test_finished(run, finish):
     assert not run.finished
 
 
-def test_weights(run, finish):
-    net = nn.Linear(2, 3)
-    save_weights(net, run.weights_file)
-    assert torch.equal(run.load_weights()['weight'], net.weight)
-    finish(run)
-    assert run.load_weights()['weight'].shape == (3, 2)
-    whole = bytearray(run.weights_file.read_bytes())
-    whole[-1] ^= 1
-    run.weights_file.write_bytes(whole)
-    with pytest.raises(UserError, match=r'weights\.safetensors: damaged'):
-        run.load_weights()
-
-
 def test_what_is_missing_is_said(tmp_path, run):
     with pytest.raises(UserError, match='gen1: no such run directory; train that run first'):
-        RunDir(tmp_path / 'gen1').load_weights()
+        RunDir(tmp_path / 'gen1').finished_manifest()
     with pytest.raises(UserError, match=r'not a run directory, it has no run\.yaml'):
-        RunDir(tmp_path).load_weights()
+        RunDir(tmp_path).finished_manifest()
     for missing in (RunDir(tmp_path / 'gen1').read_config, RunDir(tmp_path / 'gen1').verify):
         with pytest.raises(UserError, match='no such run directory'):
             missing()
     with pytest.raises(UserError, match=r'gen0 has no weights\.safetensors: .*\(0 of 12 epochs\); run it to its end'):
-        run.load_weights()
+        run.finished_manifest()
     for epoch in (1, 2, 3):
         run.append_metrics({'epoch': epoch})
     with pytest.raises(UserError, match=r'\(3 of 12 epochs\)'):
-        run.load_weights()
+        run.finished_manifest()
     run.write_config({'max_duration': '500ba'})
     with pytest.raises(UserError, match=r'\(3 epochs so far\)'):
-        run.load_weights()
+        run.finished_manifest()
     with pytest.raises(UserError, match='has not finished'):
         run.verify()
 

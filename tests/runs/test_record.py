@@ -19,6 +19,7 @@ from composer_kd.cli import main
 from composer_kd.functional.augment import augment, normalise
 from composer_kd.functional.top_k import keep_top
 from composer_kd.models import build_model, load_into, multiply_adds
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.run import main as train
 from composer_kd.runs.record import open_run_data
 from composer_kd.storage.locks import lock_or_refuse
@@ -50,7 +51,7 @@ def by_hand(run: Path, view: int, samples: ArchiveSamples) -> torch.Tensor:
     manifest, config = directory.manifest(), directory.read_config()
     net = build_model(config['model'], 100, (3, 32, 32))
     load_into(net, directory.weights_file)
-    dataset = open_run_data(directory, ['data.subset=null']).train_set
+    dataset = open_run_data(FinishedRun.open(directory), ['data.subset=null']).train_set
     rows = Samples.of(dataset).rows_by_key(samples)
     assert (rows >= 0).all()
     images = dataset.images(torch.from_numpy(rows))
@@ -81,7 +82,7 @@ def test_every_sample_in_every_view_is_what_the_model_says(run: Path, capsys: py
         assert facts.pop('seconds') > 0
         assert manifest.weights is not None
         assert facts == {
-            'augmentation': open_run_data(RunDir(run)).augmentation.as_mapping(),
+            'augmentation': open_run_data(FinishedRun.open(run)).augmentation.as_mapping(),
             'classes': 100,
             'top_k': None,
             'precision': 'fp32',
@@ -118,13 +119,13 @@ def test_a_live_teacher_says_the_same_bit_for_bit(precision: str, run: Path) -> 
                 self.keys, self.logits = state.batch[2], teacher.outputs(state.batch, state).logits
 
     ask = Ask()
-    data = open_run_data(RunDir(run))
+    data = open_run_data(FinishedRun.open(run))
     trained_on = keyed.keyed_data(synthetic={'train_size': 600, 'test_size': 200}, val_fraction=0.1, subset=300)
     keyed.train([ask], trained_on, epochs='1ba')
     rows = np.searchsorted(data.train_set.ids, ask.keys[:, 0].numpy())
     facts = {'top_k': None}
     state = Inference.like(config, 'cpu', 100)
-    mine = LogitRecorder(Archive(run), data.train_set, facts, RunTeacher(RunDir(run)), state, keyed.BATCH)
+    mine = LogitRecorder(Archive(run), data.train_set, facts, RunTeacher(FinishedRun.open(run)), state, keyed.BATCH)
     assert torch.equal(torch.cat(list(mine.logits(0, rows))), ask.logits)
 
 

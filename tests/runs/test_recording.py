@@ -12,6 +12,7 @@ from composer_kd import Archive
 from composer_kd.archive import RunDir, Samples, verify
 from composer_kd.archive.manifest import Manifest
 from composer_kd.core.errors import UserError
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.run import main
 from composer_kd.runs import recorders as recording
 from composer_kd.runs.plan import make_plan
@@ -58,7 +59,7 @@ def test_a_run_leaves_its_losses_and_logits(trained: Path) -> None:
     seen = 448  # 7 batches of 64 of 500 samples
     assert [archive.facts('loss', epoch)['seen'] for epoch in archive.epochs] == [seen] * 3
     assert [archive.facts('logits', view)['seen'] for view in archive.views] == [500, 500]
-    data = open_run_data(RunDir(archive.run.path))
+    data = open_run_data(FinishedRun.open(archive.run))
     assert (archive.samples().rows_by_key(Samples.of(data.train_set)) >= 0).all()
     table = archive.table('loss', 2)
     line = RunDir(archive.run.path).metrics()[2]

@@ -14,15 +14,14 @@ from torch import Tensor, nn
 
 from composer_kd.algorithms.described import Described
 from composer_kd.algorithms.roles import Need, Training, refuse_second
-from composer_kd.archive.remote import run_at
 from composer_kd.core.errors import UserError
 from composer_kd.functional.warm_start import shrink_perturb
 from composer_kd.models.classifier import plain
 from composer_kd.models.composer_compat import SURGERY, first_of
+from composer_kd.models.finished_run import FinishedRun
 from composer_kd.models.weights import fitting, load_weights, pickle_refusal, tensors_of, weights_hash
 from composer_kd.storage.distributed import on_rank_zero
 from composer_kd.storage.fetch import is_remote
-from composer_kd.teachers.from_run import finished_weights
 
 __all__ = ['WarmStart']
 
@@ -159,7 +158,7 @@ class WarmStart(Described):
             is_file = not is_remote(str(source)) and not Path(source).is_dir()
             if is_file and (Path(source).is_file() or Path(source).suffix in _ENDINGS_OF_WEIGHTS):
                 return load_weights(source, self.trust_pickle)
-            return finished_weights(run_at(source))
+            return FinishedRun.open(source).weights()
         except UserError as error:
             raise UserError(f'WarmStart: from: {error}') from None
 

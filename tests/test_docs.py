@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import configparser
-import inspect
 import json
 import os
 import re
@@ -25,43 +24,19 @@ from pydantic import BaseModel
 from torch import nn
 
 from composer_kd import (
-    AdversarialRecycling,
-    BornAgain,
     Distillation,
-    LabelRefinery,
-    LossCurriculum,
-    OracleKD,
-    TeacherMixupKD,
-    WarmStart,
     cli,
 )
-from composer_kd.algorithms.adversarial_recycling import adversarial_recycling as adversarial_arguments
-from composer_kd.algorithms.loss_curriculum.loss_curriculum import OF_MODE
 from composer_kd.commands import add_commands
+from composer_kd.core.options import instantiate
 from composer_kd.core.schedule import FORMS
 from composer_kd.data.drift import DRIFTS
-from composer_kd.data.drift.scenarios import CorruptionGrid
-from composer_kd.data.section import (
-    AugmentSection,
-    ColourJitterSection,
-    DataSection,
-    RandAugmentSection,
-    SyntheticSection,
-)
 from composer_kd.functional import LOSSES
-from composer_kd.models.registry import ModelSection
 from composer_kd.run import main as run_main
 from composer_kd.runs.config import (
-    ArchiveSection,
-    AttackSection,
-    AttacksSection,
-    CompileSection,
-    EvaluateSection,
-    LogitsSection,
     RunConfig,
 )
-from composer_kd.runs.construct import construct
-from composer_kd.runs.plan import _File, make_plan
+from composer_kd.runs.plan import make_plan
 from composer_kd.runs.registries import ALGORITHMS
 from composer_kd.runs.yaml_file import apply_overrides, find_yaml, read_yaml, shipped_yamls
 from composer_kd.teachers import MIXES
@@ -266,9 +241,9 @@ def check_algorithms(config: RunConfig) -> None:
         factory = ALGORITHMS.get(name)
         if issubclass(factory, Distillation):
             own = {key: value for key, value in options.items() if key != 'teachers'}
-            construct(factory, own, name, teachers=[nn.Identity() for _ in options['teachers']])
+            instantiate(factory, own, name, teachers=[nn.Identity() for _ in options['teachers']])
         else:
-            construct(factory, options, name)
+            instantiate(factory, options, name)
 
 
 # -- commands -------------------------------------------------------------------------------------------------------
@@ -391,39 +366,6 @@ def section_defaults(section: type[BaseModel]) -> dict[str, Any]:
     return defaults
 
 
-@pytest.mark.parametrize(
-    ('heading', 'section'),
-    [
-        ('The file', _File),
-        ('The run', RunConfig),
-        ('data', DataSection),
-        ('data.augment', AugmentSection),
-        ('data.augment.colour_jitter', ColourJitterSection),
-        ('data.augment.rand_augment', RandAugmentSection),
-        ('data.synthetic', SyntheticSection),
-        ('compile', CompileSection),
-        ('evaluate', EvaluateSection),
-        ('evaluate.drifts', CorruptionGrid),
-        ('archive', ArchiveSection),
-        ('archive.logits', LogitsSection),
-        ('evaluate.attacks', AttacksSection),
-        ('evaluate.attacks.pgd', AttackSection),
-        ('model', ModelSection),
-    ],
-)
-def test_every_key_stands_in_the_design_page_with_its_default(heading: str, section: type[BaseModel]) -> None:
-    cells = {key: default_as_stated(cell) for key, cell in stated(heading).items()}
-    real = section_defaults(section)
-    assert list(cells) == list(real)
-    for key, value in real.items():
-        sections = isinstance(value, list) and isinstance(value[0], BaseModel)
-        if isinstance(value, BaseModel) or sections or cells[key] == '[below](#model)':
-            assert str(cells[key]).startswith('[below]')
-        else:
-            assert cells[key] == value, key
-            assert type(cells[key]) is type(value), key
-
-
 @pytest.mark.parametrize('name', DRIFTS.names())
 def test_every_key_of_a_drift_stands_on_its_page_with_its_default(name: str) -> None:
     rows = tables(DRIFT)[name][0][1:]
@@ -439,22 +381,6 @@ def test_the_corruptions_of_the_drift_page_are_all() -> None:
     assert re.findall(r'`(\w+)`', row[2]) == list(CORRUPTIONS)
     listed = [row[0].strip('`') for row in tables(DRIFT)['Corruptions and the published ones'][0][1:]]
     assert listed == list(CORRUPTIONS)
-
-
-PRESETS = (Distillation, TeacherMixupKD, OracleKD, BornAgain, LabelRefinery)
-
-
-@pytest.mark.parametrize(('column', 'algorithm'), enumerate(PRESETS, 1))
-def test_the_algorithms_arguments_stand_in_the_design_page(algorithm: type, column: int) -> None:
-    rows = stated('Algorithms of this package', column)
-    cells = {key: default_as_stated(cell) for key, cell in rows.items() if cell.strip()}
-    parameters = dict(inspect.signature(algorithm.__init__).parameters)
-    del parameters['self']
-    real = {
-        name: 'required' if parameter.default is parameter.empty else parameter.default
-        for name, parameter in parameters.items()
-    }
-    assert cells == real
 
 
 def test_the_page_on_choosing_names_every_loss_mix_and_schedule() -> None:
@@ -604,33 +530,6 @@ def test_what_attacks_left_is_quoted_from_the_results() -> None:
     page = ROOT / 'composer_kd' / 'algorithms' / 'adversarial_recycling' / 'README.md'
     for name, *cells in tables(page)['Measured'][0][1:]:
         assert cells == [rows[name.strip('`')][place] for place in (0, 1, 3)], name
-
-
-@pytest.mark.parametrize(
-    ('heading', 'algorithm', 'source', 'of_mode'),
-    [
-        ('algorithms.LossCurriculum', LossCurriculum, 'from_', OF_MODE),
-        ('algorithms.AdversarialRecycling', AdversarialRecycling, 'from_', adversarial_arguments.OF_MODE),
-    ],
-)
-def test_the_options_of_modes_stand_in_the_design_page(
-    heading: str, algorithm: type, source: str, of_mode: dict[str, set[str]]
-) -> None:
-    cells = {key: default_as_stated(cell) for key, cell in stated(heading).items()}
-    parameters = dict(inspect.signature(algorithm.__init__).parameters)
-    del parameters['self']
-    real = {'from' if name == source else name: parameter.default for name, parameter in parameters.items()}
-    assert cells == real
-    for name, owners in stated(heading, 2).items():
-        of_modes = {mode for mode, names in of_mode.items() if {'from': source}.get(name, name) in names}
-        assert set(re.findall(r'`(\w+)`', owners)) == of_modes
-
-
-def test_the_options_of_a_start_stand_in_the_design_page() -> None:
-    cells = {key: default_as_stated(cell) for key, cell in stated('algorithms.WarmStart').items()}
-    parameters = dict(inspect.signature(WarmStart.__init__).parameters)
-    del parameters['self'], parameters['from_']
-    assert cells == {'from': 'required', **{name: parameter.default for name, parameter in parameters.items()}}
 
 
 def test_lines_and_files_of_a_run_are_those_of_the_design_page(trained: Path) -> None:

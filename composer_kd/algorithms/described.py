@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Set
 from typing import Any
 
 from composer.core import Algorithm
 from torch import nn
 
-__all__ = ['Described']
+from composer_kd.core.errors import UserError
+from composer_kd.core.options import one_of
+
+__all__ = ['Described', 'check_mode']
+
+
+def check_mode(mode: str, given: Mapping[str, Any], of_mode: Mapping[str, Set[str]]) -> None:
+    """Refuse a mode that is none, and arguments of other modes, which would do nothing.
+
+    Args:
+        mode: The mode.
+        given: The arguments that were given, by name.
+        of_mode: The names of each mode's arguments.
+    """
+    one_of(mode, of_mode, 'mode')
+    for name, value in given.items():
+        if name != 'mode' and name not in of_mode[mode] and value is not None:
+            homes = ' and '.join(repr(other) for other, names in of_mode.items() if name in names)
+            raise UserError(f'{name.rstrip("_")}: mode {mode!r} does not use it ({homes} does); leave it out')
 
 
 class Described(Algorithm):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from composer_kd.algorithms.adversarial_recycling.attack import Attack, attackable
 from composer_kd.core.errors import UserError, nearest
+from composer_kd.core.options import check_keys, whole_number
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.functional.attacks import normalised
 from composer_kd.functional.counter import counter_hash
@@ -48,9 +49,7 @@ _DEFAULTS: dict[str, Any] = {'epsilon': None, 'steps': 20, 'step_size': None, 'n
 
 def make_attack(options: Mapping[str, Any]) -> Attack:
     """The attack of an evaluation: PGD-20 (in ``linf`` with an epsilon of 8 and steps of 2), but for the options."""
-    unknown = [name for name in options if name not in _DEFAULTS]
-    if unknown:
-        raise UserError(f'{unknown[0]}: unknown key; {nearest(unknown[0], _DEFAULTS)}')
+    check_keys(options, _DEFAULTS, '')
     return Attack.checked(**{**_DEFAULTS, **options})
 
 
@@ -109,8 +108,8 @@ class EvaluateAttacks(Callback):
             raise UserError(f"{type(self).__name__}: interval is in epochs, as '5ep'; got {interval!r}")
         on_the_way = {'interval_subset': interval_subset, 'interval_attacks': interval_attacks}
         for name, value in {**on_the_way, 'subset': subset, 'batch_size': batch_size}.items():
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise UserError(f'{type(self).__name__}: {name} is a whole number from 1 on, got {value!r}')
+            if value is not None:
+                whole_number(value, f'{type(self).__name__}: {name}')
             if value is not None and interval is None and name in on_the_way:
                 raise UserError(f'{type(self).__name__}: {name} is of what is measured on the way; give interval too')
         if attacks is not None and not attacks:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_serializer, model_validator
 
 from composer_kd.core.errors import UserError, nearest
-from composer_kd.core.options import BatchSize, Count, PathText, Section, Seed
+from composer_kd.core.options import MAY_CHANGE, BatchSize, Count, PathText, Section, Seed
 from composer_kd.data.drift.base import Drifts
 from composer_kd.storage.fetch import default_cache
 
@@ -41,35 +41,37 @@ class ColourJitterSection(Section):
     """How far factors may be from 1, and hues from their place."""
 
     brightness: Reach = 0.4
+    """How far the factor of all pixels may be from 1."""
     contrast: Reach = 0.4
+    """How far the factor of the distances from the mean grey may be from 1."""
     saturation: Reach = 0.4
+    """How far the factor of the distances from a pixel's own grey may be from 1; grey images have none."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """How far hues turn either way, as a part of the circle, up to 0.5."""
 
 
 class RandAugmentSection(Section):
     """How many operations each image goes through, and their magnitude."""
 
     operations: Annotated[int, Field(ge=1, le=14)] = 2
+    """How many of the fourteen operations an image goes through, drawn with replacement."""
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """The magnitude of all operations, from 0 to 30."""
 
 
 class AugmentSection(Section):
-    """A family of views. ``true`` is ``crop_flip``, ``false`` is ``none``, a name alone has its defaults.
-
-    Attributes:
-        name: ``'crop_flip'``, a crop out of a zero border; ``'resized_crop'``, a box of any size stretched to the
-            image's; ``'none'``, the image as it is stored. ``data.flip`` mirrors half of the views of the first two.
-        scale: Of ``resized_crop``: the smallest and the largest area of a box, as a part of the image's.
-        ratio: Of ``resized_crop``: the smallest and the largest width of a box, as a multiple of its height.
-        colour_jitter: After that, brightness, contrast, saturation and hue; ``true`` is all defaults.
-        rand_augment: At the end, some of fourteen operations; ``true`` is all defaults.
-    """
+    """A family of views. ``true`` is ``crop_flip``, ``false`` is ``none``, a name alone has its defaults."""
 
     name: Literal['none', 'crop_flip', 'resized_crop'] = 'crop_flip'
+    """`crop_flip`, `resized_crop` (a box of random size and shape, stretched to the image's size) or `none`."""
     scale: Shares = Field(default_factory=lambda: [0.08, 1.0])
+    """For `resized_crop`: the smallest and the largest area of a box, as a part of the image's."""
     ratio: Stretches = Field(default_factory=lambda: [3 / 4, 4 / 3])
+    """For `resized_crop`: the smallest and the largest width of a box, as a multiple of its height."""
     colour_jitter: ColourJitterSection | None = None
+    """Then [change colours](#dataaugmentcolour_jitter); `true` sets all defaults."""
     rand_augment: RandAugmentSection | None = None
+    """Last, apply [random operations](#dataaugmentrand_augment); `true` sets all defaults."""
 
     @model_validator(mode='before')
     @classmethod
@@ -143,65 +145,60 @@ class SyntheticSection(Section):
     """What is drawn when ``source`` is ``synthetic100``. The same values give the same images everywhere."""
 
     train_size: Annotated[int, Field(ge=100, le=10**7)] = 5000
+    """How many training images, validation included."""
     test_size: Annotated[int, Field(ge=100, le=10**7)] = 1000
+    """How many test images."""
     difficulty: Annotated[float, Field(ge=0, le=2)] = 1.0
+    """How much position, colours, clutter and noise vary, from 0 to 2."""
     seed: Seed = 0
+    """Another seed draws other images of the same kind."""
 
 
 class DataSection(Section):
-    """Where the images come from, how they are divided, and what happens to them on their way to the model.
-
-    Attributes:
-        source: ``'synthetic100'``, a folder of MDS shards (as ``composer-kd convert`` writes them, or one's own with
-            columns ``x``, ``y`` and perhaps ``i``), or a remote that Streaming knows (``s3://...``, ``file://...``).
-        synthetic: The parameters of ``synthetic100``; ignored for any other source.
-        val_fraction: The part of each class that is kept out of training, chosen by a hash of the content.
-        subset: Train on this many samples only, spread evenly over the classes; validation and test stay whole.
-        subset_seed: Which of the subsets of that size: another number, another choice.
-        mode: ``'cache'`` decodes everything once into a memory-mapped file; ``'device'`` copies that to the training
-            device, for a GPU that would wait for the host; ``'stream'`` decodes as it goes, for data too large for
-            either.
-        drift: How the data has moved: a scenario of :data:`~composer_kd.data.drift.DRIFTS`, or several, one after the
-            other. Validation is chosen, and mean and std are counted, before.
-        augment: What happens to the training images: random crop and flip, or a stronger family; without it every epoch
-            sees the same one view.
-        flip: Mirror half of the views.
-        padding: Width of the zero border that the crops of ``crop_flip`` are taken from.
-        views: How many augmentations of an image there are; epoch e uses view e modulo this. ``None``: a fresh one
-            every epoch.
-        augment_seed: Names the family of views. Teachers' recordings fit only the family that they were made with.
-        augment_on: ``'device'`` sends uint8 and augments after the move; ``'host'`` lets the loader do it, for Composer
-            algorithms that expect ordinary float images.
-        mean: Of each channel on the scale of 0 to 1, or ``'data'``: counted over the training part.
-        std: Likewise.
-        image_size: Resize every image to this square, so that images of mixed sizes make one batch.
-        clean_subset: How many training images the clean training accuracy is counted on; ``None`` for all.
-        eval_batch_size: Over all ranks, as the training batch size is.
-        workers: Loader processes a rank, for ``mode: stream`` and ``augment_on: host``; the cache needs none.
-        cache_dir: Where caches, downloads and drawn data live; else ``$COMPOSER_KD_CACHE``, else
-            ``~/.cache/composer_kd``.
-    """
+    """Where the images come from, how they are divided, and what happens to them on their way to the model."""
 
     source: PathText = 'synthetic100'
+    """`synthetic100`, a folder of MDS shards (`composer-kd convert` writes them), or a remote that Streaming knows."""
     synthetic: SyntheticSection = SyntheticSection()
+    """What is drawn when `source` is `synthetic100`: [`data.synthetic`](#datasynthetic)."""
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """The part of each class that validates instead of training, chosen by content."""
     subset: Count | None = None
+    """Train on this many samples only, spread evenly over the classes."""
     subset_seed: Seed = 0
-    mode: Literal['cache', 'device', 'stream'] = 'cache'
+    """Which subset of that size."""
+    mode: Annotated[Literal['cache', 'device', 'stream'], MAY_CHANGE] = 'cache'
+    """`cache`: decode once into a memory-mapped file. `device`: copy that to the GPU. `stream`: decode while training.
+    """
     drift: Drifts = None
+    """A [drift](drift.md) by name, or several, one after the other. They act after validation is chosen and `mean` and
+    `std` are counted."""
     augment: AugmentSection = AugmentSection()
+    """`true` (random crop and flip), `false`, or [another family](#dataaugment)."""
     flip: bool = True
+    """Mirror half of the views."""
     padding: Annotated[int, Field(ge=0, le=64)] = 4
+    """The width of the zero border that `crop_flip` crops from."""
     views: Count | None = None
+    """How many augmentations of each image; epoch e shows view e modulo this. `null`: a fresh one every epoch."""
     augment_seed: Seed = 0
+    """Names the family of views. Recorded logits fit only the family that they were recorded with."""
     augment_on: Literal['device', 'host'] = 'device'
+    """`device`: augment after the move, from uint8. `host`: in the loader, for algorithms that expect float images."""
     mean: Channels | Literal['data'] = 'data'
+    """A number for each channel on the scale of 0 to 1, or `data`: computed from the training part."""
     std: Channels | Literal['data'] = 'data'
+    """Likewise."""
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Resize every image to a square of this side."""
     clean_subset: Count | None = 2000
+    """How many training images the clean training accuracy is measured on; `null`: all."""
     eval_batch_size: BatchSize = 1000
-    workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    cache_dir: PathText | None = None
+    """Samples in a batch of an evaluation, over all ranks together."""
+    workers: Annotated[Annotated[int, Field(ge=0, le=1024)], MAY_CHANGE] = 0
+    """Loader processes of each rank, for `mode: stream` and `augment_on: host`; the cache needs none."""
+    cache_dir: Annotated[PathText | None, MAY_CHANGE] = None
+    """Where caches, downloads and drawn data live; `null`: `$COMPOSER_KD_CACHE`, else `~/.cache/composer_kd`."""
 
     @field_validator('std')
     @classmethod

@@ -11,14 +11,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import ConfigDict, ValidationError, create_model, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import ConfigDict, model_validator
 from torch import nn
 
 from composer_kd.core.errors import UserError, nearest
-from composer_kd.core.options import Section, parse_section
+from composer_kd.core.options import Section, option_error, parse_section, schema_of
 from composer_kd.core.registry import Registry
 
 __all__ = ['MODELS', 'ModelSection', 'build_model', 'refuse_smaller', 'same_model']
@@ -26,7 +25,7 @@ __all__ = ['MODELS', 'ModelSection', 'build_model', 'refuse_smaller', 'same_mode
 MODELS: Registry[Callable[..., nn.Module]] = Registry('models')
 
 
-_FROM_THE_DATA = ('num_classes', 'in_channels', 'in_features')
+_FROM_THE_DATA = {'num_classes', 'in_channels', 'in_features'}
 
 
 class ModelSection(Section):
@@ -48,11 +47,11 @@ class ModelSection(Section):
         try:
             factory = MODELS.get(self.name)
         except UserError as error:
-            raise _at('name', str(error), self.name) from None
-        schema = _options_schema(factory)
+            raise option_error('name', str(error), self.name) from None
+        schema = schema_of(factory, without=_FROM_THE_DATA)
         for key, value in self.options.items():
             if key not in schema.model_fields:
-                raise _at(key, f'unknown key; {nearest(key, schema.model_fields)}', value)
+                raise option_error(key, f'unknown key; {nearest(key, schema.model_fields)}', value)
         schema.model_validate(self.options)
         return self
 
@@ -83,24 +82,6 @@ def build_model(
 def same_model(one: ModelSection, other: ModelSection) -> bool:
     """Whether two sections describe the same model: one factory, however it is spelt, with equal options."""
     return MODELS.get(one.name) is MODELS.get(other.name) and one.options == other.options
-
-
-def _options_schema(factory: Callable[..., nn.Module]) -> type[Section]:
-    """A section whose keys are the factory's own parameters, without those that the data decides."""
-    hints = get_type_hints(factory, include_extras=True)
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(factory).parameters.items():
-        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if named and name not in _FROM_THE_DATA:
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[name] = (hints.get(name, Any), default)
-    return create_model('Options', __base__=Section, **fields)
-
-
-def _at(key: str, message: str, value: Any) -> ValidationError:
-    # A ValidationError keeps the key in its path when the section stands inside a larger one; a ValueError would not.
-    problem = PydanticCustomError('model_option', '{message}', {'message': message})
-    return ValidationError.from_exception_data('model', [InitErrorDetails(type=problem, loc=(key,), input=value)])
 
 
 def refuse_smaller(net: nn.Module, side: int, name: str) -> None:

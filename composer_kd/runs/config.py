@@ -17,18 +17,20 @@ from pydantic import (
 )
 
 from composer_kd.callbacks.evaluate_attacks import make_attack
-from composer_kd.core.options import BatchSize, Count, PathText, Section
+from composer_kd.core.options import MAY_CHANGE, BatchSize, Count, Name, PathText, Section
 from composer_kd.data.drift.scenarios import Scenarios
 from composer_kd.data.section import DataSection
 from composer_kd.models.registry import ModelSection
 
 __all__ = [
     'DEFAULT_VIEWS',
+    'MOST_SEEDS',
     'ArchiveSection',
     'AttackSection',
     'AttacksSection',
     'CompileSection',
     'EvaluateSection',
+    'FileConfig',
     'LogitsSection',
     'RunConfig',
     'compile_options',
@@ -79,26 +81,23 @@ NamedMapping = dict[str, dict[str, Any]]
 
 
 DEFAULT_VIEWS = 4
+MOST_SEEDS = 1000
 
 Views = Annotated[int, Field(ge=1, le=10**5)]
 
 
 class LogitsSection(Section):
-    """Logits of every training sample in views 0 to ``views - 1``.
-
-    Attributes:
-        views: How many augmentations of each image.
-        top_k: How many logits are kept beside one level for all others; null keeps all.
-        source: In the file ``from``. ``'model'``: forward passes of the trained model, after the training;
-            ``'training'``: what the model answers in its last ``views`` epochs, which costs nothing.
-    """
+    """Logits of every training sample in views 0 to ``views - 1``."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     views: Views = DEFAULT_VIEWS
+    """How many augmentations of each training image to record: 0 to `views - 1`."""
     top_k: Count | None = None
+    """Keep this many logits and one level for all others; `null`: all logits."""
     # `from` cannot be an attribute's name.
     source: Literal['model', 'training'] = Field(default='model', alias='from')
+    """`model`: run the trained model once more over all views. `training`: keep what it answers while it trains."""
 
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
@@ -106,17 +105,14 @@ class LogitsSection(Section):
 
 
 class ArchiveSection(Section):
-    """What a run leaves beside its weights.
-
-    Attributes:
-        losses: Whether the loss of every sample is recorded in every epoch.
-        adversarial: Whether the adversarial examples that it makes are recorded.
-        logits: What is recorded of its outputs; ``true`` is all defaults, null nothing.
-    """
+    """What a run leaves beside its weights."""
 
     losses: bool = False
+    """Record the loss of every sample in every epoch, from the training pass."""
     adversarial: bool = False
+    """Record the newest adversarial example of every sample."""
     logits: LogitsSection | None = None
+    """Record the model's logits: [`archive.logits`](#archivelogits). `true` sets all defaults."""
 
     @field_validator('logits', mode='before')
     @classmethod
@@ -125,21 +121,18 @@ class ArchiveSection(Section):
 
 
 class CompileSection(Section):
-    """Arguments of ``torch.compile``; what is null is its own choice.
-
-    Attributes:
-        mode: ``default``, ``reduce-overhead`` (CUDA graphs), ``max-autotune`` or ``max-autotune-no-cudagraphs``.
-        backend: What makes code of the graph.
-        fullgraph: Whether a graph that breaks is an error.
-        dynamic: Whether shapes may change without another compilation.
-        options: Inductor's own, instead of ``mode``.
-    """
+    """Arguments of ``torch.compile``; what is null is its own choice."""
 
     mode: Literal['default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs'] | None = None
+    """`default`, `reduce-overhead` (CUDA graphs), `max-autotune` or `max-autotune-no-cudagraphs`."""
     backend: str | None = None
+    """What generates code from the graph; `null`: Inductor."""
     fullgraph: bool | None = None
+    """Refuse a model whose graph breaks."""
     dynamic: bool | None = None
+    """Compile once for all shapes."""
     options: dict[str, Any] | None = None
+    """Inductor's own options, instead of `mode`."""
 
     @field_validator('options')
     @classmethod
@@ -161,21 +154,18 @@ def compile_options(section: CompileSection | None, on_gpu: bool, say: Callable[
 
 
 class AttackSection(Section):
-    """Projected gradient descent from a random start.
-
-    Attributes:
-        epsilon: The radius of the ball, in pixels from 0 to 255; null is 8 for ``linf`` and 128 for ``l2``.
-        steps: How many.
-        step_size: In pixels; null is a quarter of epsilon, 1.25 times epsilon for a single step.
-        norm: ``linf`` or ``l2``.
-        targeted: Towards another class instead of away from the label.
-    """
+    """Projected gradient descent from a random start."""
 
     epsilon: float | None = None
+    """The radius, in pixels from 0 to 255; `null`: 8 for `linf`, 128 for `l2`."""
     steps: int = 20
+    """How many gradient steps, from a random start that is always the same."""
     step_size: float | None = None
+    """In pixels; `null`: a quarter of epsilon, 1.25 times epsilon for a single step."""
     norm: Literal['linf', 'l2'] = 'linf'
+    """`linf` or `l2`."""
     targeted: bool = False
+    """Attack towards another class instead of away from the label."""
 
     @model_validator(mode='after')
     def _possible(self) -> AttackSection:
@@ -184,25 +174,22 @@ class AttackSection(Section):
 
 
 class AttacksSection(Section):
-    """When a run is attacked, with what, and on how many samples.
-
-    Attributes:
-        pgd: Attacks by projected gradient descent, one after the other; a list alone is a section of these.
-        splits: Of which data; null: of validation, where there is such a part, and test.
-        interval: Also at the end of every so many epochs; null: at the end of the training alone.
-        interval_subset: Of each split then; null: as many as at the end.
-        interval_attacks: How many of the attacks then, the first ones; null: all.
-        subset: Of each split; null takes all.
-        batch_size: Images that a rank attacks at a time.
-    """
+    """When a run is attacked, with what, and on how many samples."""
 
     pgd: Annotated[list[AttackSection], Field(min_length=1)] = Field(default_factory=lambda: [AttackSection()])
+    """Attacks by projected gradient descent, each with [its options](#evaluateattackspgd); by default PGD-20."""
     splits: Annotated[list[Literal['val', 'test']], Field(min_length=1)] | None = None
+    """Which splits to attack, as `[test]`; `null`: validation, where there is such a part, and test."""
     interval: Annotated[str, Field(pattern=r'^[1-9][0-9]{0,8}ep$')] | None = None
+    """Also attack at the end of every so many epochs, as `5ep`; `null`: only when the training ends."""
     interval_subset: Count | None = None
+    """How many samples of each split then, also measured at the end; `null`: as many as at the end."""
     interval_attacks: Count | None = None
+    """How many of the attacks then, the first ones; `null`: all."""
     subset: Count | None = 1000
+    """How many samples of each split, always the same ones; `null`: all."""
     batch_size: BatchSize = 250
+    """Images that a rank attacks at a time."""
 
     @model_validator(mode='after')
     def _of_an_interval(self) -> AttacksSection:
@@ -217,15 +204,12 @@ class AttacksSection(Section):
 
 
 class EvaluateSection(Section):
-    """What a run's model is measured under, beside its own test data.
-
-    Attributes:
-        drifts: Named test-set shifts, evaluated after training: drifts, lists of them, or grids of corruptions.
-        attacks: Adversarial attacks; ``true`` is all defaults, null none.
-    """
+    """What a run's model is measured under, beside its own test data."""
 
     drifts: Scenarios = None
+    """Named shifts of the test set: [`evaluate.drifts`](#evaluatedrifts)."""
     attacks: AttacksSection | None = None
+    """Adversarial attacks: [`evaluate.attacks`](#evaluateattacks). `true` sets all defaults; a list is its `pgd`."""
 
     @field_validator('attacks', mode='before')
     @classmethod
@@ -236,59 +220,57 @@ class EvaluateSection(Section):
 
 
 class RunConfig(Section):
-    """One training. Every key has a default but those that make no sense without a decision.
-
-    Attributes:
-        seed: Of everything that is drawn at random: initial weights, order, augmentation, mixes.
-        data: Where the data comes from and how it is fed.
-        model: The student.
-        optimizer: A name with options: any of torch.optim's or composer.optim's.
-        scheduler: A name with options (``exponential``, ``cosine``, ``multi_step``, ``one_cycle``, ...) or null.
-        batch_size: Samples in a step, over all ranks together.
-        microbatch_size: Samples that a rank computes at once; null takes its whole part of the batch.
-        max_duration: ``12ep`` or ``500ba``.
-        precision: ``fp32``, ``bf16`` or ``fp16`` (the last on a GPU only).
-        channels_last: Keep images and convolutions in the layout that runs faster.
-        device: ``auto``, ``cpu`` or ``gpu``.
-        compile: What torch.compile does to the student and its live teachers, on a GPU; ``true`` is all defaults.
-        algorithms: Names to options: ours and all of Composer's.
-        callbacks: Names to options, Composer's.
-        loggers: Names to options, Composer's.
-        archive: What is recorded for later runs: losses of samples, adversarial examples, logits; null records nothing.
-        predictions: Keep the logits of the last evaluation, of validation and test data.
-        evaluate: Named shifts of the test set, and attacks, that its model is measured under.
-        replaces: The run whose model this one takes the place of, for the report alone: recovery, forgetting.
-        trust_pickle: Open a file of weights that it starts from where that is a pickle; another process reads it.
-        eval_interval: How often the evaluators run.
-        save_interval: How often a checkpoint is written.
-        keep_checkpoints: How many of the last checkpoints stay; -1 keeps all.
-        threads: CPU threads for torch; null leaves its own choice.
-    """
+    """One training. Every key has a default but those that make no sense without a decision."""
 
     seed: int = Field(default=17, ge=0, lt=2**31)
+    """Decides everything that is drawn at random: initial weights, order, augmentation, mixes."""
     data: DataSection = Field(default_factory=DataSection)
+    """Where the data comes from and how it is fed: [`data`](#data)."""
     model: ModelSection
+    """The net that is trained: [`model`](#model)."""
     optimizer: Named = Field(default_factory=lambda: {'name': 'SGD', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 5e-4})
+    """A name with options: any of torch.optim's or composer.optim's."""
     scheduler: Named | None = None
+    """A name with options (`exponential`, `cosine`, `multi_step`, `one_cycle`, ...); `null` keeps the rate."""
     batch_size: BatchSize = 128
+    """Samples in a step, over all ranks together."""
     microbatch_size: BatchSize | None = None
+    """Samples that a rank computes at once; `null`: its whole part of the batch."""
     max_duration: Duration
+    """How long to train, in epochs (`12ep`) or batches (`500ba`)."""
     precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'
+    """`fp32`, `bf16`, or `fp16` (on a GPU only)."""
     channels_last: bool = True
-    device: Literal['auto', 'cpu', 'gpu'] = 'auto'
+    """Use the memory layout in which convolutions run faster."""
+    device: Annotated[Literal['auto', 'cpu', 'gpu'], MAY_CHANGE] = 'auto'
+    """`auto`, `cpu` or `gpu`; `auto` takes a GPU where there is one."""
     compile: CompileSection | None = None
+    """Compile the student and its live teachers, on a GPU: [`compile`](#compile). `true` sets all defaults."""
     algorithms: NamedMapping = Field(default_factory=dict)
-    callbacks: NamedMapping = Field(default_factory=dict)
-    loggers: NamedMapping = Field(default_factory=dict)
-    archive: ArchiveSection | None = None
-    predictions: bool = True
-    evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
-    replaces: PathText | None = None
-    trust_pickle: bool = False
+    """Names with options: [this package's](#algorithms-of-this-package) and all of Composer's."""
+    callbacks: Annotated[NamedMapping, MAY_CHANGE] = Field(default_factory=dict)
+    """Composer's callbacks by name, with options."""
+    loggers: Annotated[NamedMapping, MAY_CHANGE] = Field(default_factory=dict)
+    """Composer's loggers by name, with options."""
+    archive: Annotated[ArchiveSection | None, MAY_CHANGE] = None
+    """What to record for later runs: [`archive`](#archive). What a later run of the file needs is recorded without
+    being asked for."""
+    predictions: Annotated[bool, MAY_CHANGE] = True
+    """Keep the logits of the last evaluation, of validation and test data."""
+    evaluate: Annotated[EvaluateSection, MAY_CHANGE] = Field(default_factory=EvaluateSection)
+    """Measure the model under [drifts](#evaluatedrifts) and [attacks](#evaluateattacks) when it is trained."""
+    replaces: Annotated[PathText | None, MAY_CHANGE] = None
+    """The run whose model this one [replaces](drift.md#taking-over); only the report reads it."""
+    trust_pickle: Annotated[bool, MAY_CHANGE] = False
+    """Open a file of weights that is a pickle (`.pt`); another process reads it."""
     eval_interval: Duration = '1ep'
-    save_interval: Duration = '1ep'
-    keep_checkpoints: int = Field(default=1, ge=-1, le=10**6)
-    threads: int | None = Field(default=None, ge=1, le=1024)
+    """How often validation and test data are evaluated."""
+    save_interval: Annotated[Duration, MAY_CHANGE] = '1ep'
+    """How often a checkpoint is written."""
+    keep_checkpoints: Annotated[int, MAY_CHANGE] = Field(default=1, ge=-1, le=10**6)
+    """How many of the newest checkpoints stay; `-1`: all."""
+    threads: Annotated[int | None, MAY_CHANGE] = Field(default=None, ge=1, le=1024)
+    """CPU threads of torch; `null`: torch's own choice."""
 
     @field_validator('algorithms', 'callbacks', 'loggers', mode='before')
     @classmethod
@@ -322,3 +304,21 @@ class RunConfig(Section):
     def epochs(self) -> float | None:
         """The length in epochs, where it is given so."""
         return float(self.max_duration.removesuffix('ep')) if self.max_duration.endswith('ep') else None
+
+
+class FileConfig(Section):
+    """The keys of a file that are not those of a run."""
+
+    name: Name = 'run'
+    """The name of the lineage, or of the only run."""
+    save_folder: PathText = 'runs'
+    """The folder that holds the run directories."""
+    repeat: int = Field(default=1, ge=1, le=MOST_SEEDS)
+    """How many seeds to train: `seed`, `seed + 1`, ... in runs called `NAME-s0`, `NAME-s1`, ...; an entry of the
+    lineage may say it too."""
+    side_by_side: int | None = Field(default=None, ge=1, le=1024)
+    """How many independent runs train at a time; `null`: one on each GPU, else one after the other."""
+    lineage: dict[str, Any] | None = None
+    """Runs by name, each with what it [changes](#an-entry-of-lineage)."""
+    ensembles: dict[Name, list[str]] = Field(default_factory=dict)
+    """Runs of the file that are [evaluated as one](#ensembles), by name."""

@@ -13,12 +13,12 @@ from composer.optim import ComposerScheduler
 
 from composer_kd.algorithms.roles import ChecksTraining, MakesExamples, Training, needs_of
 from composer_kd.core.errors import UserError
+from composer_kd.core.options import check_options, instantiate, split_name
 from composer_kd.core.registry import Registry
 from composer_kd.core.schedule import Progress
 from composer_kd.data.transform import Augmentation
 from composer_kd.models import build_model
 from composer_kd.runs.config import RunConfig
-from composer_kd.runs.construct import check_options, construct, split_name
 from composer_kd.runs.recorders import check_recording
 from composer_kd.runs.registries import ALGORITHMS, CALLBACKS, LOGGERS, OPTIMIZERS, SCHEDULERS
 from composer_kd.teachers.base import BaseTeacher
@@ -55,7 +55,7 @@ def make_optimizer(
         value = options.get(key, 0.0)
         if isinstance(value, int | float) and not value < bound:
             raise UserError(f'{where}.{key}: expected a number below {bound:g}, got {value!r}')
-    return construct(OPTIMIZERS.get(name, where), options, where, params=parameters)
+    return instantiate(OPTIMIZERS.get(name, where), options, where, params=parameters)
 
 
 def make_scheduler(config: RunConfig, place: str = '') -> ComposerScheduler | None:
@@ -63,7 +63,7 @@ def make_scheduler(config: RunConfig, place: str = '') -> ComposerScheduler | No
         return None
     where = _join(place, 'scheduler')
     name, options = split_name(config.scheduler, where)
-    return construct(SCHEDULERS.get(name, where), options, where)
+    return instantiate(SCHEDULERS.get(name, where), options, where)
 
 
 def algorithm_class(name: str, place: str = '') -> type[Algorithm]:
@@ -76,7 +76,7 @@ def algorithm_class(name: str, place: str = '') -> type[Algorithm]:
 
 
 def make_algorithms(config: RunConfig, place: str = '') -> list[Algorithm]:
-    return [construct(*entry) for entry in _algorithms(config, place)]
+    return [instantiate(*entry) for entry in _algorithms(config, place)]
 
 
 def _algorithms(config: RunConfig, place: str) -> Iterator[tuple[type[Algorithm], dict[str, Any], str]]:
@@ -114,7 +114,7 @@ def check_objects(config: RunConfig, place: str) -> list[Algorithm]:
     make_scheduler(config, place)
     tried: dict[str, Algorithm] = {}
     for found, options, where in _algorithms(config, place):
-        tried[where] = construct(found, {**options, **_teacher_names(found, options)}, where)
+        tried[where] = instantiate(found, {**options, **_teacher_names(found, options)}, where)
     algorithms = list(tried.values())
     makes_examples = any(isinstance(one, MakesExamples) and one.makes_examples for one in algorithms)
     check_recording(config, place, [type(one).__name__ for one in algorithms], makes_examples)
@@ -159,7 +159,7 @@ class _NamedTeacher(BaseTeacher):
 
 
 def _make(registry: Registry[Any], kind: str, name: str, options: dict[str, Any]) -> Any:
-    return construct(registry.get(name, f'{kind}.{name}'), options, f'{kind}.{name}')
+    return instantiate(registry.get(name, f'{kind}.{name}'), options, f'{kind}.{name}')
 
 
 def _join(place: str, key: str) -> str:

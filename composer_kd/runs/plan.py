@@ -10,12 +10,10 @@ from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from composer_kd.algorithms.roles import MakesExamples
 from composer_kd.core.errors import UserError, name_fault, nearest
-from composer_kd.core.options import Name, PathText, Section, parse_section
-from composer_kd.runs.config import RunConfig, named_mapping
+from composer_kd.core.options import check_keys, parse_section
+from composer_kd.runs.config import MOST_SEEDS, FileConfig, RunConfig, named_mapping
 from composer_kd.runs.ensembles_section import PlannedEnsemble, plan_ensembles
 from composer_kd.runs.objects import check_objects
 from composer_kd.runs.planned_run import PlannedRun
@@ -23,19 +21,7 @@ from composer_kd.runs.references import Names, check_sources, nth, record_for_la
 
 __all__ = ['Plan', 'make_plan']
 
-_MOST_SEEDS = 1000
 _MOST_RUNS = 10_000
-
-
-class _File(Section):
-    """The keys of a file that are not those of a run."""
-
-    name: Name = 'run'
-    save_folder: PathText = 'runs'
-    repeat: int = Field(default=1, ge=1, le=_MOST_SEEDS)
-    side_by_side: int | None = Field(default=None, ge=1, le=1024)
-    lineage: dict[str, Any] | None = None
-    ensembles: dict[Name, list[str]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,11 +63,9 @@ def make_plan(values: dict[str, Any], where: str = '') -> Plan:
 def _make_plan(values: dict[str, Any]) -> Plan:
     if 'search' in values:
         raise UserError('search: searches are not there yet; write the runs out under lineage')
-    file_keys = set(_File.model_fields)
-    unknown = [key for key in values if key not in file_keys and key not in RunConfig.model_fields]
-    if unknown:
-        raise UserError(f'{unknown[0]}: unknown key; {nearest(unknown[0], {*file_keys, *RunConfig.model_fields})}')
-    file = parse_section(_File, {key: value for key, value in values.items() if key in file_keys}, '')
+    file_keys = set(FileConfig.model_fields)
+    check_keys(values, {*file_keys, *RunConfig.model_fields}, '')
+    file = parse_section(FileConfig, {key: value for key, value in values.items() if key in file_keys}, '')
     base = {key: value for key, value in values.items() if key not in file_keys}
     folder = Path(file.save_folder)
     if file.lineage is None:
@@ -98,8 +82,8 @@ def _make_plan(values: dict[str, Any]) -> Plan:
             if not isinstance(own, dict):
                 raise UserError(f'{place}: expected a mapping of what this run changes, got {own!r}')
             repeat = own.get('repeat', file.repeat)
-            if not isinstance(repeat, int) or isinstance(repeat, bool) or not 1 <= repeat <= _MOST_SEEDS:
-                raise UserError(f'{place}.repeat: expected a whole number from 1 to {_MOST_SEEDS}, got {repeat!r}')
+            if not isinstance(repeat, int) or isinstance(repeat, bool) or not 1 <= repeat <= MOST_SEEDS:
+                raise UserError(f'{place}.repeat: expected a whole number from 1 to {MOST_SEEDS}, got {repeat!r}')
             entries[name] = merge(base, {key: value for key, value in own.items() if key != 'repeat'}, place)
             repeats[name], places[name] = repeat, place
     if sum(repeats.values()) > _MOST_RUNS:

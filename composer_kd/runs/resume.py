@@ -12,19 +12,15 @@ from composer_kd.archive.manifest import Manifest, damage, read_manifest
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.archive.tables import is_table
 from composer_kd.core.errors import UserError
+from composer_kd.core.options import keys_that_may_change
 from composer_kd.data.loaders import open_source
 from composer_kd.data.section import DataSection
 from composer_kd.data.synthetic import SYNTHETIC
+from composer_kd.runs.config import RunConfig
 from composer_kd.runs.planned_run import PlannedRun
 
 __all__ = ['STORED', 'WayOn', 'stored_data', 'way_on']
 
-# What may differ between the YAML that began a run and the one that continues it: it does not change the result.
-_FREE = (
-    'archive', 'predictions', 'evaluate', 'replaces', 'callbacks', 'loggers', 'save_interval',
-    'keep_checkpoints', 'trust_pickle', 'device', 'threads', 'data.cache_dir',
-    'data.mode', 'data.workers',
-)  # fmt: skip
 # The key of run.yaml that names the data as they are stored; no key of a YAML.
 STORED = 'stored_data'
 
@@ -136,7 +132,7 @@ def _refuse_changes(run: RunDir, planned: PlannedRun, finished: bool) -> None:
 
 def _is_free(key: str) -> bool:
     of_algorithm = key.startswith('algorithms.') and key.endswith('.trust_pickle')
-    return of_algorithm or key in _FREE or key.partition('.')[0] in _FREE
+    return of_algorithm or any(f'{key}.'.startswith(f'{free}.') for free in keys_that_may_change(RunConfig))
 
 
 def _refuse_other_data(run: RunDir, planned: PlannedRun, manifest: Manifest | None) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from composer_kd.core.errors import UserError, name_fault, nearest
+from composer_kd.core.errors import UserError, name_fault
+from composer_kd.core.options import check_options, one_of
 from composer_kd.models.finished_run import FinishedRun
 from composer_kd.models.weights import load_into
 from composer_kd.teachers.base import BaseTeacher
@@ -148,18 +149,15 @@ def kind_of(options: Mapping[str, Any]) -> str:
     kind, run = kinds[0], options[kinds[0]]
     if not isinstance(run, str | Path):
         raise UserError(f'teachers: {kind}: expected a run directory, got {run!r}')
-    allowed = {'name': str, **({'fill': bool, 'unseen': str} if kind == 'recorded' else {})}
-    for key, value in options.items():
-        if key == kind:
-            continue
-        if key not in allowed:
-            raise UserError(f'teachers: {kind} {run!r} has no option {key!r}; {nearest(str(key), allowed)}')
-        if not isinstance(value, allowed[key]):
-            raise UserError(f'teachers: {kind} {run!r}: {key} is {value!r}; expected a {allowed[key].__name__}')
-    if fault := name_fault(options.get('name', '')):
-        raise UserError(f'teachers: {kind} {run!r}: name {fault}')
-    if options.get('unseen', 'live') not in UNSEEN:
-        raise UserError(f"teachers: recorded {run!r}: unseen is 'live' or 'label', got {options['unseen']!r}")
+    own = {key: value for key, value in options.items() if key != kind}
+    where = f'teachers.{kind}'
+    if kind == 'recorded':
+        check_options(Teacher.recorded, own, where, {'run', 'data_normalization'})
+        one_of(own.get('unseen', 'live'), UNSEEN, f'{where}.unseen')
+    else:
+        check_options(Teacher.from_run, own, where, {'path', 'data_normalization'})
+    if fault := name_fault(options.get('name') or ''):
+        raise UserError(f'{where}.name: {fault}')
     return kind
 
 

@@ -6,7 +6,6 @@ class here and a row in :data:`MIXES`.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from composer_kd.core.errors import UserError
+from composer_kd.core.options import instantiate, number, one_of
 from composer_kd.core.registry import Registry
 from composer_kd.functional.counter import counter_hash
 from composer_kd.functional.mixing import (
@@ -121,13 +121,7 @@ class Weights(Mix):
     def __post_init__(self) -> None:
         object.__setattr__(self, 'weights', tuple(self.weights))
         for weight in self.weights:
-            if (
-                not isinstance(weight, int | float)
-                or isinstance(weight, bool)
-                or not math.isfinite(weight)
-                or weight < 0
-            ):
-                raise UserError(f'mix: weights are finite numbers from 0 on, got {weight!r} in {list(self.weights)}')
+            number(weight, 'mix: weights', least=0)
         if not sum(self.weights) > 0:
             raise UserError(f'mix: at least one weight must be above 0, got {list(self.weights)}')
         if abs(sum(self.weights) - 1) > 1e-3:
@@ -169,11 +163,8 @@ class Dirichlet(Mix):
     per: str = 'batch'
 
     def __post_init__(self) -> None:
-        number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
-        if not number or not math.isfinite(self.alpha) or self.alpha <= 0:
-            raise UserError(f"mix: dirichlet's alpha is a finite number above 0, got {self.alpha!r}")
-        if self.per not in ('batch', 'sample'):
-            raise UserError(f"mix: dirichlet's per is 'batch' or 'sample', got {self.per!r}")
+        number(self.alpha, 'mix: dirichlet: alpha', above=0)
+        one_of(self.per, ('batch', 'sample'), 'mix: dirichlet: per')
 
     def __call__(self, outputs: Tensor, step: MixContext) -> Tensor:
         ids = step.ids if self.per == 'sample' else step.ids.new_zeros(1)
@@ -254,8 +245,4 @@ def make_mix(mix: Mix | str | Sequence[float] | dict[str, Any]) -> Mix:
     name = options.pop('name', None)
     if not isinstance(name, str):
         raise UserError(f"mix: {mix!r} is not a mix; write a name ('uniform'), a list of weights, or name and options")
-    factory = MIXES.get(name, 'mix')
-    try:
-        return factory(**options)
-    except TypeError as error:
-        raise UserError(f'mix: {name}: {str(error).partition("__init__() ")[2] or error}') from None
+    return instantiate(MIXES.get(name, 'mix'), options, 'mix')

@@ -184,25 +184,25 @@ def test_dist_leaves_a_single_taught_sample_to_its_label() -> None:
 @pytest.mark.parametrize(
     ('make', 'line'),
     [
-        (lambda: BornAgain([net(3)], method='bann'), "method 'bann' is not known; did you mean 'ban'"),
+        (lambda: BornAgain([net(3)], method='bann'), "method: 'bann' is not one of them; did you mean 'ban'"),
         (lambda: Distillation([net(3)], loss='dkdd'), "'dkdd' is not one of the losses; did you mean 'dkd'"),
         (
             lambda: Distillation([net(3)], loss={'name': 'dkd', 'beta': 'much'}),
             "dkd's beta is a finite .* 'much'",
         ),
         (lambda: Distillation([net(3)], loss={'name': 'dkd', 'beta': -5}), "dkd's beta is a finite number from 0 on"),
-        (lambda: Distillation([net(3)], loss={'name': 'dkd', 'labels': [1]}), "dkd has no option 'labels'"),
-        (lambda: Distillation([net(3)], loss={'name': 'dkd', 'gamma': 1}), "dkd has no option 'gamma'"),
+        (lambda: Distillation([net(3)], loss={'name': 'dkd', 'labels': [1]}), 'loss.dkd.labels: unknown key'),
+        (lambda: Distillation([net(3)], loss={'name': 'dkd', 'gamma': 1}), 'loss.dkd.gamma: unknown key'),
         (lambda: Distillation([net(3)], loss={'name': 'dist', 'beta': math.nan}), "dist's beta is .*, got nan"),
         (lambda: Distillation([net(3)], loss={'name': 'kl', 'average': 3}), "'samples' or 'elements', got 3"),
         (lambda: Distillation([net(3)], temperature='learnt'), "'learnt' is not a temperature; did you mean 'learned'"),
         (lambda: Distillation([net(3)], loss='dist', temperature='learned'), 'losses kl and dkd, not with dist'),
-        (lambda: Distillation([net(3)], standardize='no'), "standardize is true or false, got 'no'"),  # type: ignore
+        (lambda: Distillation([net(3)], standardize='no'), "standardize: expected true or false, got 'no'"),  # type: ignore
         (lambda: Distillation([net(3)], label_weight=0, kd_weight=0), 'are both 0: nothing would be learnt'),
         (lambda: Distillation([net(3)], loss={'name': 'kl', 'average': 'all'}), "'samples' or 'elements', got 'all'"),
         (lambda: Distillation([net(3)], temperature='8 to 0'), "temperature is a finite number above 0, got '8 to 0'"),
         (lambda: Distillation([net(3)], temperature={'learnt': {}}), 'is not a temperature; write {learned:'),
-        (lambda: Distillation([net(3)], temperature={'learned': {'begin': 2}}), "learned has no option 'begin'"),
+        (lambda: Distillation([net(3)], temperature={'learned': {'begin': 2}}), 'temperature.begin: unknown key'),
         (lambda: Distillation([net(3)], temperature={'learned': {'start': 30}}), 'start lies between low and high'),
         (lambda: Distillation([net(3)], kd_weight='1 to -1'), "kd_weight is a finite number from 0 on, got '1 to -1'"),
         (lambda: OracleKD([]), 'OracleKD: teachers is empty'),

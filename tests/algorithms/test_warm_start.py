@@ -341,7 +341,7 @@ def test_the_student_itself_is_no_source() -> None:
         ({'shrink': -0.1}, 'shrink: expected a number from 0 to 1, got -0.1'),
         ({'shrink': float('nan')}, 'shrink: expected'),
         ({'shrink': True}, 'shrink: expected'),
-        ({'perturb': -0.1}, 'perturb: expected a number from 0 on, got -0.1'),
+        ({'perturb': -0.1}, 'perturb: expected a number from 0 to 1000, got -0.1'),
         ({'perturb': float('inf')}, 'perturb: expected'),
         ({'shrink': 0.0}, 'shrink and perturb are both 0'),
         ({'from_': None}, 'from: expected a run directory, a file of weights or a module, got None'),

@@ -172,8 +172,8 @@ def test_a_subset_is_the_same_whatever_the_order() -> None:
         ({'attacks': [{'eps': 8}]}, "eps: unknown key; did you mean 'steps'|eps: unknown key; did you mean 'epsilon'"),
         ({'interval': 5}, "interval is in epochs, as '5ep'; got 5"),
         ({'interval_subset': 50}, 'interval_subset is of what is measured on the way; give interval too'),
-        ({'interval': '1ep', 'interval_attacks': 0}, 'interval_attacks is a whole number from 1 on, got 0'),
-        ({'subset': 0}, 'subset is a whole number from 1 on, got 0'),
+        ({'interval': '1ep', 'interval_attacks': 0}, 'interval_attacks: expected a whole number from 1 on, got 0'),
+        ({'subset': 0}, 'subset: expected a whole number from 1 on, got 0'),
     ],
 )
 def test_wrong_arguments_are_one_line(options: dict, line: str, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     'an unknown method': (
         {'lineage': {'a': None, 'b': {'algorithms': {'BornAgain': {'teachers': ['a'], 'method': 'BANN'}}}}},
-        r"lineage\.b\.algorithms\.BornAgain: method 'BANN' is not known; did you mean 'ban'",
+        r"lineage\.b\.algorithms\.BornAgain: method: 'bann' is not one of them; did you mean 'ban'",
     ),
     'selective backprop': ({'algorithms': ['SelectiveBackprop']}, r'SelectiveBackprop: drops .* not their keys'),
     'unknown member': (

@@ -117,7 +117,7 @@ FOUND: dict[str, tuple[str, str]] = {
     'weight decay': ('optimizer: {name: SGD, weight_decay: 1e9}', r'optimizer\.weight_decay: .*got 1000000000\.0'),
     'temperature': (by_a('temperature: 2e9'), r'temperature is at most 1000, got 2000000000\.0'),
     'a temperature that changes': (by_a('temperature: 2000 to 1'), r"temperature is at most 1000, got '2000 to 1'"),
-    'a learned temperature': (by_a('temperature: {learned: {high: 1e9}}'), r'learned: high is at most 1000'),
+    'a learned temperature': (by_a('temperature: {learned: {high: 1e9}}'), r'learned: high: .* at most 1000, got'),
     'a weight': (by_a('kd_weight: 1e12'), r'kd_weight is at most 1e\+06'),
     'not a number': ('optimizer: {name: SGD, lr: .nan}', r'optimizer\.lr: expected a number below 10000, got nan'),
     'infinite': ('optimizer: {name: SGD, lr: 1e999}', r'optimizer\.lr: expected a number below 10000, got inf'),
@@ -125,8 +125,8 @@ FOUND: dict[str, tuple[str, str]] = {
     'a long training': (f'max_duration: {"9" * 30}ep', r'max_duration: is longer than any training'),
     'a large batch': ('batch_size: 4000000000', r'batch_size: .*1048576, got 4000000000'),
     'many workers': ('data: {workers: 100000}', r'data\.workers: .*1024, got 100000'),
-    'many steps': ('evaluate: {attacks: [{steps: 1000000000}]}', r'steps: 1000000000 would never end'),
-    'a large ball': ('evaluate: {attacks: [{norm: l2, epsilon: 1e9}]}', r'epsilon: 1000000000\.0 is more than'),
+    'many steps': ('evaluate: {attacks: [{steps: 1000000000}]}', r'steps: expected at most 100,000'),
+    'a large ball': ('evaluate: {attacks: [{norm: l2, epsilon: 1e9}]}', r'epsilon: .* at most 1e\+06, got'),
     'a large budget': (
         f'algorithms: {{AdversarialRecycling: {{budget: {"9" * 400}MB}}}}',
         r'budget: expected a number of samples',
@@ -142,7 +142,7 @@ FOUND: dict[str, tuple[str, str]] = {
     'an ensemble of two lines': (r'ensembles: {"a\tb": [run]}', r'has a character that no terminal shows'),
     'a teacher that is called in colours': (
         by_a(r'mix: uniform, teachers: [{live: a, name: "x\ty"}]').replace('teachers: [a], ', ''),
-        r'name has a character that no terminal shows',
+        r'live\.name: has a character that no terminal shows',
     ),
 }  # fmt: skip
 

@@ -245,7 +245,10 @@ BAD = {
     ),
     'no run': (lambda: Teacher.recorded('runs/nowhere'), 'runs/nowhere'),
     'two kinds': (lambda: Teacher.of({'recorded': 'a', 'live': 'b'}), "one of 'recorded' and 'live'"),
-    'option': (lambda: Teacher.of({'recorded': 'a', 'filled': True}), "no option 'filled'.*fill"),
+    'option': (
+        lambda: Teacher.of({'recorded': 'a', 'filled': True}),
+        "teachers.recorded.filled: unknown key; did you mean 'fill'",
+    ),
 }
 
 

@@ -18,18 +18,19 @@ from composer_kd.algorithms.adversarial_recycling.attack import Attack, Budget
 from composer_kd.algorithms.adversarial_recycling.examples import Examples, Views, check_same, read_examples
 from composer_kd.algorithms.adversarial_recycling.step import AdversarialBatch, AttackStep, AttackSums, StepPlan
 from composer_kd.algorithms.adversarial_recycling.table import DeltaTable
-from composer_kd.algorithms.described import Described
+from composer_kd.algorithms.described import Described, check_mode
 from composer_kd.algorithms.roles import Cost, Need, Training, refuse_second
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.samples import Samples
-from composer_kd.core.errors import UserError, nearest
+from composer_kd.core.errors import UserError
+from composer_kd.core.options import number, one_of, whole_number
 from composer_kd.models.batch import keys_of, labels_of, logits_of
 from composer_kd.models.classifier import refuse_strict_model
 from composer_kd.models.composer_compat import CHANGE_IMAGES, DROP_SAMPLES, first_of
 from composer_kd.models.weights import share_buffers
 from composer_kd.teachers.clock import Clock
 
-__all__ = ['OF_MODE', 'AdversarialRecycling', 'check_arguments', 'count_of', 'length_of', 'share_of']
+__all__ = ['OF_MODE', 'AdversarialRecycling', 'length_of']
 
 
 class AdversarialRecycling(Described):
@@ -115,9 +116,13 @@ class AdversarialRecycling(Described):
         teachers_see: Literal['shown', 'clean'] = 'shown',
         budget: int | str | None = None,
     ):
-        check_arguments(mode, self.arguments)
+        check_mode(mode, self.arguments, OF_MODE)
+        for name, value in (('start', start), ('keep', keep), ('teachers_see', teachers_see)):
+            one_of(value, _VALUES[name], name)
+        if mode == 'replay' and from_ is None:
+            raise UserError("from: mode 'replay' needs the run directory of an earlier run that recorded its examples")
         one_step = 0.5 if mode == 'recycle' else 1.0 if start == 'image' else 1.25
-        self.mode, self.share, self.every = mode, share_of(share), count_of(every, 'every')
+        self.mode, self.share, self.every = mode, number(share, 'share', above=0, most=1), whole_number(every, 'every')
         self.attack = Attack.checked(epsilon, steps, step_size, norm, targeted, keep == 'strongest', one_step)
         self.begin = start
         self.reset = None if reset is None else length_of(reset, 'reset')
@@ -377,39 +382,10 @@ OF_MODE = {
 }
 
 _VALUES = {
-    'mode': tuple(OF_MODE),
     'start': ('random', 'image'),
     'keep': ('newest', 'strongest'),
     'teachers_see': ('shown', 'clean'),
 }
-
-
-def check_arguments(mode: str, given: dict[str, Any]) -> None:
-    """Refuse words that are none, and arguments of other modes."""
-    for name, value in {'mode': mode, **given}.items():
-        if name in _VALUES and value not in _VALUES[name]:
-            raise UserError(f'{name}: {value!r} is not one of them; {nearest(value, _VALUES[name])}')
-    for name, value in given.items():
-        if name != 'mode' and name not in OF_MODE[mode] and value is not None:
-            homes = ' and '.join(repr(other) for other, names in OF_MODE.items() if name in names)
-            raise UserError(f'{name.rstrip("_")}: mode {mode!r} does not use it ({homes} does); leave it out')
-    if mode == 'replay' and given.get('from_') is None:
-        raise UserError("from: mode 'replay' needs the run directory of an earlier run that recorded its examples")
-
-
-def share_of(value: Any) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not 0 < value <= 1:
-        raise UserError(f'share: expected a share of the batch above 0 and up to 1, got {value!r}')
-    return float(value)
-
-
-def count_of(value: Any, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f'{name}: expected a whole number from 1 on, got {value!r}')
-    if value > 10**9:
-        raise UserError(f'{name}: expected at most 1e9, got {value!r}')
-    return value
 
 
 def length_of(value: Any, name: str) -> tuple[int, str]:

@@ -16,7 +16,8 @@ from composer.core import State, get_precision_context
 from numpy.typing import NDArray
 from torch import Tensor
 
-from composer_kd.core.errors import UserError, nearest
+from composer_kd.core.errors import UserError
+from composer_kd.core.options import number, one_of, switch, whole_number
 from composer_kd.functional.attacks import (
     NORMS,
     Bound,
@@ -90,11 +91,9 @@ class Attack:
             strongest: See above.
             one_step: What one step is by default, in parts of epsilon.
         """
-        if norm not in NORMS:
-            raise UserError(f'norm: {norm!r} is not one of them; {nearest(norm, NORMS)}')
+        one_of(norm, NORMS, 'norm')
         epsilon = _EPSILON[norm] if epsilon is None else epsilon
-        if not _is_number(epsilon) or epsilon <= 0:
-            raise UserError(f'epsilon: expected a number of pixels above 0, as 8 for 8/255; got {epsilon!r}')
+        number(epsilon, 'epsilon', above=0)
         if epsilon < 1:
             raise UserError(
                 f'epsilon: pixels go from 0 to 255, so 8 stands for 8/255, and {epsilon!r} would change none; multiply '
@@ -104,20 +103,12 @@ class Attack:
             raise UserError(
                 f'epsilon: {epsilon!r} is more than a delta can be, which is kept in 8 bits; give one up to {_LARGEST}'
             )
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-            raise UserError(f'steps: expected a whole number from 1 on, got {steps!r}: no step attacks nothing')
-        if steps > _MOST_STEPS:
-            raise UserError(f'steps: {steps} would never end; give at most {_MOST_STEPS}')
-        if epsilon > _LARGEST_BALL:
-            raise UserError(f'epsilon: {epsilon!r} is more than images differ by; give at most {_LARGEST_BALL}')
+        whole_number(steps, 'steps', most=_MOST_STEPS)
+        number(epsilon, 'epsilon', above=0, most=_LARGEST_BALL)
         if step_size is None:
             step_size = epsilon / 4 if steps > 1 else epsilon * one_step
-        if not isinstance(targeted, bool):
-            raise UserError(f'targeted: expected true or false, got {targeted!r}')
-        if not _is_number(step_size) or step_size <= 0:
-            raise UserError(f'step_size: expected a number of pixels above 0, got {step_size!r}')
-        if step_size > _LARGEST_BALL:
-            raise UserError(f'step_size: {step_size!r} is more than images differ by; give at most {_LARGEST_BALL}')
+        switch(targeted, 'targeted')
+        number(step_size, 'step_size', above=0, most=_LARGEST_BALL)
         return cls(float(epsilon), steps, float(step_size), norm, targeted, strongest)
 
     @property
@@ -183,10 +174,6 @@ class Attack:
             model, images, labels, ids, seed=0, classes=classes, start=self.start(images, ids, 0, 0),
             bounds=(0.0, 255.0), normalization=normalization,
         )  # fmt: skip
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _UNITS = {'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'KiB': 2**10, 'MiB': 2**20, 'GiB': 2**30}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from composer_kd.algorithms.distillation.distillation import Distillation, TeacherLike
-from composer_kd.core.errors import UserError, nearest
+from composer_kd.core.options import one_of
 from composer_kd.core.schedule import Schedule
 
 __all__ = ['BornAgain']
@@ -58,7 +58,5 @@ class BornAgain(Distillation):
         method: str = 'ban',
         schedule: str | Schedule = 'always',
     ):
-        parts = METHODS.get(str(method).lower())
-        if parts is None:
-            raise UserError(f'BornAgain: method {method!r} is not known; {nearest(method, METHODS)}')
+        parts = METHODS[one_of(str(method).lower(), METHODS, 'BornAgain: method')]
         super().__init__(teachers=teachers, schedule=schedule, **parts)

@@ -21,6 +21,7 @@ from composer_kd.algorithms.distillation.sums import StepSums
 from composer_kd.algorithms.distillation.target import DistillationTarget
 from composer_kd.algorithms.roles import Cost, Need, Training, refuse_second
 from composer_kd.core.errors import UserError
+from composer_kd.core.options import switch
 from composer_kd.core.ramp import Ramp
 from composer_kd.core.schedule import Progress, Schedule
 from composer_kd.models.batch import (
@@ -118,8 +119,7 @@ class Distillation(Described):
         self.mix.check(len(several))
         if not any((self.label_weight.first, self.label_weight.last, self.kd_weight.first, self.kd_weight.last)):
             raise UserError(f'{type(self).__name__}: label_weight and kd_weight are both 0: nothing would be learnt')
-        if not isinstance(standardize, bool):
-            raise UserError(f'{type(self).__name__}: standardize is true or false, got {standardize!r}')
+        switch(standardize, f'{type(self).__name__}: standardize')
         self.loss = make_loss(loss, temperature, standardize)
         self.pool = TeacherPool([Teacher.of(teacher) for teacher in several], type(self).__name__)
         self.arguments['teachers'] = self.teachers

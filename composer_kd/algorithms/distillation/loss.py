@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composer_kd.core.errors import UserError, nearest
+from composer_kd.core.errors import UserError
+from composer_kd.core.options import check_keys, instantiate, number
 from composer_kd.core.ramp import Ramp
 from composer_kd.core.schedule import Progress
 from composer_kd.functional.losses import LEAST_SAMPLES, LOSSES, dkd, kl, mse, standardize
@@ -112,9 +113,7 @@ def make_loss(loss: str | dict[str, Any] | Callable[..., Tensor], temperature: A
         options['temperature'] = temperature
     known = dict(inspect.signature(function).parameters)
     wants_labels = known.pop('labels', None) is not None
-    for option in options:
-        if option not in known or option in list(known)[:2]:
-            raise UserError(f'loss: {label} has no option {option!r}; {nearest(option, list(known)[2:])}')
+    check_keys(options, list(known)[2:], f'loss.{label}')
     numbers: dict[str, Temperature] = {}
     if 'temperature' in options:
         numbers['temperature'] = _temperature(options.pop('temperature'), function, label)
@@ -177,10 +176,7 @@ class LearnedTemperature:
         strength: float | str = '0 to 1 until 0.05dur, cosine',
     ):
         for name, value in (('start', start), ('low', low), ('high', high), ('rate', rate)):
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise UserError(f'temperature: learned: {name} is a finite number above 0, got {value!r}')
-            if value > _HIGHEST:
-                raise UserError(f'temperature: learned: {name} is at most {_HIGHEST:g}, got {value!r}')
+            number(value, f'temperature: learned: {name}', above=0, most=_HIGHEST)
         if not low < start < high:
             raise UserError(f'temperature: learned: start lies between low and high, got {low} < {start} < {high}')
         self.start, self.low, self.high, self.rate = start, low, high, rate
@@ -227,11 +223,7 @@ def make_temperature(written: Any) -> Temperature:
         options = written.get('learned') if len(written) == 1 else None
         if not isinstance(options, Mapping):
             raise UserError(f'temperature: {written!r} is not a temperature; write {{learned: {{start: 4.0}}}}')
-        known = ('start', 'low', 'high', 'rate', 'strength')
-        for name in options:
-            if name not in known:
-                raise UserError(f'temperature: learned has no option {name!r}; {nearest(str(name), known)}')
-        return LearnedTemperature(**options)
+        return instantiate(LearnedTemperature, options, 'temperature')
     if isinstance(written, str) and get_close_matches(written, ['learned']):
         raise UserError(f"temperature: {written!r} is not a temperature; did you mean 'learned'?")
     return Ramp(written, 'temperature', open=True, most=_HIGHEST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +13,7 @@ from composer.core import Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from composer_kd.algorithms.described import Described
+from composer_kd.algorithms.described import Described, check_mode
 from composer_kd.algorithms.distillation.distillation import Distillation
 from composer_kd.algorithms.loss_curriculum.current_losses import CurrentLosses, SampleWeights, with_nan, without_nan
 from composer_kd.algorithms.loss_curriculum.rules import (
@@ -32,14 +31,15 @@ from composer_kd.algorithms.loss_curriculum.rules import (
 from composer_kd.algorithms.roles import Need, Training, refuse_second
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.samples import Samples
-from composer_kd.core.errors import UserError, nearest
+from composer_kd.core.errors import UserError
+from composer_kd.core.options import number, one_of
 from composer_kd.core.schedule import Progress
 from composer_kd.functional.curriculum import PACINGS
 from composer_kd.models.classifier import refuse_strict_model
 from composer_kd.models.sample_losses import SampleLosses
 from composer_kd.storage.distributed import on_rank_zero
 
-__all__ = ['OF_MODE', 'LossCurriculum', 'one_of', 'refuse_arguments_of_other_modes', 'share_of']
+__all__ = ['OF_MODE', 'LossCurriculum']
 
 # Algorithms of Composer's that leave no batch in which each sample has its own loss.
 _MIXED = 'the loss of a mixed image is that of no sample'
@@ -124,21 +124,20 @@ class LossCurriculum(Described):
         full_from: str = '0.875dur',
         keep: float = 0.5,
     ):
-        one_of(mode, 'mode', OF_MODE)
-        refuse_arguments_of_other_modes(mode, self.arguments)
+        check_mode(mode, self.arguments, OF_MODE)
         self.mode, self.statistic, self.unseen = mode, statistic, unseen
         if mode == 'curriculum':
-            one_of(order, 'order', ('easy_first', 'hard_first'))
-            one_of(pacing, 'pacing', PACINGS)
-            one_of(use, 'use', ('selection', 'weights'))
-            one_of(unseen, 'unseen', ('include', 'easy', 'hard', 'exclude'))
-            share = share_of(start, 'start', one=True)
+            one_of(order, ('easy_first', 'hard_first'), 'order')
+            one_of(pacing, PACINGS, 'pacing')
+            one_of(use, ('selection', 'weights'), 'use')
+            one_of(unseen, ('include', 'easy', 'hard', 'exclude'), 'unseen')
+            share = number(start, 'start', above=0, most=1)
             self.rule: Rule = Paced(order, pacing, share, ramp(until, 'until'), use, unseen, balanced)
         elif mode == 'infobatch':
-            self.rule = InfoBatch(share_of(prune, 'prune', one=False), ramp(full_from, 'full_from', decay=''))
+            self.rule = InfoBatch(number(prune, 'prune', above=0, below=1), ramp(full_from, 'full_from', decay=''))
         else:
-            one_of(unseen, 'unseen', ('include', 'exclude'))
-            self.rule = Rho(share_of(keep, 'keep', one=True), unseen)
+            one_of(unseen, ('include', 'exclude'), 'unseen')
+            self.rule = Rho(number(keep, 'keep', above=0, most=1), unseen)
         check_statistic(statistic)
         if mode == 'rho' and statistic == 'forgetting':
             raise UserError(
@@ -323,22 +322,3 @@ OF_MODE = {
     'infobatch': {'prune', 'full_from'},
     'rho': {'from_', 'statistic', 'unseen', 'keep'},
 }
-
-
-def refuse_arguments_of_other_modes(mode: str, given: dict[str, Any]) -> None:
-    for name, value in given.items():
-        if name != 'mode' and name not in OF_MODE[mode] and value is not None:
-            homes = ' and '.join(repr(other) for other, names in OF_MODE.items() if name in names)
-            raise UserError(f'{name.rstrip("_")}: mode {mode!r} does not use it ({homes} does); leave it out')
-
-
-def one_of(value: Any, name: str, known: Any) -> None:
-    if value not in known:
-        raise UserError(f'{name}: {value!r} is not one of them; {nearest(value, known)}')
-
-
-def share_of(value: float, name: str, one: bool) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not 0 < value <= 1 or (value == 1 and not one):
-        raise UserError(f'{name}: expected a share above 0 and {"up to" if one else "below"} 1, got {value!r}')
-    return float(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from composer_kd.algorithms.described import Described
 from composer_kd.algorithms.roles import Need, Training, refuse_second
 from composer_kd.core.errors import UserError
+from composer_kd.core.options import number, switch
 from composer_kd.functional.warm_start import shrink_perturb
 from composer_kd.models.classifier import plain
 from composer_kd.models.composer_compat import SURGERY, first_of
@@ -70,21 +70,15 @@ class WarmStart(Described):
     ):
         if not isinstance(from_, str | Path | nn.Module):
             raise UserError(f'from: expected a run directory, a file of weights or a module, got {from_!r}')
-        if not _is_number(shrink) or not 0 <= shrink <= 1:
-            raise UserError(f'shrink: expected a number from 0 to 1, got {shrink!r}')
-        if not _is_number(perturb) or perturb < 0:
-            raise UserError(f'perturb: expected a number from 0 on, got {perturb!r}')
-        if perturb > _MOST_PERTURBED:
-            raise UserError(f'perturb: expected at most {_MOST_PERTURBED}, got {perturb!r}')
+        self.shrink = number(shrink, 'shrink', least=0, most=1)
+        self.perturb = number(perturb, 'perturb', least=0, most=_MOST_PERTURBED)
         if shrink == perturb == 0:
             raise UserError('shrink and perturb are both 0: all weights would be; for a fresh start, leave it out')
-        if not isinstance(trust_pickle, bool):
-            raise UserError(f'trust_pickle: expected true or false, got {trust_pickle!r}')
+        switch(trust_pickle, 'trust_pickle')
         if not trust_pickle and isinstance(from_, str | Path) and Path(from_).suffix in _PICKLES:
             raise UserError(f'from: {pickle_refusal(from_)}')
         self.source = from_
         self.trust_pickle = trust_pickle
-        self.shrink, self.perturb = float(shrink), float(perturb)
         self._started = False
         self._before: str | None = None
 
@@ -171,7 +165,3 @@ class WarmStart(Described):
     def load_state_dict(self, state: dict, strict: bool = False) -> None:
         # A checkpoint that was written before the first step has started too, and must not be shrunk again.
         self._started = bool(state.get('started', False))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 from torch import Tensor
 
 from composer_kd.core.errors import UserError, nearest
-from composer_kd.core.options import Section, Seed, keys_of
+from composer_kd.core.options import Section, Seed, keys_of, option_error
 from composer_kd.core.registry import Registry
 from composer_kd.functional.counter import counter_hash, uniform
 
@@ -31,7 +30,6 @@ __all__ = [
     'acting',
     'linear',
     'marked',
-    'refused',
     'split_seed',
     'within',
 ]
@@ -239,27 +237,22 @@ DRIFTS.add('growing', f'{_ROOM}.kinds:Growing', 'a share of the training samples
 DRIFTS.add('path', f'{_ROOM}.path:Path', 'step by step from one drift to another')
 
 
-def refused(key: str | None, message: str, value: Any) -> ValidationError:
-    """An error line that says what is wrong and what would be right, at ``key`` of the section being checked."""
-    problem = PydanticCustomError('model_option', '{message}', {'message': message})
-    where = () if key is None else (key,)
-    return ValidationError.from_exception_data('drift', [InitErrorDetails(type=problem, loc=where, input=value)])
-
-
 def _parse(value: Any) -> Any:
     if isinstance(value, Drift):
         return value
     options = {'name': value} if isinstance(value, str) else value
     if not isinstance(options, dict) or not isinstance(options.get('name'), str):
-        raise refused(None, f'expected the name of a drift, or a mapping with name and options, got {value!r}', value)
+        raise option_error(
+            None, f'expected the name of a drift, or a mapping with name and options, got {value!r}', value
+        )
     try:
         drift = DRIFTS.get(options['name'])
     except UserError as error:
-        raise refused('name', str(error), value) from None
+        raise option_error('name', str(error), value) from None
     known = set(keys_of(drift))
     for key in options:
         if key not in known:
-            raise refused(str(key), f'unknown key; {nearest(key, known)}', value)
+            raise option_error(str(key), f'unknown key; {nearest(key, known)}', value)
     return drift.model_validate({key: option for key, option in options.items() if key != 'name'})
 
 
@@ -281,14 +274,14 @@ def _fit_each_other(drifts: list[Drift] | None) -> list[Drift] | None:
         if again:
             kind, seed = min(again)
             what = f'a second {kind} with seed {seed}'
-            raise refused(
+            raise option_error(
                 str(place),
                 f'{what} draws what the first one draws; give it another seed',
                 drift.model_dump(mode='json'),
             )
         painted = next((one.name for one in given[:place] if one.paints), None)
         if drift.replaces_images and painted:
-            raise refused(
+            raise option_error(
                 str(place),
                 f'the images of its files would take the place of what {painted} has painted; put it first',
                 drift.model_dump(mode='json'),

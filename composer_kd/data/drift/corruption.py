@@ -15,8 +15,8 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from composer_kd.core.errors import UserError, nearest
-from composer_kd.core.options import PathText
-from composer_kd.data.drift.base import Drift, Part, SampleSet, linear, marked, refused, split_seed
+from composer_kd.core.options import PathText, option_error
+from composer_kd.data.drift.base import Drift, Part, SampleSet, linear, marked, split_seed
 from composer_kd.functional.corruptions import CORRUPTIONS, CORRUPTIONS_VERSION, SEVERITIES, corrupt, severities_of
 from composer_kd.storage.atomic import xxh3_of
 
@@ -45,7 +45,7 @@ class Corruption(Drift):
     @classmethod
     def _known(cls, kind: str) -> str:
         if kind not in CORRUPTIONS:
-            raise refused(None, f'{kind!r} is not a kind of corruption; {nearest(kind, CORRUPTIONS)}', kind)
+            raise option_error(None, f'{kind!r} is not a kind of corruption; {nearest(kind, CORRUPTIONS)}', kind)
         return kind
 
     @model_validator(mode='before')
@@ -54,7 +54,7 @@ class Corruption(Drift):
         if isinstance(values, dict) and values.get('files') is not None:
             values = {'parts': ['test'], **values}
             if values['parts'] != ['test']:
-                raise refused('parts', 'the published files hold test images alone; leave it out', values['parts'])
+                raise option_error('parts', 'the published files hold test images alone; leave it out', values['parts'])
         return values
 
     @property

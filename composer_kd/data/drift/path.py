@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, model_serializer, model_validator
 from torch import Tensor
 
-from composer_kd.core.options import Count
-from composer_kd.data.drift.base import PARTS, AnyDrift, Drift, Part, SampleSet, refused, split_seed, within
+from composer_kd.core.options import Count, option_error
+from composer_kd.data.drift.base import PARTS, AnyDrift, Drift, Part, SampleSet, split_seed, within
 
 __all__ = ['Path']
 
@@ -44,10 +44,10 @@ class Path(Drift):
     @model_validator(mode='after')
     def _on_the_way(self) -> Path:
         if self.step > self.steps:
-            raise refused('step', f'{self.step} of {self.steps} steps; the last one is {self.steps}', self.step)
+            raise option_error('step', f'{self.step} of {self.steps} steps; the last one is {self.steps}', self.step)
         if not any(map(self.acts_on, self.parts)):
             of_ends = [part for part in PARTS if any(end.acts_on(part) for end in self._given)]
-            raise refused('parts', f'its ends act on {" and ".join(of_ends)} alone; name one of those', self.parts)
+            raise option_error('parts', f'its ends act on {" and ".join(of_ends)} alone; name one of those', self.parts)
         return self
 
     @model_serializer

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, field_validator, model_validator
 
 from composer_kd.core.errors import UserError, nearest
-from composer_kd.core.options import Name, PathText, Section, Seed, keys_of
-from composer_kd.data.drift.base import DRIFTS, Drift, Drifts, refused
+from composer_kd.core.options import Name, PathText, Section, Seed, keys_of, option_error
+from composer_kd.data.drift.base import DRIFTS, Drift, Drifts
 from composer_kd.functional.corruptions import CORRUPTIONS
 
 __all__ = ['CorruptionGrid', 'Scenarios', 'check_scenario_files', 'scenarios_of']
@@ -18,32 +18,32 @@ Severity = Annotated[float, Field(ge=1, le=5)]
 
 
 class CorruptionGrid(Section):
-    """Every one of some kinds of corruption at every one of some severities; each is called ``KIND-SEVERITY``.
-
-    Attributes:
-        kinds: ``all``, or a list of them.
-        severities: Of each kind.
-        seed: Of what the damage draws.
-        files: A folder with the published files, read instead of computing.
-        after: What has drifted before: of a model whose task is ``subpopulation``, that. ``null``: nothing.
-    """
+    """Every one of some kinds of corruption at every one of some severities; each is called ``KIND-SEVERITY``."""
 
     kinds: Literal['all'] | list[str] = 'all'
+    """`all` fifteen, or a list of some."""
     severities: Annotated[list[Severity], Field(min_length=1)] = Field(
         default_factory=lambda: [1.0, 2.0, 3.0, 4.0, 5.0]
     )
+    """The severities of each kind, from 1 to 5."""
     seed: Seed = 0
+    """Decides what the corruptions draw."""
     files: PathText | None = None
+    """Read the published files in this folder instead of computing."""
     after: Drifts = None
+    """A drift, or several, that act before the corruption: `{name: subpopulation, side: source}`, where that is the
+    task."""
 
     @field_validator('kinds', mode='before')
     @classmethod
     def _known(cls, kinds: Any) -> Any:
         for kind in kinds if isinstance(kinds, list) else ():
             if not isinstance(kind, str) or kind not in CORRUPTIONS:
-                raise refused(None, f'{kind!r} is not a kind of corruption; {nearest(str(kind), CORRUPTIONS)}', kind)
+                raise option_error(
+                    None, f'{kind!r} is not a kind of corruption; {nearest(str(kind), CORRUPTIONS)}', kind
+                )
         if kinds != 'all' and not (isinstance(kinds, list) and kinds):
-            raise refused(None, f'expected all, or a list of kinds of corruption, got {kinds!r}', kinds)
+            raise option_error(None, f'expected all, or a list of kinds of corruption, got {kinds!r}', kinds)
         return kinds
 
     @field_validator('after')
@@ -57,12 +57,12 @@ class CorruptionGrid(Section):
         for drift in self.after or ():
             if self.files is not None and drift.paints:
                 what = f'the images of files would take the place of what {drift.name} paints; leave one of them out'
-                raise refused('after', what, drift.model_dump(mode='json'))
+                raise option_error('after', what, drift.model_dump(mode='json'))
             for one in drift.plain():
                 kind = getattr(one, 'kind', None)
                 if kind in kinds and one.seed == self.seed:
                     what = f'{kind} with seed {one.seed} draws what the grid draws; give one of them another seed'
-                    raise refused('after', what, drift.model_dump(mode='json'))
+                    raise option_error('after', what, drift.model_dump(mode='json'))
         return self
 
     def drifts(self) -> Iterator[tuple[str, list[Drift]]]:
@@ -81,7 +81,7 @@ def _scenario(value: Any) -> CorruptionGrid | list[Drift]:
         for key in value:
             if key not in keys_of(CorruptionGrid):
                 hint = nearest(str(key), ['name', *keys_of(CorruptionGrid)])
-                raise refused(
+                raise option_error(
                     str(key), f'unknown key of a grid of corruptions, and no drift without name; {hint}', value
                 )
         return CorruptionGrid.model_validate(value)
@@ -92,7 +92,7 @@ def _acting_on_tests(drifts: Drifts) -> Drifts:
     for drift in drifts or ():
         if not drift.acts_on('test'):
             what = f'{drift.name} leaves the test part alone, which is what is measured; add parts: [test]'
-            raise refused(None, what, drift.model_dump(mode='json'))
+            raise option_error(None, what, drift.model_dump(mode='json'))
     return drifts
 
 
@@ -100,7 +100,7 @@ def _expandable(value: dict[str, Any] | None) -> dict[str, Any] | None:
     try:
         scenarios_of(value)
     except UserError as error:
-        raise refused(None, str(error), value) from None
+        raise option_error(None, str(error), value) from None
     return value
 
 

@@ -1,4 +1,4 @@
-"""How arms stand up to drift, out of the ``drift.json`` of their runs: over the drifts that most were put under."""
+"""How arms stand up to drift, out of the ``drifts.json`` of their runs: over the drifts that most were put under."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from composer_kd.report.measures import Spread
 
 __all__ = ['ArmRobustness', 'Measured', 'Robustness', 'measured_of', 'robustness', 'same_samples']
 
-_FILE = 'drift.json'
+_FILE = 'drifts.json'
 
 
 def same_samples(fingerprint: str, entry: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What is left of arms' accuracy under attack, out of the ``robustness.jsonl`` of their runs."""
+"""What is left of arms' accuracy under attack, out of the ``attacks.jsonl`` of their runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from composer_kd.report.measures import Spread
 
 __all__ = ['ArmUnderAttack', 'UnderAttack', 'attack_in_words', 'by_attack', 'lines_at_the_end', 'under_attack']
 
-_FILE = 'robustness.jsonl'
+_FILE = 'attacks.jsonl'
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from composer_kd.archive import RunDir
 from composer_kd.archive.archive import unlisted
 from composer_kd.archive.remote import run_at
 from composer_kd.callbacks.evaluate_attacks import (
-    ROBUSTNESS_FILE,
+    ATTACKS_FILE,
     AttackCounts,
     Attacker,
     asked,
@@ -257,7 +257,7 @@ def attack_configured(config: RunConfig, run: RunDir, say: Callable[[str], None]
 def _lacking(run: RunDir, measurements: list[tuple[str, tuple[Attack, int | None]]]) -> list[int]:
     """The numbers of those (a split, an attack, a number of samples) that no line at the training's end is of."""
     end = _when(run)['batch']
-    lines = [line for line in read_lines(run.path / ROBUSTNESS_FILE) if line.get('batch') == end]
+    lines = [line for line in read_lines(run.path / ATTACKS_FILE) if line.get('batch') == end]
 
     def is_there(split: str, attack: Attack, subset: int | None) -> bool:
         sought = {'split': split, 'subset': subset, **asdict(attack)}
@@ -273,7 +273,7 @@ def _when(run: RunDir) -> dict[str, int]:
 
 
 def _is_listed(run: RunDir) -> bool:
-    return ROBUSTNESS_FILE in run.manifest().files
+    return ATTACKS_FILE in run.manifest().files
 
 
 def _at_its_end(run: RunDir, config: RunConfig, classes: int) -> Inference:
@@ -287,6 +287,6 @@ def _at_its_end(run: RunDir, config: RunConfig, classes: int) -> Inference:
 
 
 def _append(run: RunDir, line: dict[str, object] | None) -> None:
-    with unlisted(run, ROBUSTNESS_FILE):
+    with unlisted(run, ATTACKS_FILE):
         if line is not None:
-            append_line(run.path / ROBUSTNESS_FILE, line)
+            append_line(run.path / ATTACKS_FILE, line)

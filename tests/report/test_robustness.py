@@ -26,7 +26,7 @@ def corruption(kind, severity):
 
 
 def write(folder, arm, seed, clean, drifts, weights='f00d', **config):
-    """A run with ``drift.json``: fog at 1 and 3, snow at 1 and 3, then a long tail, as far as accuracies are given."""
+    """A run with ``drifts.json``: fog at 1 and 3, snow at 1 and 3, then a long tail, as far as accuracies are given."""
     run = write_run(folder / f'{arm}-s{seed}', accuracies([0.2, clean]), arm=arm, seed=seed, **config)
     described = {
         'fog-1': corruption('fog', 1.0),
@@ -48,7 +48,7 @@ def write(folder, arm, seed, clean, drifts, weights='f00d', **config):
             for (name, drift), value in entries
         },
     }
-    (run / 'drift.json').write_text(json.dumps(content))
+    (run / 'drifts.json').write_text(json.dumps(content))
     return run
 
 
@@ -67,7 +67,7 @@ def study(tmp_path):
 
 def redescribed(study, change, own=None):
     """All files with other descriptions of the drifts, by name, and with the fingerprint of the run's own drifts."""
-    for file in study.glob('*/drift.json'):
+    for file in study.glob('*/drifts.json'):
         content = json.loads(file.read_text())
         content['fingerprint'] = f'data-{drifts_hash(own)}' if own else 'data'
         for name, entry in content['drifts'].items():
@@ -105,9 +105,9 @@ def test_a_run_under_other_drifts_is_named_and_spoils_nothing(study):
     assert report(study).summary.robustness.left_out == ()
     write(study, 'warm', 0, 0.60, [0.5, 0.3], algorithms=KD)  # fog alone
     other = write(study, 'other', 0, 0.60, [0.5], algorithms=KD)
-    content = json.loads((other / 'drift.json').read_text())
+    content = json.loads((other / 'drifts.json').read_text())
     content['drifts'] = {'blur': {'drift': corruption('defocus_blur', 2.0), **measured(0.4)}}
-    (other / 'drift.json').write_text(json.dumps(content))
+    (other / 'drifts.json').write_text(json.dumps(content))
     made = report(study)
     assert table(made) == before
     (line,) = [line for line in made.caveats if 'tables of robustness' in line]
@@ -118,9 +118,9 @@ def test_a_run_under_other_drifts_is_named_and_spoils_nothing(study):
 def test_where_most_runs_have_nothing_in_common_the_first_ones_drifts_are_shown(tmp_path):
     write(tmp_path, 'scratch', 0, 0.6, [0.5])
     other = write(tmp_path, 'kd', 0, 0.7, [0.6], algorithms=KD)
-    content = json.loads((other / 'drift.json').read_text())
+    content = json.loads((other / 'drifts.json').read_text())
     content['drifts'] = {'blur': {'drift': corruption('defocus_blur', 2.0), **measured(0.4)}}
-    (other / 'drift.json').write_text(json.dumps(content))
+    (other / 'drifts.json').write_text(json.dumps(content))
     (row,) = table(report(tmp_path))
     assert row['under drift'] == '50.00'
 
@@ -181,7 +181,7 @@ def test_drifts_that_most_have_in_common_are_compared(study):
 
 def test_another_drift_of_the_same_name_is_another_one(study):
     run = write(study, 'other', 0, 0.6, [0.5, 0.3])
-    file = run / 'drift.json'
+    file = run / 'drifts.json'
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
     assert {row['arm'] for row in table(report(study))} == {'scratch', 'kd'}
     assert json.loads(report(study).json())['robustness']['left_out'] == ['other-s0']
@@ -210,6 +210,6 @@ def test_nothing_is_said_where_nothing_was_measured(tmp_path):
 
 @pytest.mark.parametrize('text', ['{', '[]', '{"weights": "f00d", "drifts": {"a": 3}}'])
 def test_a_file_that_is_none_is_one_line(study, text):
-    (study / 'kd-s0' / 'drift.json').write_text(text)
-    with pytest.raises(UserError, match=r'drift\.json: not what a measurement writes there'):
+    (study / 'kd-s0' / 'drifts.json').write_text(text)
+    with pytest.raises(UserError, match=r'drifts\.json: not what a measurement writes there'):
         report(study)

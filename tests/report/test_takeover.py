@@ -28,7 +28,7 @@ def write(folder, arm, seed, values, data, others=None, replaces=None):
               for one, accuracy in (others or {}).items()}  # fmt: skip
     content = {'format': 'composer_kd.drift', 'version': 1, 'weights': 'f00d', 'epoch': len(values), 'groups': 'class',
                'fingerprint': data, 'clean': entry(values[-1]), 'drifts': drifts}  # fmt: skip
-    (run / 'drift.json').write_text(json.dumps(content))
+    (run / 'drifts.json').write_text(json.dumps(content))
     return run
 
 
@@ -75,7 +75,7 @@ def test_seeds_that_do_not_recover_are_said(study):
 
 def test_without_measurements_what_is_left_is_the_recovery(study):
     for run in study.iterdir():
-        (run / 'drift.json').unlink()
+        (run / 'drifts.json').unlink()
     found = rows(report(study))['gen2']
     assert found['epochs to recover'] == '2'
     assert not {'forgotten, points', 'replaced model, new data'} & set(found)

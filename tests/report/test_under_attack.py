@@ -25,7 +25,7 @@ def write(folder, arm, seed, lines, attack=0.0, **config):
     records = [{**record, 'batch': 10 * number} for number, record in enumerate(records, start=1)]
     run = write_run(folder / f'{arm}-s{seed}', records, arm=arm, seed=seed, **config)
     if lines:
-        (run / 'robustness.jsonl').write_text(''.join(json.dumps(one) + '\n' for one in lines))
+        (run / 'attacks.jsonl').write_text(''.join(json.dumps(one) + '\n' for one in lines))
     return run
 
 
@@ -75,13 +75,13 @@ def test_attacks_are_a_cost_of_their_own_where_there_are_some(study, tmp_path_fa
 
 @pytest.mark.parametrize('content', ['{"split": "test"}\n', '{"batch": 20, "split": "test", "accuracy": 2}\n', '3\n'])
 def test_a_line_that_is_none_is_one_line(study, content):
-    file = study / 'plain-s0' / 'robustness.jsonl'
+    file = study / 'plain-s0' / 'attacks.jsonl'
     file.write_text(content + file.read_text())
-    with pytest.raises(UserError, match=r'plain-s0/robustness\.jsonl: line 1 is not what a measurement under attack'):
+    with pytest.raises(UserError, match=r'plain-s0/attacks\.jsonl: line 1 is not what a measurement under attack'):
         report(study)
 
 
 def test_a_last_line_that_is_cut_off_is_left_out(study):
-    file = study / 'plain-s0' / 'robustness.jsonl'
+    file = study / 'plain-s0' / 'attacks.jsonl'
     file.write_text(file.read_text() + '{"split": "te')
     assert tables(report(study), 'attack')[0]['PGD-20, linf 8'] == '3.00 ±1.41'

@@ -34,9 +34,7 @@ from composer_kd.core.errors import UserError, nearest
 from composer_kd.data.dataset import KeyedImages
 from composer_kd.functional.attacks import normalised
 from composer_kd.models import Classifier
-from composer_kd.report.table import Table
-from composer_kd.report.text import text_table
-from composer_kd.report.wording import PERCENT
+from composer_kd.report.render.text import PERCENT, Table
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.process import keep_freed_memory
 from composer_kd.runs.record import open_run_data
@@ -84,7 +82,7 @@ def show_attacks(
         for name, one in zip(names, found, strict=True)
     )
     what = f'{attack.norm}, epsilon {attack.epsilon:g} of 255, by {found[0]["library"]}'
-    say(text_table(Table(f'Under attack: {what}', ('run', f'{split} samples', 'accuracy, %', 'robust, %'), rows)))
+    say(Table(f'Under attack: {what}', ('run', f'{split} samples', 'accuracy, %', 'robust, %'), rows).text())
 
 
 def attack_run(

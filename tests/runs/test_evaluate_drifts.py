@@ -278,20 +278,18 @@ def test_drifts_that_do_not_fit_their_data_are_refused_before_the_first_run_trai
     assert not (tmp_path / 'runs' / 'gen0' / 'metrics.jsonl').exists()
 
 
-def test_a_run_on_drifted_data_takes_over_from_the_one_before(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_on_drifted_data_replaces_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = {'as it was': [], 'now': TAIL}
     lineage = {'gen0': None, 'gen1': {'replaces': 'gen0', 'data': {**TINY['data'], 'drift': TAIL}}}
     assert train([str(written(tmp_path, lineage=lineage, drifts=steps))]) == 0
     one, two = (measured(tmp_path / 'runs' / name) for name in ('gen0', 'gen1'))
     assert one['drifts']['now']['fingerprint'] == two['fingerprint'] == two['drifts']['now']['fingerprint']
     assert one['drifts']['as it was']['fingerprint'] == one['fingerprint'] == two['drifts']['as it was']['fingerprint']
-    (found,) = json.loads((tmp_path / 'runs' / 'report.json').read_text())['takeovers'].values()
+    (found,) = json.loads((tmp_path / 'runs' / 'report.json').read_text())['sections']['replacement'].values()
     assert found['aged']['mean'] == one['drifts']['now']['accuracy']
     expected = one['clean']['accuracy'] - two['drifts']['as it was']['accuracy']
     assert found['forgotten']['mean'] == pytest.approx(expected, abs=1e-6)
-    assert 'Taking over' in capsys.readouterr().out
+    assert 'Replacement: test accuracy' in capsys.readouterr().out
     with pytest.raises(UserError, match=r"lineage\.gen1\.replaces: 'gen' is neither a run of this file"):
         make_plan({**TINY, 'lineage': {'gen0': None, 'gen1': {'replaces': 'gen'}}})
 

@@ -1,0 +1,310 @@
+"""What runs looked up in archives instead of computing it, and what it took to record that."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from composer_kd.report.load import Arm, Run, mapping, number
+from composer_kd.report.stats import Spread, costs_at, last, series
+
+__all__ = [
+    'RECORDING_COSTS',
+    'ArmLookups',
+    'LookupStats',
+    'Lookups',
+    'RecordedTables',
+    'RecordedView',
+    'RecordingCost',
+    'read_tables',
+]
+
+RECORDING_COSTS = ('seconds', 'multiply_adds')
+
+
+@dataclass(frozen=True)
+class RecordedView:
+    """The logits of one view.
+
+    Args:
+        number: Of the view.
+        source: ``'model'`` (recorded after the training), ``'training'`` or ``'fill'``, as far as the manifest tells.
+        top_k: How many logits of a sample are kept; ``None`` for all.
+        bytes: On disk.
+        seconds: What making it took; ``None`` where that is not told. So are the multiply-adds.
+    """
+
+    number: int
+    source: str
+    top_k: int | None
+    bytes: float
+    seconds: float | None
+    multiply_adds: float | None
+
+
+@dataclass(frozen=True)
+class RecordedTables:
+    """The tables of one archive: bytes on disk of each, and of the list of samples that they share."""
+
+    samples: float
+    losses: tuple[float, ...]
+    adversarial: tuple[float, ...]
+    views: tuple[RecordedView, ...]
+
+
+@dataclass(frozen=True)
+class LookupStats:
+    """What an arm looked up.
+
+    Args:
+        outputs: Outputs looked up, over all teachers.
+        share: Of the multiply-adds of all outputs that the teachers gave, those that this run did not compute; with
+            teachers of one size that is the share of outputs.
+        saved: Those multiply-adds; what the run computed to fill an archive is taken off.
+        less: The share that they are of the whole training with live teachers.
+        filled_elsewhere: Multiply-adds of views that other runs computed to fill the archives, and this one looked up.
+    """
+
+    outputs: Spread | None
+    share: Spread | None
+    saved: Spread | None
+    less: Spread | None
+    filled_elsewhere: Spread | None
+
+
+@dataclass(frozen=True)
+class RecordingCost:
+    """One cost of an arm with the recording of its teachers' outputs; spreads are ``None`` where it is not known.
+
+    Args:
+        recording: What it took to record the views that a run could see.
+        share: The part of that which falls to a run if all that use a view share it.
+        whole: The run's training and the recording.
+        shared: The run's training and its share.
+    """
+
+    recording: Spread | None
+    share: Spread | None
+    whole: Spread | None
+    shared: Spread | None
+
+
+@dataclass(frozen=True)
+class ArmLookups:
+    """What is known of the archives that an arm was taught from.
+
+    Args:
+        looked_up: What its runs looked up; ``None`` if nothing.
+        costs: Their costs with the recording of the teachers' outputs, by name.
+        sharers: The fewest and the most runs that share a recording with one of them; both 0 without a recording.
+        unknown: Whether one of them looked up in an archive that is not among the runs reported.
+    """
+
+    looked_up: LookupStats | None
+    costs: dict[str, RecordingCost]
+    sharers: tuple[int, int]
+    unknown: bool
+
+    @property
+    def took_recording(self) -> bool:
+        """Whether a recording is known, and was not free."""
+        return any(one.recording is not None and one.recording.mean > 0 for one in self.costs.values())
+
+
+class Lookups:
+    """Who looked up which view that was recorded after a training: its cost is charged whole to each, or shared by all.
+
+    Args:
+        runs: All that a report is about.
+    """
+
+    def __init__(self, runs: Sequence[Run]):
+        self._by_path = {run.path.resolve(): run for run in runs}
+        self._tables = {path: read_tables(run) for path, run in self._by_path.items()}
+        self._users = Counter(key for run in runs for key, _ in self._views(run, 'model'))
+
+    def of_arm(self, arm: Arm) -> ArmLookups:
+        """Means over the runs of an arm that enter means."""
+        runs = arm.counted
+        sharers = [max((self._users[key] for key, _ in self._views(run, 'model')), default=0) for run in runs]
+        return ArmLookups(
+            looked_up=self._looked_up(runs),
+            costs={cost: self._recording(runs, cost) for cost in RECORDING_COSTS},
+            sharers=(min(sharers), max(sharers)),
+            unknown=any(self._unknown(run) for run in runs),
+        )
+
+    def _looked_up(self, runs: Sequence[Run]) -> LookupStats | None:
+        if not any(map(_outputs, runs)):
+            return None
+        ledgers = [_Ledger.of(run) for run in runs]
+        elsewhere = [
+            None if (filled := self._sum(run, 'fill', 'multiply_adds')) is None else max(0.0, filled - one.filled)
+            for run, one in zip(runs, ledgers, strict=True)
+        ]
+        return LookupStats(
+            outputs=Spread.of(map(_outputs, runs)),
+            share=Spread.of(one.share_of(0.0) for one in ledgers),
+            saved=Spread.of(one.saved for one in ledgers),
+            less=Spread.of(None if one.student is None else one.share_of(one.student) for one in ledgers),
+            filled_elsewhere=Spread.of(elsewhere),
+        )
+
+    def _recording(self, runs: Sequence[Run], cost: str) -> RecordingCost:
+        recording = [self._sum(run, 'model', cost) for run in runs]
+        shares = [self._sum(run, 'model', cost, shared=True) for run in runs]
+        training = [last(costs_at(run.epochs)[cost]) for run in runs]
+
+        def together(amounts: Sequence[float | None]) -> Spread | None:
+            return Spread.of(
+                None if own is None or amount is None else own + amount
+                for own, amount in zip(training, amounts, strict=True)
+            )
+
+        return RecordingCost(Spread.of(recording), Spread.of(shares), together(recording), together(shares))
+
+    def _sum(self, run: Run, source: str, cost: str, shared: bool = False) -> float | None:
+        """What the views of that source took which the run could look up; ``None`` where that is not known."""
+        if self._unknown(run):
+            return None
+        amount = 0.0
+        for key, view in self._views(run, source):
+            spent = getattr(view, cost)
+            if spent is None:
+                return None
+            amount += spent / (self._users[key] if shared else 1)
+        return amount
+
+    def _views(self, run: Run, source: str) -> list[tuple[tuple[Path, int], RecordedView]]:
+        """The recorded views of a source that the run's epochs could show, each under a key of its own."""
+        if not _outputs(run):
+            return []
+        views = mapping(run.config.get('data')).get('views')
+        limit = views if isinstance(views, int) else max(run.planned_epochs or 0, run.last_epoch)
+        places = dict.fromkeys(path for path in self._archives(run) if path is not None)
+        return [
+            ((path, view.number), view)
+            for path in places
+            for view in self._tables[path].views
+            if view.source == source and view.number < limit
+        ]
+
+    def _unknown(self, run: Run) -> bool:
+        return bool(_outputs(run)) and None in self._archives(run)
+
+    def _archives(self, run: Run) -> list[Path | None]:
+        """The reported runs that may have taught this one from their archives; ``None`` for one that is not there."""
+        return [self._find(run, teacher.run) for teacher in _teachers(run) if not teacher.live] or [None]
+
+    def _find(self, run: Run, place: str) -> Path | None:
+        """A run directory among the reported ones: by its path, or beside the student where both have moved."""
+        if '\0' in place:
+            return None
+        there = Path(os.path.realpath(place))
+        if there in self._by_path:
+            return there
+        beside = run.path.resolve().parent / there.name
+        return beside if beside in self._by_path and '://' not in place and not os.path.isdir(place) else None
+
+
+@dataclass(frozen=True)
+class _Ledger:
+    """Multiply-adds of one run's whole training: the student's, the teachers', and of outputs that were looked up."""
+
+    student: float | None
+    computed: float
+    recorded: float | None
+    filled: float
+
+    @classmethod
+    def of(cls, run: Run) -> _Ledger:
+        computed = last(series(run.epochs, 'multiply_adds_teacher_total')) or 0.0
+        # What a run computed to fill an archive it also looked up. How much that is of what its teachers computed is
+        # not logged: all of it, lest savings be claimed that were none.
+        fills = any(teacher.fill for teacher in _teachers(run))
+        return cls(
+            student=last(series(run.epochs, 'multiply_adds_student_total')),
+            computed=computed,
+            recorded=last(series(run.epochs, 'multiply_adds_teacher_saved_total')),
+            filled=computed if fills else 0.0,
+        )
+
+    @property
+    def saved(self) -> float | None:
+        return None if self.recorded is None else self.recorded - self.filled
+
+    def share_of(self, student: float) -> float | None:
+        """The saved part of what ``student`` and its teachers would have cost with live teachers."""
+        if self.saved is None:
+            return None
+        live = student + self.computed + self.saved
+        return self.saved / live if live > 0 else None
+
+
+def _outputs(run: Run) -> float:
+    """How many outputs of teachers the run looked up."""
+    return last(series(run.epochs, 'images_recorded_total')) or 0.0
+
+
+def read_tables(run: Run) -> RecordedTables:
+    """What the run's manifest says of its archive; nothing where it says nothing that can be understood."""
+    archive, files = mapping(run.manifest.get('archive')), mapping(run.manifest.get('files'))
+
+    def size(name: Any) -> float:
+        return number(mapping(files.get(name) if isinstance(name, str) else None).get('bytes'), least=0) or 0.0
+
+    def tables(kind: str) -> list[tuple[int, Mapping[str, Any]]]:
+        found = mapping(archive.get(kind)).items()
+        numbered = [(name, table) for name, table in found if isinstance(table, Mapping)]
+        return [(int(name), table) for name, table in numbered if re.fullmatch('[0-9]+', str(name))]
+
+    def view(name: int, table: Mapping[str, Any]) -> RecordedView:
+        top_k = table.get('top_k')
+        return RecordedView(
+            number=name,
+            source=str(table.get('source')),
+            top_k=top_k if isinstance(top_k, int) and not isinstance(top_k, bool) else None,
+            bytes=size(table.get('file')),
+            seconds=number(table.get('seconds'), least=0),
+            multiply_adds=number(table.get('multiply_adds'), least=0),
+        )
+
+    return RecordedTables(
+        samples=size(archive.get('samples')),
+        losses=tuple(size(table.get('file')) for _, table in tables('loss')),
+        adversarial=tuple(size(table.get('file')) for _, table in tables('adversarial')),
+        views=tuple(view(name, table) for name, table in tables('logits')),
+    )
+
+
+@dataclass(frozen=True)
+class _NamedTeacher:
+    """A teacher as ``run.yaml`` names it: a run directory; ``live`` if it never looks up, ``fill`` if it records."""
+
+    run: str
+    live: bool
+    fill: bool
+
+
+def _teachers(run: Run) -> list[_NamedTeacher]:
+    """The teachers that the run's algorithms name; those that are no run directories are left out."""
+    return list(_named(run.config.get('algorithms')))
+
+
+def _named(section: Any) -> Iterator[_NamedTeacher]:
+    if isinstance(section, list):
+        for value in section:
+            yield from _named(value)
+    elif isinstance(section, Mapping):
+        named = section.get('teachers')
+        for entry in named if isinstance(named, list) else ():
+            options = entry if isinstance(entry, Mapping) else {'recorded': entry}
+            place = options.get('recorded', options.get('live'))
+            if isinstance(place, str):
+                yield _NamedTeacher(place, 'recorded' not in options, options.get('fill') is True)
+        yield from _named([value for key, value in section.items() if key != 'teachers'])

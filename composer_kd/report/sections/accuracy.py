@@ -1,0 +1,285 @@
+"""Accuracies by epoch, what it took each arm to reach one, and the runs one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from composer_kd.report.load import Run
+from composer_kd.report.render.charts import HEIGHT, Bar, Drawn, bar_chart, bars_height, line_chart
+from composer_kd.report.render.figures import Figure, style_of
+from composer_kd.report.render.text import (
+    MISSING,
+    PARTIAL,
+    PERCENT,
+    SHARED,
+    UNFINISHED,
+    Table,
+    capital,
+    percent,
+    times,
+    unit_for,
+    with_spread,
+)
+from composer_kd.report.sections import SECTIONS, Section
+from composer_kd.report.stats import (
+    COSTS,
+    CostKind,
+    Curve,
+    Measure,
+    Reach,
+    best,
+    common_epochs,
+    costs_at,
+    curve,
+    first_epoch_at,
+    label_loss,
+    last,
+    series,
+)
+from composer_kd.report.summary import Summary
+
+_EPOCHS = unit_for('epochs', ())
+
+
+@SECTIONS.register('accuracy')
+class PrimaryAccuracy(Section):
+    """The accuracy that the headline is about, and pictures of all."""
+
+    order = 10
+    method = (
+        'An accuracy is reached in the first epoch at or above it; nothing is interpolated. Means and sample standard '
+        'deviations (n − 1) are over the n seeds of an arm. Running training accuracy is counted during the epoch, on '
+        'augmented images, while the weights change; clean training accuracy is measured after it, in evaluation mode, '
+        'without augmentation. The best epoch is chosen with hindsight: compare last epochs.'
+    )
+
+    def tables(self) -> Iterable[Table]:
+        return _tables(self.summary, self.summary.primary)
+
+    def figures(self) -> Iterable[Figure]:
+        # Validation mostly repeats the picture of test: it is drawn where there is no test, and tabulated always.
+        for measure in self.summary.measures:
+            if measure.name != 'val' or measure is self.summary.primary:
+                yield from self._curves(measure)
+                yield from self._bars(measure)
+        yield from self._against('seconds')
+        yield from self._against('multiply_adds')
+        lines = [(drawn, curve([label_loss(run.epochs) for run in runs])) for drawn, runs in self._arms()]
+        note = 'The part of the training loss that compares with the labels, without distillation terms.'
+        yield from line_chart('label_loss', 'Training loss, labels only', 'epoch', lines, as_percent=False, note=note)
+
+    def caveats(self) -> Iterable[str]:
+        levels = [level for arm in self.summary.arms for group in arm.reach.values() for level in group]
+        if any(0 < level.reached < level.of for level in levels):
+            yield (
+                f'{PARTIAL} Not every seed reached the accuracy: the mean is over the k of n seeds that did (k/n). '
+                'It flatters the arm, and its speed-up is uncertain.'
+            )
+        # A curriculum leaves samples out: then an epoch is not an epoch.
+        base = self.summary.baseline
+        theirs = [series(run.epochs, 'samples') for run in base.arm.counted]
+        for arm in self.summary.others:
+            own = [series(run.epochs, 'samples') for run in arm.arm.counted]
+            epochs = common_epochs([*own, *theirs])
+            sizes = [_mean_over(runs, epochs) for runs in (own, theirs)] if epochs else [0, 0]
+            if sizes[0] != sizes[1]:
+                yield (
+                    f'An epoch of {arm.name} has {sizes[0]:,} samples on average, one of {base.name} {sizes[1]:,}: '
+                    'compare time and multiply-adds, not epochs.'
+                )
+
+    def _arms(self) -> Iterable[tuple[Drawn, Sequence[Run]]]:
+        for place, arm in enumerate(self.summary.arms):
+            yield Drawn(arm.marked(), style_of(place)), arm.arm.counted
+
+    def _curves(self, measure: Measure) -> list[Figure]:
+        lines = [(drawn, curve([series(run.epochs, measure.key) for run in runs])) for drawn, runs in self._arms()]
+        # As high as the bars that stand beside it on a wide page.
+        arms = sum(arm.accuracy[measure.name].last is not None for arm in self.summary.arms)
+        height = min(max(HEIGHT, bars_height(len(self.summary.thresholds[measure.name]), arms)), 1.5 * HEIGHT)
+        return line_chart(f'{measure.name}_accuracy', capital(measure.title), 'epoch', lines, height=height)
+
+    def _bars(self, measure: Measure) -> list[Figure]:
+        """Epochs to reach each threshold, a bar for an arm; what was not reached is written, not drawn."""
+        arms = zip(self.summary.arms, self._arms(), strict=True)
+        bars = [
+            (drawn, [_bar(level) for level in arm.reach[measure.name]])
+            for arm, (drawn, _) in arms
+            if arm.accuracy[measure.name].last
+        ]
+        caption = 'First epoch at or above the accuracy, mean ± standard deviation over the seeds; shorter is cheaper.'
+        if any(bar.hollow and bar.length for _, one in bars for bar in one):
+            caption += ' Hollow: only k of n seeds (k/n) reached it.'
+        levels = list(map(percent, self.summary.thresholds[measure.name]))
+        name, title = f'epochs_to_{measure.name}_accuracy', f'Epochs to reach {measure.title}'
+        return bar_chart(name, title, caption, 'epochs', levels, bars)
+
+    def _against(self, cost: str) -> list[Figure]:
+        measure = self.summary.primary
+        lines = [
+            (
+                drawn,
+                curve([series(run.epochs, measure.key) for run in runs], [costs_at(run.epochs)[cost] for run in runs]),
+            )
+            for drawn, runs in self._arms()
+        ]
+        unit = unit_for(cost, (line.x[-1] for _, line in lines if line))
+        lines = [(drawn, line and _scaled(line, unit.size)) for drawn, line in lines]
+        if cost == 'seconds':
+            what, short, note = (
+                'training time',
+                'training time',
+                'Teachers included, evaluation not; the mean time of the seeds.',
+            )
+            if any(arm.arm.shared for arm in self.summary.arms):
+                note += f' {SHARED} Some runs shared the machine: their seconds are not their own.'
+        else:
+            what, short, note = 'multiply-adds', 'compute', 'Of student and teachers together.'
+        name, title = f'{measure.name}_against_{cost}', f'{capital(measure.title)} against {short}'
+        return line_chart(name, title, f'{what}, {unit.name}', lines, note=note)
+
+
+@SECTIONS.register('other_accuracies')
+class OtherAccuracies(Section):
+    """The tables of the accuracies that the headline is not about."""
+
+    order = 100
+
+    def tables(self) -> Iterable[Table]:
+        for measure in self.summary.measures:
+            if measure is not self.summary.primary:
+                yield from _tables(self.summary, measure)
+
+
+@SECTIONS.register('runs')
+class Runs(Section):
+    """The runs one by one."""
+
+    order = 200
+    heading = 'The runs'
+    lead = 'Each run, and the settings of each arm.'
+
+    @property
+    def values(self) -> list[dict[str, Any]]:
+        def measured(run: Run, measure: Measure) -> dict[str, Any]:
+            found, levels = series(run.epochs, measure.key), self.summary.thresholds[measure.name]
+            peak = best(found)
+            return {
+                'last': last(found),
+                'best': peak and {'epoch': peak[0], 'value': peak[1]},
+                'epochs_to_reach': [{'threshold': one, 'epoch': first_epoch_at(found, one)} for one in levels],
+            }
+
+        return [
+            {
+                'name': run.name,
+                'arm': run.arm,
+                'seed': run.seed,
+                'lineage': run.lineage or None,
+                'epochs': run.last_epoch,
+                'planned_epochs': run.planned_epochs,
+                'finished': run.finished,
+                'shared_machine': run.shared,
+                'measures': {measure.name: measured(run, measure) for measure in self.summary.measures},
+            }
+            for run in self.summary.runs
+        ]
+
+    def tables(self) -> Iterable[Table]:
+        measure, names = self.summary.primary, self.summary.labels
+        levels = self.summary.thresholds[measure.name]
+        rows = []
+        for run in self.summary.runs:
+            values = series(run.epochs, measure.key)
+            end, peak = last(values), best(values)
+            marks = f' {UNFINISHED}' * (not run.finished) + f' {SHARED}' * run.shared
+            firsts = [first_epoch_at(values, level) for level in levels]
+            rows.append(
+                (
+                    names[run.path] + marks,
+                    run.arm,
+                    MISSING if run.seed is None else str(run.seed),
+                    run.progress,
+                    MISSING if end is None else PERCENT.text(end),
+                    f'{PERCENT.text(peak[1])} at {peak[0]}' if peak else MISSING,
+                    *(MISSING if epoch is None else str(epoch) for epoch in firsts),
+                )
+            )
+        columns = ('run', 'arm', 'seed', 'length', 'last, %', 'best, %', *(f'to {percent(level)}' for level in levels))
+        title = f'The runs one by one: {measure.title}, and epochs to reach it'
+        yield Table(title, columns, tuple(rows), labels=2, brief=False)
+
+
+def _tables(summary: Summary, measure: Measure) -> Iterable[Table]:
+    """Accuracies, costs of reaching thresholds, speed-ups."""
+    primary = measure is summary.primary
+    yield _accuracies(summary, measure)
+    for cost in COSTS if primary else COSTS[:1]:
+        if any(level.cost(cost.name) for arm in summary.arms for level in arm.reach[measure.name]):
+            yield _to_reach(summary, measure, cost)
+    if summary.thresholds[measure.name]:
+        yield _speed_ups(summary, measure)
+
+
+def _accuracies(summary: Summary, measure: Measure) -> Table:
+    # A column of a fixed epoch stands where the run with the shortest way stands; "last" is each run's own last epoch.
+    rows = []
+    for arm in summary.arms:
+        found = arm.accuracy[measure.name]
+        spreads = [*(found.at[epoch] for epoch in summary.epochs), found.last, found.best]
+        cells = [with_spread(spread, PERCENT, arm.n) for spread in spreads]
+        rows.append((arm.marked(), str(arm.n), *cells, with_spread(found.best_epoch, _EPOCHS)))
+    columns = ('arm', 'n', *(f'epoch {epoch}' for epoch in summary.epochs), 'last epoch', 'best epoch', 'best at')
+    return Table(f'{capital(measure.title)}, %', columns, tuple(rows), labels=2, brief=measure is summary.primary)
+
+
+def _to_reach(summary: Summary, measure: Measure, cost: CostKind) -> Table:
+    spreads = [level.cost(cost.name) for arm in summary.arms for level in arm.reach[measure.name]]
+    unit = unit_for(cost.name, (spread.mean for spread in spreads if spread))
+    rows = tuple(
+        (
+            arm.marked(seconds=cost.name == 'seconds'),
+            str(arm.n),
+            *(
+                with_spread(level.cost(cost.name), unit, level.of) if level.reached else _not_reached(level)
+                for level in arm.reach[measure.name]
+            ),
+        )
+        for arm in summary.arms
+    )
+    columns = ('arm', 'n', *map(percent, summary.thresholds[measure.name]))
+    what = 'Epochs' if cost.name == 'epochs' else f'{capital(cost.title)}, teachers included ({unit.name}),'
+    return Table(f'{what} to reach {measure.title}', columns, rows, labels=2, brief=measure is summary.primary)
+
+
+def _speed_ups(summary: Summary, measure: Measure) -> Table:
+    levels = summary.thresholds[measure.name]
+    rows = []
+    for arm in summary.others:
+        for cost in COSTS:
+            found = [summary.compare(arm, measure.name, index, cost.name) for index in range(len(levels))]
+            if any(found):
+                mark = f' {SHARED}' if any(one.shared for one in found if one) else ''
+                cells = [times(one.ratio) + f' {PARTIAL}' * (not one.complete) if one else MISSING for one in found]
+                rows.append((arm.marked(), cost.title + mark, *cells))
+    title = f'Speed-up over {summary.baseline.name} to the same {measure.title}'
+    return Table(title, ('arm', 'in', *map(percent, levels)), tuple(rows), labels=2, brief=measure is summary.primary)
+
+
+def _not_reached(level: Reach) -> str:
+    return f'not reached (0/{level.of})' if level.of > 1 else 'not reached'
+
+
+def _bar(level: Reach) -> Bar:
+    label = with_spread(level.epochs, _EPOCHS, level.of) if level.reached else 'not reached'
+    return Bar(level.epochs.mean if level.epochs else 0.0, label, hollow=not level.complete)
+
+
+def _mean_over(runs: Sequence[dict[int, float]], epochs: Sequence[int]) -> int:
+    return round(sum(run[epoch] for run in runs for epoch in epochs) / (len(runs) * len(epochs)))
+
+
+def _scaled(line: Curve, size: float) -> Curve:
+    return replace(line, x=tuple(x / size for x in line.x))

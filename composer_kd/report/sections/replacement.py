@@ -1,0 +1,213 @@
+"""What it takes a retrained model to replace an earlier one: what drift did to that, recovery, forgetting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from composer_kd.report.load import Arm, Run
+from composer_kd.report.measured import MeasuredDrifts, read_drifts
+from composer_kd.report.render.text import PERCENT, Table, unit_for, with_spread
+from composer_kd.report.sections import SECTIONS, Section
+from composer_kd.report.stats import Epochs, Spread, costs_at, first_epoch_at, last, series
+from composer_kd.report.summary import Summary
+
+__all__ = ['Recovery', 'Replacement', 'Replacements', 'forgetting', 'recovery', 'replacements']
+
+
+def forgetting(then: Sequence[float], now: Sequence[float]) -> float | None:
+    """How much of the accuracy on earlier steps' test data is gone, averaged over them; below 0 where it has grown.
+
+    Args:
+        then: For each earlier step, the accuracy on its data of the model that was current then.
+        now: The accuracies of the present model on the same data.
+    """
+    return fmean(before - after for before, after in zip(then, now, strict=True)) if then else None
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What it took to be as good as before a drift; seconds and multiply-adds are of training, with teachers."""
+
+    epochs: int
+    seconds: float | None
+    multiply_adds: float | None = None
+
+
+def recovery(epochs: Epochs, level: float, key: str = 'test_accuracy') -> Recovery | None:
+    """The first epoch on drifted data in which a retrained model reaches what the one before had before the drift.
+
+    Args:
+        epochs: The records of the retrained model's epochs.
+        level: The accuracy to reach.
+        key: Of the accuracy in the records.
+    """
+    first = first_epoch_at(series(epochs, key), level)
+    if first is None:
+        return None
+    spent = costs_at(epochs)
+    return Recovery(first, spent['seconds'].get(first), spent['multiply_adds'].get(first))
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """Means over the runs of an arm that replace another run; accuracies are of test data.
+
+    Attributes:
+        before: The replaced models on their own data.
+        aged: The same models on the data of those that replace them; ``None`` where that was not measured.
+        after: The models that replace them, on those data.
+        recovered: In how many runs an epoch was as good as the replaced model had been.
+        of: How many runs replace one.
+        epochs: Until then, over those that came there.
+        seconds: Of training, likewise.
+        multiply_adds: Of training with teachers, likewise.
+        forgotten: What of the earlier models' accuracies on their own data is gone, averaged over them; below 0 where
+            it has grown.
+    """
+
+    before: Spread
+    aged: Spread | None
+    after: Spread
+    recovered: int
+    of: int
+    epochs: Spread | None
+    seconds: Spread | None
+    multiply_adds: Spread | None
+    forgotten: Spread | None
+
+
+@SECTIONS.register('replacement')
+class Replacements(Section):
+    """A row for each arm that replaces another run."""
+
+    order = 70
+    method = (
+        'An arm replaces the run that `replaces` names in its settings. It has recovered in the first epoch whose '
+        'accuracy on its own test data is that of the replaced model on the data from before. Forgotten is the '
+        'accuracy of each earlier model on its own test data minus that of the new model on the same, averaged over '
+        'the models whose data are others; below 0 the new model is better there too. The cost of recovering includes '
+        'live teachers, not the recording of outputs that were looked up.'
+    )
+
+    def __init__(self, summary: Summary):
+        super().__init__(summary)
+        self.values = replacements([arm.arm for arm in summary.arms])
+
+    def tables(self) -> Iterable[Table]:
+        found = self.values
+        adds = unit_for('multiply_adds', (one.multiply_adds.mean for one in found.values() if one.multiply_adds))
+        time = unit_for('seconds', (one.seconds.mean for one in found.values() if one.seconds))
+        rows = []
+        for arm in self.summary.arms:
+            own = found.get(arm.name)
+            if own is None:
+                continue
+            missed = f'not recovered (0/{own.of})' if own.of > 1 else 'not recovered'
+            costs = ((own.epochs, unit_for('epochs', ())), (own.seconds, time), (own.multiply_adds, adds))
+            rows.append(
+                (
+                    arm.marked(seconds=own.seconds is not None),
+                    str(own.of),
+                    with_spread(own.before, PERCENT),
+                    with_spread(own.aged, PERCENT, own.of),
+                    with_spread(own.after, PERCENT),
+                    *(with_spread(cost, unit, own.of) if own.recovered else missed for cost, unit in costs),
+                    with_spread(own.forgotten, PERCENT, own.of),
+                )
+            )
+        columns = (
+            'arm',
+            'n',
+            'replaced model, its data',
+            'replaced model, new data',
+            'new model, new data',
+            'epochs to recover',
+            f'{time.name} to recover',
+            f'multiply-adds to recover, {adds.name}',
+            'forgotten, points',
+        )
+        yield Table('Replacement: test accuracy, %', columns, tuple(rows), labels=2).filled()
+
+
+def replacements(arms: Sequence[Arm]) -> dict[str, Replacement]:
+    """Of the arms whose runs say what they replace, by name.
+
+    Args:
+        arms: Those of the report; replaced runs are looked for among their runs.
+    """
+    runs = {run.path.resolve(): run for arm in arms for run in arm.runs}
+    measured: dict[Path, MeasuredDrifts | None] = {}
+
+    def of(run: Run) -> MeasuredDrifts | None:
+        if run.path not in measured:
+            measured[run.path] = read_drifts(run)
+        return measured[run.path]
+
+    found = {}
+    for arm in arms:
+        pairs = [pair for run in arm.counted if (pair := _pair(run, runs, of)) is not None]
+        if pairs:
+            recovered = [pair.recovery for pair in pairs if pair.recovery is not None]
+            found[arm.name] = Replacement(
+                before=Spread.over(pair.before for pair in pairs),
+                aged=Spread.of(pair.aged for pair in pairs),
+                after=Spread.over(pair.after for pair in pairs),
+                recovered=len(recovered),
+                of=len(pairs),
+                epochs=Spread.of(one.epochs for one in recovered),
+                seconds=Spread.of(one.seconds for one in recovered),
+                multiply_adds=Spread.of(one.multiply_adds for one in recovered),
+                forgotten=Spread.of(pair.forgotten for pair in pairs),
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class _Pair:
+    before: float
+    aged: float | None
+    after: float
+    recovery: Recovery | None
+    forgotten: float | None
+
+
+def _pair(run: Run, runs: Mapping[Path, Run], of: Callable[[Run], MeasuredDrifts | None]) -> _Pair | None:
+    earlier = list(_replaced(run, runs))
+    after = _end(run)
+    before = _end(earlier[0]) if earlier and earlier[0].finished else None
+    if before is None or after is None or not run.finished:
+        return None
+    own = of(run)
+    then, now = [], []
+    for one in earlier:
+        theirs, accuracy = of(one), _end(one)
+        if own is None or theirs is None or theirs.fingerprint == own.fingerprint:
+            continue  # Of the same test data nothing can be forgotten.
+        present = own.on(theirs.fingerprint)
+        if accuracy is not None and present is not None:
+            then.append(accuracy)
+            now.append(present)
+    replaced = of(earlier[0])
+    aged = None if own is None or replaced is None else replaced.on(own.fingerprint)
+    return _Pair(before, aged, after, recovery(run.epochs, before), forgetting(then, now))
+
+
+def _replaced(run: Run, runs: Mapping[Path, Run]) -> Iterator[Run]:
+    """The run that this one replaces, the one that that one replaced, and so on."""
+    seen = {run.path.resolve()}
+    while (called := run.config.get('replaces')) is not None:
+        # Where it lay when this one was trained; else beside it, wherever the folder lies now.
+        places = [Path(str(called)).resolve(), run.path.resolve().parent / Path(str(called)).name]
+        place = next((one for one in places if one in runs and one not in seen), None)
+        if place is None:
+            return
+        seen.add(place)
+        run = runs[place]
+        yield run
+
+
+def _end(run: Run) -> float | None:
+    return last(series(run.epochs, 'test_accuracy'))

@@ -32,15 +32,10 @@ N = TypeVar('N', int, float)
 
 @dataclass(frozen=True)
 class Report:
-    """What the runs say, ready to be shown. Figures are drawn when they are first asked for.
+    """What the runs say, ready to be shown. Figures are drawn when they are first asked for."""
 
-    Args:
-        summary: What all sections are made from.
-        sections: By name, in their order.
-    """
-
-    summary: Summary
-    sections: dict[str, Section]
+    summary: Summary  # what all sections are made from
+    sections: dict[str, Section]  # by name, in their order
 
     @cached_property
     def headline(self) -> Headline:

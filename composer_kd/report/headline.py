@@ -17,21 +17,14 @@ _NOUNS = {'seconds': 'training time', 'multiply_adds': 'multiply-adds', 'epochs'
 
 @dataclass(frozen=True)
 class Headline:
-    """The answer.
+    """The answer."""
 
-    Args:
-        short: The verdict, fit for a heading.
-        detail: What it rests on: the accuracy, the arm, every cost, the number of seeds.
-        comparisons: By cost, what stands behind the sentence; empty where there was nothing to compare.
-        arm: The arm that the sentence is about.
-        threshold: The accuracy that it is about.
-    """
-
-    short: str
-    detail: str
+    short: str  # the verdict, fit for a heading
+    detail: str  # what it rests on: the accuracy, the arm, every cost, the number of seeds
+    # By cost, what stands behind the sentence; empty where there was nothing to compare
     comparisons: dict[str, Comparison]
-    arm: ArmSummary | None = None
-    threshold: float | None = None
+    arm: ArmSummary | None = None  # the arm that the sentence is about
+    threshold: float | None = None  # the accuracy that it is about
 
     @property
     def sentence(self) -> str:

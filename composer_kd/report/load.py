@@ -31,21 +31,15 @@ _RECYCLED_BY = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training, as its run directory tells it.
+    """One training, as its run directory tells it."""
 
-    Args:
-        path: The run directory.
-        config: ``run.yaml``, resolved.
-        epochs: One record for each finished epoch, in order; numbers that are not finite are ``None``.
-        manifest: ``archive/manifest.json``, or an empty mapping while there is none.
-        altered: Files that are not what the manifest says they are.
-    """
-
-    path: Path
-    config: Mapping[str, Any]
+    path: Path  # the run directory
+    config: Mapping[str, Any]  # ``run.yaml``, resolved
+    # One record for each finished epoch, in order; numbers that are not finite are ``None``
     epochs: tuple[Mapping[str, Any], ...]
+    # ``archive/manifest.json``, or an empty mapping while there is none
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    altered: tuple[str, ...] = ()
+    altered: tuple[str, ...] = ()  # files that are not what the manifest says they are
 
     @property
     def name(self) -> str:
@@ -260,9 +254,8 @@ def _read_run(directory: Path) -> Run:
 
 def _altered(directory: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """Name the files whose size or hash is not what the manifest says, but for tables, which no report reads."""
-    listed = manifest.get('files')
     altered = []
-    for name, record in listed.items() if isinstance(listed, dict) else ():
+    for name, record in mapping(manifest.get('files')).items():
         if name.startswith('archive/'):
             continue
         try:
@@ -282,7 +275,7 @@ def _read_epochs(file: Path) -> tuple[dict[str, Any], ...]:
 
     # An epoch that was repeated after a resume stands in the file twice; the later one led to the weights.
     found = {record['epoch']: record for record in json_lines(file, is_epoch, 'the record of an epoch')}
-    return tuple({key: _finite(value) for key, value in found[epoch].items()} for epoch in sorted(found))
+    return tuple(found[epoch] for epoch in sorted(found))
 
 
 def json_lines(file: Path, is_one: Callable[[Any], bool], what: str) -> Iterator[dict[str, Any]]:
@@ -298,7 +291,7 @@ def json_lines(file: Path, is_one: Callable[[Any], bool], what: str) -> Iterator
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, parse_constant=lambda _: None)  # NaN and infinities
             if not is_one(record):
                 raise ValueError
         except (ValueError, TypeError, KeyError, RecursionError):
@@ -317,10 +310,6 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         raise UserError(f'{file}: cannot be read as JSON; restore it or leave this run out') from None
     return manifest if isinstance(manifest, dict) else {}
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain_text(value: Any) -> str:

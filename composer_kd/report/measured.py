@@ -35,7 +35,7 @@ def same_samples(fingerprint: str, entry: Mapping[str, Any]) -> bool:
     """Whether a drift is of data of this fingerprint, but for the last thing that it does to them.
 
     Args:
-        fingerprint: Of the data that the model is judged on: of what is stored, and of the run's own drifts behind it.
+        fingerprint: Of the data that the model is tested on: of what is stored, and of the run's own drifts behind it.
         entry: One of ``drifts`` in the file.
     """
 
@@ -51,7 +51,7 @@ def same_samples(fingerprint: str, entry: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class MeasuredDrifts:
-    """The content of one run's file; ``fingerprint`` is that of the test data that the run is judged on."""
+    """The content of one run's file; ``fingerprint`` is that of the test data that the run is tested on."""
 
     fingerprint: str
     clean: Mapping[str, Any]

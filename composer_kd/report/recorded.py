@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,13 @@ RECORDING_COSTS = ('seconds', 'multiply_adds')
 
 @dataclass(frozen=True)
 class RecordedView:
-    """The logits of one view.
+    """The logits of one view."""
 
-    Args:
-        number: Of the view.
-        source: ``'model'`` (recorded after the training), ``'training'`` or ``'fill'``, as far as the manifest tells.
-        top_k: How many logits of a sample are kept; ``None`` for all.
-        bytes: On disk.
-        seconds: What making it took; ``None`` where that is not told. So are the multiply-adds.
-    """
-
-    number: int
-    source: str
-    top_k: int | None
-    bytes: float
-    seconds: float | None
+    number: int  # of the view
+    source: str  # ``'model'`` (recorded after the training), ``'training'`` or ``'fill'``, as far as the manifest tells
+    top_k: int | None  # how many logits of a sample are kept; ``None`` for all
+    bytes: float  # on disk
+    seconds: float | None  # what making it took; ``None`` where that is not told. So are the multiply-adds
     multiply_adds: float | None
 
 
@@ -59,56 +51,37 @@ class RecordedTables:
 
 @dataclass(frozen=True)
 class LookupStats:
-    """What an arm looked up.
+    """What an arm looked up."""
 
-    Args:
-        outputs: Outputs looked up, over all teachers.
-        share: Of the multiply-adds of all outputs that the teachers gave, those that this run did not compute; with
-            teachers of one size that is the share of outputs.
-        saved: Those multiply-adds; what the run computed to fill an archive is taken off.
-        less: The share that they are of the whole training with live teachers.
-        filled_elsewhere: Multiply-adds of views that other runs computed to fill the archives, and this one looked up.
-    """
-
-    outputs: Spread | None
+    outputs: Spread | None  # outputs looked up, over all teachers
+    # Of the multiply-adds of all outputs that the teachers gave, those that this run did not compute; with teachers of
+    # One size that is the share of outputs
     share: Spread | None
-    saved: Spread | None
-    less: Spread | None
+    saved: Spread | None  # those multiply-adds; what the run computed to fill an archive is taken off
+    less: Spread | None  # the share that they are of the whole training with live teachers
+    # Multiply-adds of views that other runs computed to fill the archives, and this one looked up
     filled_elsewhere: Spread | None
 
 
 @dataclass(frozen=True)
 class RecordingCost:
-    """One cost of an arm with the recording of its teachers' outputs; spreads are ``None`` where it is not known.
+    """One cost of an arm with the recording of its teachers' outputs; spreads are ``None`` where it is not known."""
 
-    Args:
-        recording: What it took to record the views that a run could see.
-        share: The part of that which falls to a run if all that use a view share it.
-        whole: The run's training and the recording.
-        shared: The run's training and its share.
-    """
-
-    recording: Spread | None
-    share: Spread | None
-    whole: Spread | None
-    shared: Spread | None
+    recording: Spread | None  # what it took to record the views that a run could see
+    share: Spread | None  # the part of that which falls to a run if all that use a view share it
+    whole: Spread | None  # the run's training and the recording
+    shared: Spread | None  # the run's training and its share
 
 
 @dataclass(frozen=True)
 class ArmLookups:
-    """What is known of the archives that an arm was taught from.
+    """What is known of the archives that an arm was taught from."""
 
-    Args:
-        looked_up: What its runs looked up; ``None`` if nothing.
-        costs: Their costs with the recording of the teachers' outputs, by name.
-        sharers: The fewest and the most runs that share a recording with one of them; both 0 without a recording.
-        unknown: Whether one of them looked up in an archive that is not among the runs reported.
-    """
-
-    looked_up: LookupStats | None
-    costs: dict[str, RecordingCost]
+    looked_up: LookupStats | None  # what its runs looked up; ``None`` if nothing
+    costs: dict[str, RecordingCost]  # their costs with the recording of the teachers' outputs, by name
+    # The fewest and the most runs that share a recording with one of them; both 0 without a recording
     sharers: tuple[int, int]
-    unknown: bool
+    unknown: bool  # whether one of them looked up in an archive that is not among the runs reported
 
     @property
     def took_recording(self) -> bool:
@@ -142,18 +115,30 @@ class Lookups:
     def _looked_up(self, runs: Sequence[Run]) -> LookupStats | None:
         if not any(map(_outputs, runs)):
             return None
-        ledgers = [_Ledger.of(run) for run in runs]
-        elsewhere = [
-            None if (filled := self._sum(run, 'fill', 'multiply_adds')) is None else max(0.0, filled - one.filled)
-            for run, one in zip(runs, ledgers, strict=True)
-        ]
+        stats = [self._of_run(run) for run in runs]
         return LookupStats(
-            outputs=Spread.of(map(_outputs, runs)),
-            share=Spread.of(one.share_of(0.0) for one in ledgers),
-            saved=Spread.of(one.saved for one in ledgers),
-            less=Spread.of(None if one.student is None else one.share_of(one.student) for one in ledgers),
-            filled_elsewhere=Spread.of(elsewhere),
+            **{field.name: Spread.of(one.get(field.name) for one in stats) for field in fields(LookupStats)}
         )
+
+    def _of_run(self, run: Run) -> dict[str, float | None]:
+        """What :class:`LookupStats` says, of one run's whole training; what is not known is left out."""
+        found: dict[str, float | None] = {'outputs': _outputs(run)}
+        computed = last(series(run.epochs, 'multiply_adds_teacher_total')) or 0.0
+        # What a run computed to fill an archive it also looked up. How much that is of what its teachers computed is
+        # not logged: all of it, lest savings be claimed that were none.
+        filled = computed if any(teacher.fill for teacher in _teachers(run)) else 0.0
+        elsewhere = self._sum(run, 'fill', 'multiply_adds')
+        if elsewhere is not None:
+            found['filled_elsewhere'] = max(0.0, elsewhere - filled)
+        recorded = last(series(run.epochs, 'multiply_adds_teacher_saved_total'))
+        if recorded is not None:
+            saved = found['saved'] = recorded - filled
+            # The saved part of what the teachers, and the whole training, would have cost with live teachers.
+            student = last(series(run.epochs, 'multiply_adds_student_total'))
+            for name, rest in (('share', 0.0), ('less', student)):
+                live = None if rest is None else rest + computed + saved
+                found[name] = saved / live if live and live > 0 else None
+        return found
 
     def _recording(self, runs: Sequence[Run], cost: str) -> RecordingCost:
         recording = [self._sum(run, 'model', cost) for run in runs]
@@ -210,40 +195,6 @@ class Lookups:
             return there
         beside = run.path.resolve().parent / there.name
         return beside if beside in self._by_path and '://' not in place and not os.path.isdir(place) else None
-
-
-@dataclass(frozen=True)
-class _Ledger:
-    """Multiply-adds of one run's whole training: the student's, the teachers', and of outputs that were looked up."""
-
-    student: float | None
-    computed: float
-    recorded: float | None
-    filled: float
-
-    @classmethod
-    def of(cls, run: Run) -> _Ledger:
-        computed = last(series(run.epochs, 'multiply_adds_teacher_total')) or 0.0
-        # What a run computed to fill an archive it also looked up. How much that is of what its teachers computed is
-        # not logged: all of it, lest savings be claimed that were none.
-        fills = any(teacher.fill for teacher in _teachers(run))
-        return cls(
-            student=last(series(run.epochs, 'multiply_adds_student_total')),
-            computed=computed,
-            recorded=last(series(run.epochs, 'multiply_adds_teacher_saved_total')),
-            filled=computed if fills else 0.0,
-        )
-
-    @property
-    def saved(self) -> float | None:
-        return None if self.recorded is None else self.recorded - self.filled
-
-    def share_of(self, student: float) -> float | None:
-        """The saved part of what ``student`` and its teachers would have cost with live teachers."""
-        if self.saved is None:
-            return None
-        live = student + self.computed + self.saved
-        return self.saved / live if live > 0 else None
 
 
 def _outputs(run: Run) -> float:

@@ -12,8 +12,9 @@ from composer_kd.report.load import number
 
 __all__ = [
     'COSTS', 'MEASURES', 'PARTS', 'TOLERANCE', 'CostKind', 'Curve', 'Epochs', 'Measure', 'Reach', 'Series', 'Spread',
-    'best', 'common_epochs', 'costs_at', 'cumulative', 'curve', 'effective_robustness', 'first_epoch_at', 'label_loss',
-    'last', 'mean_corruption_error', 'reach', 'relative_mean_corruption_error', 'series', 'speed_up',
+    'best', 'common_epochs', 'costs_at', 'cumulative', 'curve', 'effective_robustness', 'first_costs',
+    'first_epoch_at', 'label_loss', 'last', 'mean_corruption_error', 'reach', 'relative_mean_corruption_error',
+    'series', 'speed_up',
 ]  # fmt: skip
 
 Epochs = Sequence[Mapping[str, Any]]
@@ -187,21 +188,22 @@ def best(values: Series) -> tuple[int, float] | None:
     return max(values.items(), key=lambda item: (item[1], -item[0]), default=None)
 
 
+def first_costs(epochs: Epochs, key: str, threshold: float) -> dict[str, float | None] | None:
+    """What a run had spent of each of :data:`COSTS` when it first reached ``threshold`` in ``key``, if it ever did."""
+    epoch = first_epoch_at(series(epochs, key), threshold)
+    if epoch is None:
+        return None
+    spent = costs_at(epochs)
+    return {cost.name: spent[cost.name].get(epoch) for cost in COSTS}
+
+
 def reach(runs: Sequence[Epochs], key: str, threshold: float) -> Reach:
     """What reaching ``threshold`` in ``key`` took the runs of an arm."""
-    spent: dict[str, list[float | None]] = {cost.name: [] for cost in COSTS}
-    reached = 0
-    for epochs in runs:
-        epoch = first_epoch_at(series(epochs, key), threshold)
-        if epoch is None:
-            continue
-        reached += 1
-        totals = costs_at(epochs)
-        for name, values in spent.items():
-            values.append(totals[name].get(epoch))
+    reached = [spent for epochs in runs if (spent := first_costs(epochs, key, threshold)) is not None]
     # A mean over some of the seeds that reached would hide the others: all have the cost, or it is not known.
-    spreads = {name: None if None in values else Spread.of(values) for name, values in spent.items()}
-    return Reach(threshold, reached, len(runs), **spreads)
+    costs = {cost.name: [spent[cost.name] for spent in reached] for cost in COSTS}
+    spreads = {name: None if None in values else Spread.of(values) for name, values in costs.items()}
+    return Reach(threshold, len(reached), len(runs), **spreads)
 
 
 def speed_up(baseline: Spread | None, arm: Spread | None) -> float | None:

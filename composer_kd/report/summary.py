@@ -78,21 +78,15 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cost of reaching one accuracy, an arm against the baseline.
-
-    Args:
-        ratio: Baseline over arm, above 1 where the arm is cheaper.
-        complete: Whether every seed of both reached the accuracy.
-        beyond_chance: Whether the means differ by more than two standard errors; ``None`` with a single seed on a side.
-        shared: Whether it is about seconds of a machine that other runs used too.
-    """
+    """One cost of reaching one accuracy, an arm against the baseline."""
 
     baseline: Spread
     arm: Spread
-    ratio: float
-    complete: bool
+    ratio: float  # baseline over arm, above 1 where the arm is cheaper
+    complete: bool  # whether every seed of both reached the accuracy
+    # Whether the means differ by more than two standard errors; ``None`` with a single seed on a side
     beyond_chance: bool | None
-    shared: bool
+    shared: bool  # whether it is about seconds of a machine that other runs used too
 
 
 @dataclass(frozen=True)
@@ -134,7 +128,7 @@ class Summary:
         return self.arms[1:]
 
     def comparable(self, arm: ArmSummary) -> bool:
-        """Whether the arm is judged on the test data of the baseline: no drift has made other ones of them."""
+        """Whether the arm is tested on the test data of the baseline: no drift has made other ones of them."""
         return arm.arm.test_shift == self.baseline.arm.test_shift
 
     def compare(self, arm: ArmSummary, measure: str, index: int, cost: str) -> Comparison | None:

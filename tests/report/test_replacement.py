@@ -7,7 +7,7 @@ import json
 import pytest
 
 from composer_kd.report import report
-from composer_kd.report.sections.replacement import Recovery, forgetting, recovery
+from composer_kd.report.sections.replacement import forgetting
 from tests.report.runs_on_disk import accuracies, rows, values, write_run
 
 
@@ -91,15 +91,3 @@ def test_forgetting_is_what_is_gone_of_each_earlier_step():
     assert forgetting([0.5, 0.6], [0.4, 0.3]) == pytest.approx(0.2)
     assert forgetting([0.5], [0.6]) == pytest.approx(-0.1)
     assert forgetting([], []) is None
-
-
-def test_recovery_is_the_first_epoch_as_good_as_before():
-    values = [0.1, 0.4, 0.3, 0.5]
-    epochs = [
-        {'epoch': epoch, 'test_accuracy': value, 'seconds_train_total': 10.0 * epoch}
-        for epoch, value in enumerate(values, start=1)
-    ]
-    assert recovery(epochs, 0.4) == Recovery(2, 20.0)
-    assert recovery(epochs, 0.45) == Recovery(4, 40.0)
-    assert recovery(epochs, 0.6) is None
-    assert recovery([{'epoch': 1, 'test_accuracy': 0.4}], 0.4) == Recovery(1, None)

@@ -12,6 +12,7 @@ from composer_kd.report.stats import (
     costs_at,
     curve,
     effective_robustness,
+    first_costs,
     first_epoch_at,
     label_loss,
     mean_corruption_error,
@@ -195,6 +196,19 @@ def test_the_loss_of_different_arms_is_compared_without_distillation_terms():
     assert label_loss(distilled) == {1: 2.0}
     assert label_loss(plain) == {1: 2.5}
     assert label_loss(unknown) == {}
+
+
+def test_costs_are_those_of_the_first_epoch_that_is_as_good():
+    values = [0.1, 0.4, 0.3, 0.5]
+    epochs = [
+        {'epoch': epoch, 'test_accuracy': value, 'seconds_train_total': 10.0 * epoch}
+        for epoch, value in enumerate(values, start=1)
+    ]
+    assert first_costs(epochs, 'test_accuracy', 0.4) == {'epochs': 2, 'seconds': 20.0, 'multiply_adds': None}
+    assert first_costs(epochs, 'test_accuracy', 0.45) == {'epochs': 4, 'seconds': 40.0, 'multiply_adds': None}
+    assert first_costs(epochs, 'test_accuracy', 0.6) is None
+    unknown = first_costs([{'epoch': 1, 'test_accuracy': 0.4}], 'test_accuracy', 0.4)
+    assert unknown == {'epochs': 1, 'seconds': None, 'multiply_adds': None}
 
 
 # -- under drift ---------------------------------------------------------------------------------------------------

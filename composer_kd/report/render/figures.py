@@ -116,19 +116,12 @@ _LOOK = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One picture. ``svg`` stands in a page as it is; ``png`` is the same on white paper.
+    """One picture. ``svg`` stands in a page as it is; ``png`` is the same on white paper."""
 
-    Args:
-        name: Its file name, without the suffix.
-        title: What it shows (it is inside the picture too).
-        caption: How to read it.
-        alt: What one would see, in words and numbers.
-    """
-
-    name: str
-    title: str
-    caption: str
-    alt: str
+    name: str  # its file name, without the suffix
+    title: str  # what it shows (it is inside the picture too)
+    caption: str  # how to read it
+    alt: str  # what one would see, in words and numbers
     svg: str
     png: bytes
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from composer_kd.report.headline import Headline
 from composer_kd.report.render.figures import ACCENTS, Figure, css_variables
@@ -154,30 +155,17 @@ def _settings(summary: Summary) -> str:
 
 
 def _facts(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, str]:
-    facts = {str(key): _plain(value) for key, value in config.items() if key not in ('name', 'arm', 'seed')}
+    facts = {str(key): value for key, value in config.items() if key not in ('name', 'arm', 'seed')}
     for key in ('hardware', 'versions', 'parameters', 'multiply_adds', 'precision'):
         if manifest.get(key) is not None:
-            facts[key.replace('_', ' ')] = _plain(manifest[key])
-    return facts
+            facts[key.replace('_', ' ')] = manifest[key]
+    return {key: _as_yaml(value) for key, value in facts.items()}
 
 
-def _plain(value: Any) -> str:
-    """A setting as one readable line or a few: ``key: value`` pairs, nested ones in brackets."""
-    if isinstance(value, Mapping):
-        return '\n'.join(f'{key}: {_inline(inner)}' for key, inner in value.items()) or 'none'
-    return _inline(value)
-
-
-def _inline(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return '{' + ', '.join(f'{key}: {_inline(inner)}' for key, inner in value.items()) + '}'
-    if isinstance(value, list):
-        return '[' + ', '.join(map(_inline, value)) + ']'
-    if value is None:
-        return 'none'
-    if isinstance(value, bool):
-        return json.dumps(value)
-    return f'{value:,}' if isinstance(value, int) and abs(value) >= 10_000 else str(value)
+def _as_yaml(value: Any) -> str:
+    """A setting as it may stand in a YAML file."""
+    written = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000)
+    return written.removesuffix('...\n').rstrip()
 
 
 def _facts_block(title: str, facts: Iterable[tuple[str, str]]) -> str:

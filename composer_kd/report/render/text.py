@@ -126,21 +126,13 @@ def capital(text: str) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as plain text; every format escapes them in its own way.
+    """Cells as plain text; every format escapes them in its own way."""
 
-    Args:
-        title: What it shows, with the unit.
-        columns: Headings.
-        rows: As many cells as columns each.
-        labels: How many leading columns name the row.
-        brief: Whether it is shown at the end of a training too.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    labels: int = 1
-    brief: bool = True
+    title: str  # what it shows, with the unit
+    columns: tuple[str, ...]  # headings
+    rows: tuple[tuple[str, ...], ...]  # as many cells as columns each
+    labels: int = 1  # how many leading columns name the row
+    brief: bool = True  # whether it is shown at the end of a training too
 
     @classmethod
     def of(

@@ -26,19 +26,12 @@ class ArmUnderAttack:
 
 @dataclass(frozen=True)
 class AttackResults:
-    """Arms by name, those that were attacked.
+    """Arms by name, those that were attacked."""
 
-    Attributes:
-        split: The part of the data that the samples are of.
-        samples: How many they are in each run; ``None`` where runs differ.
-        attacks: Short descriptions, in the order in which runs were measured under them.
-        arms: In the order of the report.
-    """
-
-    split: str
-    samples: int | None
-    attacks: tuple[str, ...]
-    arms: dict[str, ArmUnderAttack]
+    split: str  # the part of the data that the samples are of
+    samples: int | None  # how many they are in each run; ``None`` where runs differ
+    attacks: tuple[str, ...]  # short descriptions, in the order in which runs were measured under them
+    arms: dict[str, ArmUnderAttack]  # in the order of the report
 
 
 @SECTIONS.register('attacks')

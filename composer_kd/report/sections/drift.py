@@ -31,52 +31,33 @@ _MAPS = 8  # arms with a heat map of their own
 
 @dataclass(frozen=True)
 class ArmUnderDrift:
-    """Means over the measured runs of an arm; accuracies are of the test data.
+    """Means over the measured runs of an arm; accuracies are of the test data."""
 
-    Attributes:
-        clean: On the data that the runs are judged on.
-        drifted: Averaged over the drifts.
-        drop: The former minus the latter.
-        corruption_error: Relative to the baseline arm; ``None`` where no corruption was measured, or not of that arm.
-        relative_corruption_error: Likewise, of what corruptions add to the clean error.
-        effective: What is beyond the accuracy under drift that the clean one lets one expect by the other arms.
-        worst: The drift under which the arm is worst.
-        at_worst: Its accuracy there.
-        worst_group: Of the worst superclass, class or fine class under each drift, averaged over the drifts.
-        calibration_error: Averaged over the drifts.
-        by_drift: Accuracies by the names of the drifts.
-    """
-
-    clean: Spread
-    drifted: Spread
-    drop: Spread
+    clean: Spread  # on the data that the runs are tested on
+    drifted: Spread  # averaged over the drifts
+    drop: Spread  # the former minus the latter
+    # Relative to the baseline arm; ``None`` where no corruption was measured, or not of that arm
     corruption_error: Spread | None
-    relative_corruption_error: Spread | None
+    relative_corruption_error: Spread | None  # likewise, of what corruptions add to the clean error
+    # What is beyond the accuracy under drift that the clean one lets one expect by the other arms
     effective: float | None
-    worst: str
-    at_worst: Spread
-    worst_group: Spread
-    calibration_error: Spread | None
-    by_drift: dict[str, Spread]
+    worst: str  # the drift under which the arm is worst
+    at_worst: Spread  # its accuracy there
+    worst_group: Spread  # of the worst superclass, class or fine class under each drift, averaged over the drifts
+    calibration_error: Spread | None  # averaged over the drifts
+    by_drift: dict[str, Spread]  # accuracies by the names of the drifts
 
 
 @dataclass(frozen=True)
 class DriftResults:
-    """Arms by name, those that were measured; and of the corruptions among the drifts, which and how severe.
+    """Arms by name, those that were measured; and of the corruptions among the drifts, which and how severe."""
 
-    Attributes:
-        drifts: The names of the drifts that are compared: those that most of the measured runs were put under.
-        corruptions: Kind of corruption to severity to the name of the drift.
-        groups: What a worst group is one of: ``superclass``, ``class`` or ``fine class``.
-        left_out: The names of the runs that were measured, and lack one of these drifts.
-        arms: In the order of the report.
-    """
-
+    # The names of the drifts that are compared: those that most of the measured runs were put under
     drifts: tuple[str, ...]
-    corruptions: dict[str, dict[float, str]]
-    groups: str
-    left_out: tuple[str, ...]
-    arms: dict[str, ArmUnderDrift]
+    corruptions: dict[str, dict[float, str]]  # kind of corruption to severity to the name of the drift
+    groups: str  # what a worst group is one of: ``superclass``, ``class`` or ``fine class``
+    left_out: tuple[str, ...]  # the names of the runs that were measured, and lack one of these drifts
+    arms: dict[str, ArmUnderDrift]  # in the order of the report
 
 
 @SECTIONS.register('drift')

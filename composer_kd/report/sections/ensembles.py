@@ -22,25 +22,15 @@ _FILE = 'ensembles.json'
 
 @dataclass(frozen=True)
 class EnsembleAccuracy:
-    """Test accuracies of runs together, over the seeds of which all members are reported.
+    """Test accuracies of runs together, over the seeds of which all members are reported."""
 
-    Attributes:
-        name: As the file calls it.
-        members: Likewise.
-        logits: Their logits averaged.
-        probabilities: Their probabilities averaged.
-        best: The member that is best on average.
-        alone: Its accuracy.
-        at_least_one: The share of the samples for which one of them is right.
-    """
-
-    name: str
-    members: tuple[str, ...]
-    logits: Spread
-    probabilities: Spread
-    best: str
-    alone: Spread
-    at_least_one: Spread
+    name: str  # as the file calls it
+    members: tuple[str, ...]  # likewise
+    logits: Spread  # their logits averaged
+    probabilities: Spread  # their probabilities averaged
+    best: str  # the member that is best on average
+    alone: Spread  # its accuracy
+    at_least_one: Spread  # the share of the samples for which one of them is right
 
 
 @SECTIONS.register('ensembles')

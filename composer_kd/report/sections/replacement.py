@@ -11,10 +11,10 @@ from composer_kd.report.load import Arm, Run
 from composer_kd.report.measured import MeasuredDrifts, read_drifts
 from composer_kd.report.render.text import PERCENT, Table, unit_for, with_spread
 from composer_kd.report.sections import SECTIONS, Section
-from composer_kd.report.stats import Epochs, Spread, costs_at, first_epoch_at, last, series
+from composer_kd.report.stats import COSTS, Spread, first_costs, last, series
 from composer_kd.report.summary import Summary
 
-__all__ = ['Recovery', 'Replacement', 'Replacements', 'forgetting', 'recovery', 'replacements']
+__all__ = ['Replacement', 'Replacements', 'forgetting', 'replacements']
 
 
 def forgetting(then: Sequence[float], now: Sequence[float]) -> float | None:
@@ -28,54 +28,18 @@ def forgetting(then: Sequence[float], now: Sequence[float]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Recovery:
-    """What it took to be as good as before a drift; seconds and multiply-adds are of training, with teachers."""
-
-    epochs: int
-    seconds: float | None
-    multiply_adds: float | None = None
-
-
-def recovery(epochs: Epochs, level: float, key: str = 'test_accuracy') -> Recovery | None:
-    """The first epoch on drifted data in which a retrained model reaches what the one before had before the drift.
-
-    Args:
-        epochs: The records of the retrained model's epochs.
-        level: The accuracy to reach.
-        key: Of the accuracy in the records.
-    """
-    first = first_epoch_at(series(epochs, key), level)
-    if first is None:
-        return None
-    spent = costs_at(epochs)
-    return Recovery(first, spent['seconds'].get(first), spent['multiply_adds'].get(first))
-
-
-@dataclass(frozen=True)
 class Replacement:
-    """Means over the runs of an arm that replace another run; accuracies are of test data.
+    """Means over the runs of an arm that replace another run; accuracies are of test data."""
 
-    Attributes:
-        before: The replaced models on their own data.
-        aged: The same models on the data of those that replace them; ``None`` where that was not measured.
-        after: The models that replace them, on those data.
-        recovered: In how many runs an epoch was as good as the replaced model had been.
-        of: How many runs replace one.
-        epochs: Until then, over those that came there.
-        seconds: Of training, likewise.
-        multiply_adds: Of training with teachers, likewise.
-        forgotten: What of the earlier models' accuracies on their own data is gone, averaged over them; below 0 where
-            it has grown.
-    """
-
-    before: Spread
-    aged: Spread | None
-    after: Spread
-    recovered: int
-    of: int
-    epochs: Spread | None
-    seconds: Spread | None
-    multiply_adds: Spread | None
+    before: Spread  # the replaced models on their own data
+    aged: Spread | None  # the same models on the data of those that replace them; ``None`` where that was not measured
+    after: Spread  # the models that replace them, on those data
+    recovered: int  # in how many runs an epoch was as good as the replaced model had been
+    of: int  # how many runs replace one
+    epochs: Spread | None  # until then, over those that came there
+    seconds: Spread | None  # of training, likewise
+    multiply_adds: Spread | None  # of training with teachers, likewise
+    # What is gone of the earlier models' accuracies on their own data, averaged over them; below 0 where it has grown
     forgotten: Spread | None
 
 
@@ -157,9 +121,7 @@ def replacements(arms: Sequence[Arm]) -> dict[str, Replacement]:
                 after=Spread.over(pair.after for pair in pairs),
                 recovered=len(recovered),
                 of=len(pairs),
-                epochs=Spread.of(one.epochs for one in recovered),
-                seconds=Spread.of(one.seconds for one in recovered),
-                multiply_adds=Spread.of(one.multiply_adds for one in recovered),
+                **{cost.name: Spread.of(one[cost.name] for one in recovered) for cost in COSTS},
                 forgotten=Spread.of(pair.forgotten for pair in pairs),
             )
     return found
@@ -170,7 +132,7 @@ class _Pair:
     before: float
     aged: float | None
     after: float
-    recovery: Recovery | None
+    recovery: dict[str, float | None] | None
     forgotten: float | None
 
 
@@ -192,7 +154,7 @@ def _pair(run: Run, runs: Mapping[Path, Run], of: Callable[[Run], MeasuredDrifts
             now.append(present)
     replaced = of(earlier[0])
     aged = None if own is None or replaced is None else replaced.on(own.fingerprint)
-    return _Pair(before, aged, after, recovery(run.epochs, before), forgetting(then, now))
+    return _Pair(before, aged, after, first_costs(run.epochs, 'test_accuracy', before), forgetting(then, now))
 
 
 def _replaced(run: Run, runs: Mapping[Path, Run]) -> Iterator[Run]:

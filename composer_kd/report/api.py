@@ -165,31 +165,20 @@ def report(
 
 
 def _arm(summary: Summary, arm: ArmSummary) -> dict[str, Any]:
+    def level(measure: str, index: int) -> dict[str, Any]:
+        found = {cost.name: summary.compare(arm, measure, index, cost.name) for cost in COSTS}
+        compared = found if arm is not summary.baseline else dict.fromkeys(found)
+        return {**_plain(arm.reach[measure][index]), 'speed_up': compared}
+
     return {
         'name': arm.name,
-        'runs': [run.name for run in arm.arm.counted],
-        'finished': arm.arm.finished,
-        'recycles': arm.arm.recycles,
-        'shared_machine': arm.arm.shared,
+        'runs': [run.name for run in arm.counted],
+        'finished': arm.finished,
+        'recycles': arm.recycles,
+        'shared': arm.shared,
         'accuracy': arm.accuracy,
-        'to_reach': {
-            measure: [
-                {**_plain(level), 'speed_up': _speed_up(summary, arm, measure, index)}
-                for index, level in enumerate(levels)
-            ]
-            for measure, levels in arm.reach.items()
-        },
+        'to_reach': {name: [level(name, index) for index in range(len(levels))] for name, levels in arm.reach.items()},
     }
-
-
-def _speed_up(summary: Summary, arm: ArmSummary, measure: str, index: int) -> dict[str, Any]:
-    """The costs of the baseline over those of the arm; ``null`` where there is nothing to compare."""
-    kinds = [cost.name for cost in COSTS]
-    if arm is summary.baseline:
-        return dict.fromkeys(kinds)
-    found = {cost: summary.compare(arm, measure, index, cost) for cost in kinds}
-    names = {'ratio': 'ratio', 'complete': 'complete', 'beyond_chance': 'beyond_chance', 'shared': 'shared_machine'}
-    return {cost: one and {called: getattr(one, name) for name, called in names.items()} for cost, one in found.items()}
 
 
 def _plain(value: Any) -> Any:

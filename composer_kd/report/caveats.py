@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from composer_kd.report.load import canonical
 from composer_kd.report.render.text import SHARED, UNFINISHED, and_join
 from composer_kd.report.sections import Section
 from composer_kd.report.summary import Summary
@@ -43,7 +43,7 @@ def _altered(summary: Summary) -> Iterable[str]:
 
 def _baseline(summary: Summary) -> Iterable[str]:
     base = summary.baseline
-    for what in base.arm.recycles if summary.others else ():
+    for what in base.recycles if summary.others else ():
         yield f'The baseline {base.name} was itself trained with {what}.'
     others = [arm.name for arm in summary.others if not summary.comparable(arm)]
     if others:
@@ -59,7 +59,7 @@ def _seeds(summary: Summary) -> Iterable[str]:
         yield f'One seed only in {and_join(single)}: differences may be chance.'
     names = summary.labels
     for arm in summary.arms:
-        for seed, runs in arm.arm.repeats.items():
+        for seed, runs in arm.repeats.items():
             yield (
                 f'{and_join([names[run.path] for run in runs])} are repeats of one seed ({seed}): '
                 f'n and the deviations of {arm.name} are not over seeds.'
@@ -67,40 +67,40 @@ def _seeds(summary: Summary) -> Iterable[str]:
 
 
 def _unfinished(summary: Summary) -> Iterable[str]:
-    begun = [arm.name for arm in summary.arms if not arm.arm.finished]
+    begun = [arm.name for arm in summary.arms if not arm.finished]
     if begun:
         yield f'{UNFINISHED} No run of {and_join(begun)} has finished: its numbers are of the epochs so far.'
-    counted = {id(run) for arm in summary.arms for run in arm.arm.counted}
+    counted = {id(run) for arm in summary.arms for run in arm.counted}
     left_out = [f'{summary.labels[run.path]} ({run.progress})' for run in summary.runs if id(run) not in counted]
     if left_out:
         yield f'Not in the means, because unfinished: {and_join(left_out)}.'
 
 
 def _machine(summary: Summary) -> Iterable[str]:
-    shared = [arm.name for arm in summary.arms if arm.arm.shared]
+    shared = [arm.name for arm in summary.arms if arm.shared]
     if shared:
         yield f'{SHARED} Other runs used the machine beside {and_join(shared)}: their seconds are not their own.'
-    counted = [run for arm in summary.arms for run in arm.arm.counted]
+    counted = [run for arm in summary.arms for run in arm.counted]
     ends = [run.epochs[-1] if run.epochs else {} for run in counted]
     for what, values in (
         ('devices', [end.get('device') for end in ends]),
         ('numbers of ranks', [end.get('world_size') for end in ends]),
         ('machines', [run.manifest.get('hardware') for run in counted]),
     ):
-        if len({_canonical(value) for value in values if value is not None}) > 1:
+        if len({_comparable(value) for value in values if value is not None}) > 1:
             yield f'The runs used different {what}: their seconds cannot be compared.'
 
 
 def _settings(summary: Summary) -> Iterable[str]:
     for arm in summary.arms:
-        differing = [key for key in _SETTINGS if len({_canonical(run.config.get(key)) for run in arm.arm.runs}) > 1]
+        differing = [key for key in _SETTINGS if len({_comparable(run.config.get(key)) for run in arm.runs}) > 1]
         if differing:
             yield f'The runs of {arm.name} differ in more than their seed: {", ".join(differing)}.'
-    base = summary.baseline.arm.runs[0].config
+    base = summary.baseline.runs[0].config
     alike: dict[str, list[str]] = {}
     for arm in summary.others:
-        config = arm.arm.runs[0].config
-        differing = [key for key in _ACROSS if _canonical(config.get(key)) != _canonical(base.get(key))]
+        config = arm.runs[0].config
+        differing = [key for key in _ACROSS if _comparable(config.get(key)) != _comparable(base.get(key))]
         if differing:
             alike.setdefault(', '.join(differing), []).append(arm.name)
     for differing, names in alike.items():
@@ -108,8 +108,8 @@ def _settings(summary: Summary) -> Iterable[str]:
         yield f'{and_join(names)} {verb} from the baseline {summary.baseline.name} in: {differing}.'
 
 
-def _canonical(value: Any) -> str:
-    return json.dumps(_without_seed(value), sort_keys=True, default=str)
+def _comparable(value: Any) -> str:
+    return canonical(_without_seed(value))
 
 
 def _without_seed(value: Any) -> Any:

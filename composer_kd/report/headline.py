@@ -37,26 +37,26 @@ def headline(summary: Summary) -> Headline:
     The arm named is the cheapest of those: by training time where the runs had the machine for themselves, else by
     multiply-adds, else by epochs; with the whole recording of the outputs that it looked up.
     """
-    base = summary.baseline
-    if summary.guessing and not summary.thresholds[summary.primary.name]:
-        chance = f'guessing among {summary.num_classes} classes gives {percent(1 / (summary.num_classes or 1))}'
-        return Headline('Nothing was learned beyond guessing yet', f'{_ends(summary)}; {chance}.', {})
-    if not summary.others:
-        return Headline('One arm, nothing to compare yet', f'{_ended(summary, base)}.', {})
-    others = [arm for arm in summary.others if summary.comparable(arm)]
-    if not others:
-        short = f'Nothing to compare: no other arm is tested on the data of {base.name}'
-        return Headline(short, f'{_ends(summary)}.', {})
-    measure = summary.primary
+    base, measure = summary.baseline, summary.primary
+    ends = '; '.join(_ended(summary, arm) for arm in summary.arms[:4])
     levels = base.reach[measure.name]
+    if summary.guessing and not levels:
+        chance = f'guessing among {summary.num_classes} classes gives {percent(1 / (summary.num_classes or 1))}'
+        return Headline('Nothing was learned beyond guessing yet', f'{ends}; {chance}.', {})
+    others = [arm for arm in summary.others if summary.comparable(arm)]
     for index in reversed(range(len(levels))):
         able = [arm for arm in others if arm.reach[measure.name][index].complete]
         if levels[index].complete and able:
             return _compare(summary, index, able, len(others))
-    short = 'Nothing to compare: no accuracy was reached by every seed of the baseline and of another arm'
-    if not levels and summary.num_classes:
+    if not summary.others:
+        short = 'One arm, nothing to compare yet'
+    elif not others:
+        short = f'Nothing to compare: no other arm is tested on the data of {base.name}'
+    elif not levels and summary.num_classes:
         short = f'Nothing to compare: {base.name} has not gone beyond guessing yet'
-    return Headline(short, f'{_ends(summary)}.', {})
+    else:
+        short = 'Nothing to compare: no accuracy was reached by every seed of the baseline and of another arm'
+    return Headline(short, f'{ends}.', {})
 
 
 def _compare(summary: Summary, index: int, able: list[ArmSummary], others: int) -> Headline:
@@ -75,7 +75,10 @@ def _compare(summary: Summary, index: int, able: list[ArmSummary], others: int) 
     short = _contradiction(found) if decisive == 'seconds' else None
     short = short or _verdict(decisive, found[decisive], _recording_in_words(best, decisive, counted[best.name]))
     among = f' (the cheapest of {others} arms)' if others > 1 else ''
-    order = [decisive, *(cost for cost, one in found.items() if cost != decisive and not _alike(cost, one))]
+    order = [
+        decisive,
+        *(cost for cost, one in found.items() if cost != decisive and len({*_quantities(cost, one)}) > 1),
+    ]
     instead = [f'where {summary.baseline.name} took', *[_INSTEAD] * (len(order) - 1)]
     figures = ', '.join(_figure(cost, found[cost], words) for cost, words in zip(order, instead, strict=True))
     reached = f'to reach {percent(threshold)} {summary.primary.title}, {best.name}{among} took {figures}'
@@ -119,7 +122,7 @@ def _over(arm: ArmSummary, baseline: ArmSummary) -> str:
     counts = {arm.n, baseline.n}
     if counts == {1}:
         return 'one seed each, so chance is not ruled out'
-    if arm.arm.repeats or baseline.arm.repeats:
+    if arm.repeats or baseline.repeats:
         each = f'{arm.n} runs each' if len(counts) == 1 else f'{arm.n} and {baseline.n} runs'
         return f'over {each}, some of them repeats of one seed, so chance is not ruled out'
     return f'mean of {seeds(arm.n)} each' if len(counts) == 1 else f'means of {arm.n} and {seeds(baseline.n)}'
@@ -159,12 +162,8 @@ def _verdict(cost: str, found: Comparison, recording: str) -> str:
 
 def _side(found: Comparison) -> int:
     """1 where the arm is cheaper, -1 where it is dearer, 0 where there is no difference worth a word."""
-    saved = _saved(found)
+    saved = 1 - 1 / found.ratio
     return 0 if abs(saved) < _NEGLIGIBLE else 1 if saved > 0 else -1
-
-
-def _saved(found: Comparison) -> float:
-    return 1 - 1 / found.ratio
 
 
 def _change(cost: str, found: Comparison) -> str:
@@ -172,14 +171,9 @@ def _change(cost: str, found: Comparison) -> str:
     side, noun = _side(found), _NOUNS[cost]
     if not side:
         return f'{"as much" if cost == "seconds" else "as many"} {noun}'
-    share = f'{abs(_saved(found)):,.0%}'.replace('%', '\u00a0%')
+    share = f'{abs(1 - 1 / found.ratio):,.0%}'.replace('%', '\u00a0%')
     less = 'less' if cost == 'seconds' else 'fewer'
     return f'{share} {less if side > 0 else "more"} {noun}'
-
-
-def _alike(cost: str, found: Comparison) -> bool:
-    own, base = _quantities(cost, found)
-    return own == base
 
 
 def _quantities(cost: str, found: Comparison) -> tuple[str, str]:
@@ -197,14 +191,10 @@ def _figure(cost: str, found: Comparison, instead: str) -> str:
     return f'{own}{what} {instead} {base}'
 
 
-def _ends(summary: Summary) -> str:
-    return '; '.join(_ended(summary, arm) for arm in summary.arms[:4])
-
-
 def _ended(summary: Summary, arm: ArmSummary) -> str:
     measure = summary.primary
     last = with_spread(arm.accuracy[measure.name].last, PERCENT)
-    lengths = Spread.over(run.last_epoch for run in arm.arm.counted)
+    lengths = Spread.over(run.last_epoch for run in arm.counted)
     epochs = unit_for('epochs', ()).quantity(lengths.mean) if lengths.mean else 'no epoch'
-    count = f'{arm.n} runs' if arm.arm.repeats else seeds(arm.n)
+    count = f'{arm.n} runs' if arm.repeats else seeds(arm.n)
     return f'{arm.name} had {last} % {measure.title} after {epochs} ({count})'

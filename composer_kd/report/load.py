@@ -17,7 +17,9 @@ import yaml
 
 from composer_kd.core.errors import UserError
 
-__all__ = ['Arm', 'Run', 'collect', 'group_arms', 'json_lines', 'labels', 'mapping', 'number', 'plain_text']
+__all__ = [
+    'Arm', 'Run', 'canonical', 'collect', 'group_arms', 'json_lines', 'labels', 'mapping', 'number', 'plain_text',
+]  # fmt: skip
 
 _DEPTH = 2  # a folder of lineages, each a folder of runs
 _CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]')
@@ -75,7 +77,7 @@ class Run:
         """Which drifts have changed the test data that the run's accuracies are of, as JSON."""
         drifts = mapping(self.config.get('data')).get('drift')
         several = drifts if isinstance(drifts, list) else [] if drifts is None else [drifts]
-        return json.dumps([one for one in several if _acts_on_tests(one)], sort_keys=True, default=str)
+        return canonical([one for one in several if _acts_on_tests(one)])
 
     @property
     def last_epoch(self) -> int:
@@ -331,3 +333,8 @@ def number(value: Any, least: float = -math.inf) -> float | None:
     except OverflowError:
         return None
     return found if math.isfinite(found) and found >= least else None
+
+
+def canonical(value: Any) -> str:
+    """Write settings or facts so that equal ones are equal text."""
+    return json.dumps(value, sort_keys=True, default=str)

@@ -16,15 +16,9 @@ from composer_kd.core.errors import UserError
 from composer_kd.report.load import Run, json_lines, plain_text
 
 __all__ = [
-    'ATTACKS_FILE',
-    'DRIFTS_FILE',
-    'MeasuredDrifts',
-    'attack_name',
-    'by_attack',
-    'lines_at_the_end',
-    'read_drifts',
+    'ATTACKS_FILE', 'DRIFTS_FILE', 'MeasuredDrifts', 'attack_name', 'by_attack', 'lines_at_the_end', 'read_drifts',
     'same_samples',
-]
+]  # fmt: skip
 
 # As in the archive and the callbacks, which a report does not import.
 DRIFTS_FILE = 'drifts.json'

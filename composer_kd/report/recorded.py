@@ -14,39 +14,23 @@ from composer_kd.report.load import Arm, Run, mapping, number
 from composer_kd.report.stats import Spread, costs_at, last, series
 
 __all__ = [
-    'RECORDING_COSTS',
-    'ArmLookups',
-    'LookupStats',
-    'Lookups',
-    'RecordedTables',
-    'RecordedView',
-    'RecordingCost',
-    'read_tables',
-]
+    'RECORDING_COSTS', 'ArmLookups', 'LookupStats', 'Lookups', 'RecordedTable', 'RecordingCost', 'read_tables',
+]  # fmt: skip
 
 RECORDING_COSTS = ('seconds', 'multiply_adds')
+_SOURCES = {'model': 'recorded afterwards', 'fill': 'filled by students', 'training': 'from training'}
 
 
 @dataclass(frozen=True)
-class RecordedView:
-    """The logits of one view."""
+class RecordedTable:
+    """One table of an archive; what making it took is ``None`` where it took nothing or is not told."""
 
-    number: int  # of the view
-    source: str  # ``'model'`` (recorded after the training), ``'training'`` or ``'fill'``, as far as the manifest tells
-    top_k: int | None  # how many logits of a sample are kept; ``None`` for all
+    what: str  # in words, with the source where that matters
     bytes: float  # on disk
-    seconds: float | None  # what making it took; ``None`` where that is not told. So are the multiply-adds
-    multiply_adds: float | None
-
-
-@dataclass(frozen=True)
-class RecordedTables:
-    """The tables of one archive: bytes on disk of each, and of the list of samples that they share."""
-
-    samples: float
-    losses: tuple[float, ...]
-    adversarial: tuple[float, ...]
-    views: tuple[RecordedView, ...]
+    view: int | None = None  # of logits
+    source: str = ''  # of logits: ``'model'`` (recorded after the training), ``'training'`` or ``'fill'``
+    seconds: float | None = None
+    multiply_adds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +149,7 @@ class Lookups:
             amount += spent / (self._users[key] if shared else 1)
         return amount
 
-    def _views(self, run: Run, source: str) -> list[tuple[tuple[Path, int], RecordedView]]:
+    def _views(self, run: Run, source: str) -> list[tuple[tuple[Path, int], RecordedTable]]:
         """The recorded views of a source that the run's epochs could show, each under a key of its own."""
         if not _outputs(run):
             return []
@@ -173,10 +157,10 @@ class Lookups:
         limit = views if isinstance(views, int) else max(run.planned_epochs or 0, run.last_epoch)
         places = dict.fromkeys(path for path in self._archives(run) if path is not None)
         return [
-            ((path, view.number), view)
+            ((path, table.view), table)
             for path in places
-            for view in self._tables[path].views
-            if view.source == source and view.number < limit
+            for table in self._tables[path]
+            if table.source == source and table.view is not None and table.view < limit
         ]
 
     def _unknown(self, run: Run) -> bool:
@@ -202,7 +186,7 @@ def _outputs(run: Run) -> float:
     return last(series(run.epochs, 'images_recorded_total')) or 0.0
 
 
-def read_tables(run: Run) -> RecordedTables:
+def read_tables(run: Run) -> list[RecordedTable]:
     """What the run's manifest says of its archive; nothing where it says nothing that can be understood."""
     archive, files = mapping(run.manifest.get('archive')), mapping(run.manifest.get('files'))
 
@@ -214,23 +198,18 @@ def read_tables(run: Run) -> RecordedTables:
         numbered = [(name, table) for name, table in found if isinstance(table, Mapping)]
         return [(int(name), table) for name, table in numbered if re.fullmatch('[0-9]+', str(name))]
 
-    def view(name: int, table: Mapping[str, Any]) -> RecordedView:
-        top_k = table.get('top_k')
-        return RecordedView(
-            number=name,
-            source=str(table.get('source')),
-            top_k=top_k if isinstance(top_k, int) and not isinstance(top_k, bool) else None,
-            bytes=size(table.get('file')),
-            seconds=number(table.get('seconds'), least=0),
-            multiply_adds=number(table.get('multiply_adds'), least=0),
-        )
+    def logits(view: int, table: Mapping[str, Any]) -> RecordedTable:
+        top_k, source = table.get('top_k'), str(table.get('source'))
+        some = f'top-{top_k} ' if isinstance(top_k, int) and not isinstance(top_k, bool) else ''
+        what = f'{some}logits, {_SOURCES.get(source, "of unknown source")}'
+        costs = {cost: number(table.get(cost), least=0) for cost in RECORDING_COSTS}
+        return RecordedTable(what, size(table.get('file')), view, source, **costs)
 
-    return RecordedTables(
-        samples=size(archive.get('samples')),
-        losses=tuple(size(table.get('file')) for _, table in tables('loss')),
-        adversarial=tuple(size(table.get('file')) for _, table in tables('adversarial')),
-        views=tuple(view(name, table) for name, table in tables('logits')),
-    )
+    found = [RecordedTable('losses', size(table.get('file'))) for _, table in tables('loss')]
+    found += [logits(view, table) for view, table in tables('logits')]
+    found += [RecordedTable('adversarial examples', size(table.get('file'))) for _, table in tables('adversarial')]
+    samples = size(archive.get('samples'))
+    return found + [RecordedTable('list of samples', samples)] * (samples > 0)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, linear_regression, stdev
 from typing import Any
 
 from composer_kd.report.load import number
@@ -51,11 +51,7 @@ class CostKind:
     title: str
 
 
-COSTS = (
-    CostKind('epochs', 'epochs'),
-    CostKind('seconds', 'training time'),
-    CostKind('multiply_adds', 'multiply-adds'),
-)
+COSTS = (CostKind('epochs', 'epochs'), CostKind('seconds', 'training time'), CostKind('multiply_adds', 'multiply-adds'))
 
 
 PARTS = ('teacher', 'attack', 'other')  # of a training's cost: what teachers, attacks and other algorithms took
@@ -298,13 +294,10 @@ def effective_robustness(clean: Sequence[float], drifted: Sequence[float]) -> li
 
 def _on_the_line(x: Sequence[float], y: Sequence[float], at: float) -> float | None:
     """What a line through three points or more says; ``None`` where there are fewer, or where they stand upright."""
-    if len(x) < 3:
+    if len(x) < 3 or max(x) - min(x) < 1e-6:
         return None
-    spread = sum((one - fmean(x)) ** 2 for one in x)
-    if spread < 1e-12:
-        return None
-    slope = sum((a - fmean(x)) * (b - fmean(y)) for a, b in zip(x, y, strict=True)) / spread
-    return fmean(y) + slope * (at - fmean(x))
+    slope, intercept = linear_regression(x, y)
+    return intercept + slope * at
 
 
 def _logit(share: float) -> float:

@@ -28,15 +28,9 @@ from composer_kd.report.stats import (
 )
 
 __all__ = [
-    'Accuracy',
-    'ArmSummary',
-    'Comparison',
-    'Summary',
-    'default_epochs',
-    'default_thresholds',
-    'guessing_limit',
+    'Accuracy', 'ArmSummary', 'Comparison', 'Summary', 'default_epochs', 'default_thresholds', 'guessing_limit',
     'summarize',
-]
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,21 +44,16 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class ArmSummary:
+class ArmSummary(Arm):
     """What every part of a report needs to know of one arm; dictionaries go by the name of a measure."""
 
-    arm: Arm
     accuracy: dict[str, Accuracy]
     reach: dict[str, list[Reach]]
     lookups: ArmLookups
 
     @property
-    def name(self) -> str:
-        return self.arm.name
-
-    @property
     def n(self) -> int:
-        return len(self.arm.counted)
+        return len(self.counted)
 
     def marked(self, seconds: bool = False) -> str:
         """The name, marked while no run has finished, and beside seconds where other runs used the machine.
@@ -72,7 +61,7 @@ class ArmSummary:
         Args:
             seconds: Whether seconds stand beside the name.
         """
-        marks = [UNFINISHED] * (not self.arm.finished) + [SHARED] * (seconds and self.arm.shared)
+        marks = [UNFINISHED] * (not self.finished) + [SHARED] * (seconds and self.shared)
         return ' '.join([self.name, *marks])
 
 
@@ -111,7 +100,7 @@ class Summary:
         limit = guessing_limit(self.num_classes or 1)
         if limit is None:
             return False
-        runs = (series(run.epochs, self.primary.key) for arm in self.arms for run in arm.arm.counted)
+        runs = (series(run.epochs, self.primary.key) for arm in self.arms for run in arm.counted)
         return all(first_epoch_at(values, limit) is None for values in runs)
 
     @property
@@ -129,7 +118,7 @@ class Summary:
 
     def comparable(self, arm: ArmSummary) -> bool:
         """Whether the arm is tested on the test data of the baseline: no drift has made other ones of them."""
-        return arm.arm.test_shift == self.baseline.arm.test_shift
+        return arm.test_shift == self.baseline.test_shift
 
     def compare(self, arm: ArmSummary, measure: str, index: int, cost: str) -> Comparison | None:
         """The ``cost`` of the ``index``-th threshold of ``measure``, ``arm`` against the baseline.
@@ -149,7 +138,7 @@ class Summary:
             ratio=ratio,
             complete=ours.complete and theirs.complete,
             beyond_chance=_beyond_chance(base, own),
-            shared=cost == 'seconds' and (arm.arm.shared or self.baseline.arm.shared),
+            shared=cost == 'seconds' and (arm.shared or self.baseline.shared),
         )
 
 
@@ -209,7 +198,7 @@ def _summarize_arm(
     to_reach = {
         measure.name: [reach(records, measure.key, level) for level in levels[measure.name]] for measure in measures
     }
-    return ArmSummary(arm, accuracy, to_reach, lookups)
+    return ArmSummary(arm.name, arm.runs, accuracy, to_reach, lookups)
 
 
 def _choose_baseline(arms: Sequence[Arm], name: str | None) -> Arm:

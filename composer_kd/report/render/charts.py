@@ -77,8 +77,10 @@ def line_chart(
             marked = {'marker': style.marker, 'markevery': max(1, len(mean) // 8)}
             axes.plot(line.x, mean, color=style.color, linestyle=style.line, zorder=3, **marked)
             if all(sd is not None for sd in line.sd):
-                low = [middle - scale * (sd or 0) for middle, sd in zip(mean, line.sd, strict=True)]
-                high = [middle + scale * (sd or 0) for middle, sd in zip(mean, line.sd, strict=True)]
+                low, high = (
+                    [middle + side * (sd or 0) for middle, sd in zip(mean, line.sd, strict=True)]
+                    for side in (-scale, scale)
+                )
                 axes.fill_between(line.x, low, high, color=style.color, alpha=0.16, linewidth=0, zorder=2)
         axes.grid(True)
         axes.set_xlabel(x_label)

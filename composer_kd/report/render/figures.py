@@ -17,21 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 __all__ = [
-    'ACCENTS',
-    'GRID',
-    'INK',
-    'MUTED',
-    'PAPER',
-    'WIDTH',
-    'Figure',
-    'Shade',
-    'Style',
-    'css_variables',
-    'finished',
-    'look',
-    'style_of',
-    'with_variables',
-]
+    'ACCENTS', 'GRID', 'INK', 'MUTED', 'PAPER', 'WIDTH', 'Figure', 'Shade', 'Style', 'css_variables', 'finished',
+    'look', 'style_of', 'with_variables',
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

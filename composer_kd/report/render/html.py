@@ -144,7 +144,7 @@ def _table(table: Table, colors: Mapping[str, str]) -> str:
 
 def _settings(summary: Summary) -> str:
     """What all runs have in common once, then each arm's own; hardware and versions the same way."""
-    first = [(arm.name, _facts(arm.arm.runs[0].config, arm.arm.counted[0].manifest)) for arm in summary.arms]
+    first = [(arm.name, _facts(arm.runs[0].config, arm.counted[0].manifest)) for arm in summary.arms]
     common = {key: value for key, value in first[0][1].items() if all(facts.get(key) == value for _, facts in first)}
     blocks = [_facts_block('Common to all arms' if len(first) > 1 else first[0][0], common.items())]
     for name, facts in first:

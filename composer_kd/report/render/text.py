@@ -7,34 +7,14 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from composer_kd.report.stats import Spread
 
 __all__ = [
-    'MEGABYTES',
-    'MISSING',
-    'NATS',
-    'PARTIAL',
-    'PERCENT',
-    'SHARED',
-    'UNFINISHED',
-    'WIDTH',
-    'Table',
-    'Unit',
-    'and_join',
-    'capital',
-    'markdown_escape',
-    'mean_text',
-    'percent',
-    'seeds',
-    'times',
-    'unit_for',
-    'with_spread',
+    'MEGABYTES', 'MISSING', 'NATS', 'PARTIAL', 'PERCENT', 'SHARED', 'UNFINISHED', 'WIDTH', 'Table', 'Unit',
+    'and_join', 'capital', 'markdown_escape', 'mean_text', 'percent', 'seeds', 'times', 'unit_for', 'with_spread',
     'wrapped',
-]
-
-T = TypeVar('T')
+]  # fmt: skip
 
 WIDTH = 100
 _LONGEST_LABEL = 28
@@ -86,16 +66,18 @@ def unit_for(cost: str, values: Iterable[float]) -> Unit:
 
 def with_spread(spread: Spread | None, unit: Unit, of: int | None = None) -> str:
     """``'41.23 ±0.60'``; ``' (2/3)'`` behind it where fewer than ``of`` runs are in the mean."""
-    if spread is None:
-        return MISSING
     text = mean_text(spread, unit)
+    if spread is None:
+        return text
     if spread.sd is not None:
         text += f' ±{unit.text(spread.sd)}'
     return text if of is None or spread.n == of else f'{text} ({spread.n}/{of})'
 
 
-def mean_text(spread: Spread, unit: Unit) -> str:
+def mean_text(spread: Spread | None, unit: Unit) -> str:
     """The mean alone; the epoch of a single run is a whole number."""
+    if spread is None:
+        return MISSING
     return unit.text(spread.mean, 0 if unit.name == 'epochs' and spread.n == 1 else None)
 
 
@@ -104,8 +86,10 @@ def percent(value: float) -> str:
     return f'{100 * value:.4g}\u00a0%'
 
 
-def times(ratio: float) -> str:
+def times(ratio: float | None) -> str:
     """``'1.33×'``; two figures where two decimals would leave less: ``'0.00064×'``."""
+    if ratio is None:
+        return MISSING
     if 0 < ratio < 0.1:
         return f'{ratio:.{1 - math.floor(math.log10(ratio))}f}'.rstrip('0') + '×'
     return f'{ratio:.2f}×'
@@ -138,13 +122,13 @@ class Table:
     def of(
         cls,
         title: str,
-        items: Iterable[T],
-        columns: Mapping[str, Callable[[T], str]],
+        items: Iterable[tuple],
+        columns: Mapping[str, Callable[..., str]],
         labels: int = 1,
         brief: bool = True,
     ) -> Table:
-        """Make a row of each item; a column is a heading and what makes its cell of an item."""
-        rows = tuple(tuple(cell(item) for cell in columns.values()) for item in items)
+        """Make a row of each item; a column is a heading and what makes its cell of the parts of an item."""
+        rows = tuple(tuple(cell(*item) for cell in columns.values()) for item in items)
         return cls(title, tuple(columns), rows, labels, brief)
 
     def filled(self) -> Table:

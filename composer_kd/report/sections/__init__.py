@@ -29,7 +29,7 @@ class Section:
         heading: Opens a part of the page; empty: the section stands below the heading before it.
         lead: A sentence below that heading.
         method: How its numbers came about, where it has a table.
-        values: Its numbers for ``report.json``, of dataclasses, mappings, sequences and plain values.
+        values: What :meth:`read` has found.
 
     Args:
         summary: What all sections are made from.
@@ -39,10 +39,14 @@ class Section:
     heading: ClassVar[str] = ''
     lead: ClassVar[str] = ''
     method: ClassVar[str] = ''
-    values: Any = None
 
     def __init__(self, summary: Summary):
         self.summary = summary
+        self.values: Any = self.read()
+
+    def read(self) -> Any:
+        """Read what ``report.json`` holds of it: dataclasses, mappings, sequences and plain values."""
+        return None
 
     def tables(self) -> Iterable[Table]:
         """Tables, none where there is nothing to say; those without a row are left out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from composer_kd.report.render.text import (
     UNFINISHED,
     Table,
     capital,
+    mean_text,
     percent,
     times,
     unit_for,
@@ -26,9 +27,9 @@ from composer_kd.report.sections import SECTIONS, Section
 from composer_kd.report.stats import (
     COSTS,
     CostKind,
-    Curve,
     Measure,
     Reach,
+    Spread,
     best,
     common_epochs,
     costs_at,
@@ -64,8 +65,8 @@ class PrimaryAccuracy(Section):
             if measure.name != 'val' or measure is self.summary.primary:
                 yield from self._curves(measure)
                 yield from self._bars(measure)
-        yield from self._against('seconds')
-        yield from self._against('multiply_adds')
+        for cost in COSTS[1:]:
+            yield from self._against(cost)
         lines = [(drawn, curve([label_loss(run.epochs) for run in runs])) for drawn, runs in self._arms()]
         note = 'The part of the training loss that compares with the labels, without distillation terms.'
         yield from line_chart('label_loss', 'Training loss, labels only', 'epoch', lines, as_percent=False, note=note)
@@ -79,9 +80,9 @@ class PrimaryAccuracy(Section):
             )
         # A curriculum leaves samples out: then an epoch is not an epoch.
         base = self.summary.baseline
-        theirs = [series(run.epochs, 'samples') for run in base.arm.counted]
+        theirs = [series(run.epochs, 'samples') for run in base.counted]
         for arm in self.summary.others:
-            own = [series(run.epochs, 'samples') for run in arm.arm.counted]
+            own = [series(run.epochs, 'samples') for run in arm.counted]
             epochs = common_epochs([*own, *theirs])
             sizes = [_mean_over(runs, epochs) for runs in (own, theirs)] if epochs else [0, 0]
             if sizes[0] != sizes[1]:
@@ -92,7 +93,7 @@ class PrimaryAccuracy(Section):
 
     def _arms(self) -> Iterable[tuple[Drawn, Sequence[Run]]]:
         for place, arm in enumerate(self.summary.arms):
-            yield Drawn(arm.marked(), style_of(place)), arm.arm.counted
+            yield Drawn(arm.marked(), style_of(place)), arm.counted
 
     def _curves(self, measure: Measure) -> list[Figure]:
         lines = [(drawn, curve([series(run.epochs, measure.key) for run in runs])) for drawn, runs in self._arms()]
@@ -116,29 +117,21 @@ class PrimaryAccuracy(Section):
         name, title = f'epochs_to_{measure.name}_accuracy', f'Epochs to reach {measure.title}'
         return bar_chart(name, title, caption, 'epochs', levels, bars)
 
-    def _against(self, cost: str) -> list[Figure]:
+    def _against(self, cost: CostKind) -> list[Figure]:
         measure = self.summary.primary
-        lines = [
-            (
-                drawn,
-                curve([series(run.epochs, measure.key) for run in runs], [costs_at(run.epochs)[cost] for run in runs]),
-            )
-            for drawn, runs in self._arms()
-        ]
-        unit = unit_for(cost, (line.x[-1] for _, line in lines if line))
-        lines = [(drawn, line and _scaled(line, unit.size)) for drawn, line in lines]
-        if cost == 'seconds':
-            what, short, note = (
-                'training time',
-                'training time',
-                'Teachers included, evaluation not; the mean time of the seeds.',
-            )
-            if any(arm.arm.shared for arm in self.summary.arms):
+        lines = []
+        for drawn, runs in self._arms():
+            spent = [costs_at(run.epochs)[cost.name] for run in runs]
+            lines.append((drawn, curve([series(run.epochs, measure.key) for run in runs], spent)))
+        unit = unit_for(cost.name, (line.x[-1] for _, line in lines if line))
+        scaled = [(drawn, line and replace(line, x=tuple(x / unit.size for x in line.x))) for drawn, line in lines]
+        note = 'Teachers included.'
+        if cost.name == 'seconds':
+            note = 'Teachers included, evaluation not; the mean time of the seeds.'
+            if any(arm.shared for arm in self.summary.arms):
                 note += f' {SHARED} Some runs shared the machine: their seconds are not their own.'
-        else:
-            what, short, note = 'multiply-adds', 'compute', 'Of student and teachers together.'
-        name, title = f'{measure.name}_against_{cost}', f'{capital(measure.title)} against {short}'
-        return line_chart(name, title, f'{what}, {unit.name}', lines, note=note)
+        name, title = f'{measure.name}_against_{cost.name}', f'{capital(measure.title)} against {cost.title}'
+        return line_chart(name, title, f'{cost.title}, {unit.name}', scaled, note=note)
 
 
 @SECTIONS.register('other_accuracies')
@@ -161,55 +154,48 @@ class Runs(Section):
     heading = 'The runs'
     lead = 'Each run, and the settings of each arm.'
 
-    @property
-    def values(self) -> list[dict[str, Any]]:
-        def measured(run: Run, measure: Measure) -> dict[str, Any]:
-            found, levels = series(run.epochs, measure.key), self.summary.thresholds[measure.name]
-            peak = best(found)
-            return {
-                'last': last(found),
-                'best': peak and {'epoch': peak[0], 'value': peak[1]},
-                'epochs_to_reach': [{'threshold': one, 'epoch': first_epoch_at(found, one)} for one in levels],
-            }
-
+    def read(self) -> list[dict[str, Any]]:
+        facts = ('name', 'arm', 'seed', 'lineage', 'last_epoch', 'planned_epochs', 'finished', 'shared')
+        measures = self.summary.measures
         return [
-            {
-                'name': run.name,
-                'arm': run.arm,
-                'seed': run.seed,
-                'lineage': run.lineage or None,
-                'epochs': run.last_epoch,
-                'planned_epochs': run.planned_epochs,
-                'finished': run.finished,
-                'shared_machine': run.shared,
-                'measures': {measure.name: measured(run, measure) for measure in self.summary.measures},
-            }
+            {name: getattr(run, name) for name in facts}
+            | {'measures': {measure.name: self._measured(run, measure) for measure in measures}}
             for run in self.summary.runs
         ]
 
     def tables(self) -> Iterable[Table]:
         measure, names = self.summary.primary, self.summary.labels
-        levels = self.summary.thresholds[measure.name]
-        rows = []
-        for run in self.summary.runs:
-            values = series(run.epochs, measure.key)
-            end, peak = last(values), best(values)
-            marks = f' {UNFINISHED}' * (not run.finished) + f' {SHARED}' * run.shared
-            firsts = [first_epoch_at(values, level) for level in levels]
-            rows.append(
-                (
-                    names[run.path] + marks,
-                    run.arm,
-                    MISSING if run.seed is None else str(run.seed),
-                    run.progress,
-                    MISSING if end is None else PERCENT.text(end),
-                    f'{PERCENT.text(peak[1])} at {peak[0]}' if peak else MISSING,
-                    *(MISSING if epoch is None else str(epoch) for epoch in firsts),
-                )
+        columns: dict[str, Callable[[Run], str]] = {
+            'run': lambda run: names[run.path] + f' {UNFINISHED}' * (not run.finished) + f' {SHARED}' * run.shared,
+            'arm': lambda run: run.arm,
+            'seed': lambda run: _or_missing(run.seed),
+            'length': lambda run: run.progress,
+            'last, %': lambda run: mean_text(Spread.of([last(series(run.epochs, measure.key))]), PERCENT),
+            'best, %': lambda run: _peak(best(series(run.epochs, measure.key))),
+        }
+        for level in self.summary.thresholds[measure.name]:
+            columns[f'to {percent(level)}'] = lambda run, level=level: _or_missing(
+                first_epoch_at(series(run.epochs, measure.key), level)
             )
-        columns = ('run', 'arm', 'seed', 'length', 'last, %', 'best, %', *(f'to {percent(level)}' for level in levels))
         title = f'The runs one by one: {measure.title}, and epochs to reach it'
-        yield Table(title, columns, tuple(rows), labels=2, brief=False)
+        yield Table.of(title, zip(self.summary.runs, strict=True), columns, labels=2, brief=False)
+
+    def _measured(self, run: Run, measure: Measure) -> dict[str, Any]:
+        found, levels = series(run.epochs, measure.key), self.summary.thresholds[measure.name]
+        peak = best(found)
+        return {
+            'last': last(found),
+            'best': peak and {'epoch': peak[0], 'value': peak[1]},
+            'epochs_to_reach': [{'threshold': one, 'epoch': first_epoch_at(found, one)} for one in levels],
+        }
+
+
+def _or_missing(value: int | None) -> str:
+    return MISSING if value is None else str(value)
+
+
+def _peak(peak: tuple[int, float] | None) -> str:
+    return f'{PERCENT.text(peak[1])} at {peak[0]}' if peak else MISSING
 
 
 def _tables(summary: Summary, measure: Measure) -> Iterable[Table]:
@@ -279,7 +265,3 @@ def _bar(level: Reach) -> Bar:
 
 def _mean_over(runs: Sequence[dict[int, float]], epochs: Sequence[int]) -> int:
     return round(sum(run[epoch] for run in runs for epoch in epochs) / (len(runs) * len(epochs)))
-
-
-def _scaled(line: Curve, size: float) -> Curve:
-    return replace(line, x=tuple(x / size for x in line.x))

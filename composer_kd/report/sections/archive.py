@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
 
-from composer_kd.report.recorded import (
-    RECORDING_COSTS,
-    RecordedTables,
-    RecordedView,
-    read_tables,
-)
+from composer_kd.report.recorded import RECORDING_COSTS, RecordedTable, read_tables
 from composer_kd.report.render.text import MEGABYTES, MISSING, PERCENT, Table, Unit, and_join, unit_for, with_spread
 from composer_kd.report.sections import SECTIONS, Section
 from composer_kd.report.stats import Spread
-from composer_kd.report.summary import Summary
 
 __all__ = ['Archive', 'StorageStats']
-
-_SOURCES = {'model': 'recorded afterwards', 'fill': 'filled by students', 'training': 'from training'}
 
 
 @dataclass(frozen=True)
@@ -46,17 +40,16 @@ class Archive(Section):
         'that run.'
     )
 
-    def __init__(self, summary: Summary):
-        super().__init__(summary)
-        self.values = {
+    def read(self) -> dict[str, Any]:
+        return {
             arm.name: {
-                'recorded': list(_stored([read_tables(run) for run in arm.arm.counted])),
+                'recorded': list(_stored([read_tables(run) for run in arm.counted])),
                 'looked_up': arm.lookups.looked_up,
                 'recording': arm.lookups.costs,
                 'shared_by_runs': arm.lookups.sharers,
                 'recording_known': not arm.lookups.unknown,
             }
-            for arm in summary.arms
+            for arm in self.summary.arms
         }
 
     def tables(self) -> Iterable[Table]:
@@ -101,13 +94,13 @@ class Archive(Section):
             'The archive: what was recorded, and what that took (filling is part of the training of the students)',
             kinds,
             {
-                'arm': lambda row: row[0].marked(),
-                'recorded': lambda row: row[1].what,
-                'tables': lambda row: _count(row[1].tables, row[0].n),
-                'a table, MB': lambda row: with_spread(row[1].each, MEGABYTES),
-                'together, MB': lambda row: with_spread(row[1].bytes, MEGABYTES),
-                f'took, {time.name}': lambda row: with_spread(row[1].seconds, time),
-                f'multiply-adds, {adds.name}'.rstrip(', '): lambda row: with_spread(row[1].multiply_adds, adds),
+                'arm': lambda arm, found: arm.marked(),
+                'recorded': lambda arm, found: found.what,
+                'tables': lambda arm, found: _count(found.tables, arm.n),
+                'a table, MB': lambda arm, found: with_spread(found.each, MEGABYTES),
+                'together, MB': lambda arm, found: with_spread(found.bytes, MEGABYTES),
+                f'took, {time.name}': lambda arm, found: with_spread(found.seconds, time),
+                f'multiply-adds, {adds.name}'.rstrip(', '): lambda arm, found: with_spread(found.multiply_adds, adds),
             },
             labels=2,
         ).filled()
@@ -121,12 +114,12 @@ class Archive(Section):
             "The archive: teachers' outputs looked up, and what that saved of the training with live teachers",
             arms,
             {
-                'arm': lambda row: row[0].marked(),
-                'n': lambda row: str(row[0].n),
-                looked_up: lambda row: with_spread(row[1].outputs, outputs, row[0].n),
-                'not computed, %': lambda row: with_spread(row[1].share, PERCENT, row[0].n),
-                f'multiply-adds saved, {adds.name}': lambda row: with_spread(row[1].saved, adds, row[0].n),
-                'less than live, %': lambda row: with_spread(row[1].less, PERCENT, row[0].n),
+                'arm': lambda arm, found: arm.marked(),
+                'n': lambda arm, found: str(arm.n),
+                looked_up: lambda arm, found: with_spread(found.outputs, outputs, arm.n),
+                'not computed, %': lambda arm, found: with_spread(found.share, PERCENT, arm.n),
+                f'multiply-adds saved, {adds.name}': lambda arm, found: with_spread(found.saved, adds, arm.n),
+                'less than live, %': lambda arm, found: with_spread(found.less, PERCENT, arm.n),
             },
             labels=2,
         ).filled()
@@ -155,31 +148,20 @@ class Archive(Section):
         return Table(title, (*columns, 'runs that share it'), tuple(rows), labels=2).filled()
 
 
-def _stored(archives: Sequence[RecordedTables]) -> Iterable[StorageStats]:
-    yield from _kind('losses', [one.losses for one in archives])
-    kinds = dict.fromkeys((view.source, view.top_k) for one in archives for view in one.views)
-    for source, top_k in kinds:
-        what = 'logits' if top_k is None else f'top-{top_k} logits'
-        views = [[view for view in one.views if (view.source, view.top_k) == (source, top_k)] for one in archives]
-        yield from _kind(f'{what}, {_SOURCES.get(source, "of unknown source")}', views)
-    yield from _kind('adversarial examples', [one.adversarial for one in archives])
-    yield from _kind('list of samples', [(one.samples,) if one.samples else () for one in archives])
-
-
-def _kind(what: str, archives: Sequence[Sequence[float] | Sequence[RecordedView]]) -> Iterable[StorageStats]:
-    """Nothing where no archive has such tables; else means over those that have."""
-    having = [tables for tables in archives if tables]
-    if not having:
-        return
-    sizes = [[table.bytes if isinstance(table, RecordedView) else table for table in tables] for tables in having]
-    yield StorageStats(
-        what,
-        tables=Spread.over(map(len, sizes)),
-        bytes=Spread.over(map(sum, sizes)),
-        each=Spread.over(sum(one) / len(one) for one in sizes),
-        seconds=Spread.of(_total(getattr(table, 'seconds', None) for table in tables) for tables in having),
-        multiply_adds=Spread.of(_total(getattr(table, 'multiply_adds', None) for table in tables) for tables in having),
-    )
+def _stored(archives: Sequence[Sequence[RecordedTable]]) -> Iterable[StorageStats]:
+    """Kind by kind; means over the archives that have such tables."""
+    for what in dict.fromkeys(table.what for archive in archives for table in archive):
+        kinds = [[table for table in archive if table.what == what] for archive in archives]
+        having = [tables for tables in kinds if tables]
+        sizes = [[table.bytes for table in tables] for tables in having]
+        yield StorageStats(
+            what,
+            tables=Spread.over(map(len, sizes)),
+            bytes=Spread.over(map(sum, sizes)),
+            each=Spread.over(map(fmean, sizes)),
+            seconds=Spread.of(_total(one.seconds for one in tables) for tables in having),
+            multiply_adds=Spread.of(_total(one.multiply_adds for one in tables) for tables in having),
+        )
 
 
 def _total(amounts: Iterable[float | None]) -> float | None:

@@ -45,12 +45,11 @@ class Attacks(Section):
         'model gets right both as it is and under the attack.'
     )
 
-    def __init__(self, summary: Summary):
-        super().__init__(summary)
-        self.values: AttackResults | None = _compare(summary)
+    def read(self) -> AttackResults | None:
+        return _compare(self.summary)
 
     def tables(self) -> Iterable[Table]:
-        found = self.values
+        found: AttackResults | None = self.values
         if found is None:
             return
         rows = tuple(
@@ -70,7 +69,7 @@ class Attacks(Section):
 
 def _compare(summary: Summary) -> AttackResults | None:
     """Of the runs that enter means; ``None`` where none was attacked when its training had ended."""
-    ends = {arm.name: [_lines(run) for run in arm.arm.counted] for arm in summary.arms}
+    ends = {arm.name: [_lines(run) for run in arm.counted] for arm in summary.arms}
     lines = [line for runs in ends.values() for run in runs for line in run]
     if not lines:
         return None

@@ -8,7 +8,7 @@ from composer_kd.report.load import Run
 from composer_kd.report.render.text import PERCENT, Table, Unit, unit_for, with_spread
 from composer_kd.report.sections import SECTIONS, Section
 from composer_kd.report.stats import PARTS, Spread, costs_at, last, series
-from composer_kd.report.summary import ArmSummary, Summary
+from composer_kd.report.summary import ArmSummary
 
 __all__ = ['Costs']
 
@@ -27,9 +27,8 @@ class Costs(Section):
         'outputs, unless a table says so. Outputs that a student computed to fill an archive belong to its training.'
     )
 
-    def __init__(self, summary: Summary):
-        super().__init__(summary)
-        self.values = {arm.name: _totals(arm.arm.counted) for arm in summary.arms}
+    def read(self) -> dict[str, dict[str, Spread | None]]:
+        return {arm.name: _totals(arm.counted) for arm in self.summary.arms}
 
     def tables(self) -> Iterable[Table]:
         time = self._unit('seconds', 'seconds', 'seconds_eval')
@@ -56,7 +55,7 @@ class Costs(Section):
             'teacher accuracy, %': cell('teacher_accuracy', PERCENT),
         }
         title = 'The whole training: cost, and agreement with the teachers in the last epoch'
-        yield Table.of(title, self.summary.arms, columns).filled()
+        yield Table.of(title, zip(self.summary.arms, strict=True), columns).filled()
 
     def _spreads(self, *keys: str) -> list[Spread]:
         return [spread for totals in self.values.values() for key in keys if (spread := totals[key])]
@@ -73,5 +72,5 @@ def _totals(runs: Sequence[Run]) -> dict[str, Spread | None]:
 
 
 def _lengths(arm: ArmSummary) -> str:
-    lengths = sorted({run.last_epoch for run in arm.arm.counted})
+    lengths = sorted({run.last_epoch for run in arm.counted})
     return str(lengths[0]) if len(lengths) == 1 else f'{lengths[0]} to {lengths[-1]}'

@@ -15,12 +15,7 @@ from composer_kd.report.render.charts import heat_map
 from composer_kd.report.render.figures import Figure
 from composer_kd.report.render.text import MISSING, PERCENT, Table, Unit, and_join, with_spread
 from composer_kd.report.sections import SECTIONS, Section
-from composer_kd.report.stats import (
-    Spread,
-    effective_robustness,
-    mean_corruption_error,
-    relative_mean_corruption_error,
-)
+from composer_kd.report.stats import Spread, effective_robustness, mean_corruption_error, relative_mean_corruption_error
 from composer_kd.report.summary import Summary
 
 __all__ = ['ArmUnderDrift', 'Drift', 'DriftResults']
@@ -75,41 +70,40 @@ class Drift(Section):
         '(Taori et al, 2020). The worst group and the calibration error are averaged over the drifts.'
     )
 
-    def __init__(self, summary: Summary):
-        super().__init__(summary)
-        self.values: DriftResults | None = _compare(summary)
+    def read(self) -> DriftResults | None:
+        return _compare(self.summary)
 
     def tables(self) -> Iterable[Table]:
-        found = self.values
+        found: DriftResults | None = self.values
         if found is None:
             return
         many = f'{len(found.drifts)} drifts' if len(found.drifts) > 1 else ''.join(found.drifts)
         against = f'; mCE against {self.summary.baseline.name}' if found.corruptions else ''
         yield Table.of(
             f'Robustness to drift: test accuracy, %, over {many}{against}',
-            [(arm.marked(), found.arms[arm.name]) for arm in self.summary.arms if arm.name in found.arms],
+            [(arm, found.arms[arm.name]) for arm in self.summary.arms if arm.name in found.arms],
             {
-                'arm': lambda row: row[0],
-                'n': lambda row: str(row[1].clean.n),
-                'clean': lambda row: with_spread(row[1].clean, PERCENT),
-                'under drift': lambda row: with_spread(row[1].drifted, PERCENT),
-                'drop': lambda row: with_spread(row[1].drop, PERCENT),
-                'mCE': lambda row: with_spread(row[1].corruption_error, _RATIO),
-                'relative mCE': lambda row: with_spread(row[1].relative_corruption_error, _RATIO),
-                'effective robustness': lambda row: (
-                    MISSING if row[1].effective is None else f'{100 * row[1].effective:+.2f}'
+                'arm': lambda arm, own: arm.marked(),
+                'n': lambda arm, own: str(own.clean.n),
+                'clean': lambda arm, own: with_spread(own.clean, PERCENT),
+                'under drift': lambda arm, own: with_spread(own.drifted, PERCENT),
+                'drop': lambda arm, own: with_spread(own.drop, PERCENT),
+                'mCE': lambda arm, own: with_spread(own.corruption_error, _RATIO),
+                'relative mCE': lambda arm, own: with_spread(own.relative_corruption_error, _RATIO),
+                'effective robustness': lambda arm, own: (
+                    MISSING if own.effective is None else f'{100 * own.effective:+.2f}'
                 ),
-                'worst drift': lambda row: row[1].worst,
-                'under it': lambda row: with_spread(row[1].at_worst, PERCENT),
-                f'worst {found.groups}': lambda row: with_spread(row[1].worst_group, PERCENT),
-                'calibration error, %': lambda row: with_spread(row[1].calibration_error, PERCENT),
+                'worst drift': lambda arm, own: own.worst,
+                'under it': lambda arm, own: with_spread(own.at_worst, PERCENT),
+                f'worst {found.groups}': lambda arm, own: with_spread(own.worst_group, PERCENT),
+                'calibration error, %': lambda arm, own: with_spread(own.calibration_error, PERCENT),
             },
             labels=2,
         ).filled()
 
     def figures(self) -> Iterable[Figure]:
         """Drifts by arms; kinds of corruption by severity of the first arms, where there are several severities."""
-        found = self.values
+        found: DriftResults | None = self.values
         if found is None:
             return
         values = [spread.mean for arm in found.arms.values() for spread in (arm.clean, *arm.by_drift.values())]
@@ -147,7 +141,7 @@ class Drift(Section):
 
 def _compare(summary: Summary) -> DriftResults | None:
     """Of the runs that enter means and were measured under what most of them were; ``None`` where there are none."""
-    runs = [(arm.name, run, read_drifts(run)) for arm in summary.arms for run in arm.arm.counted]
+    runs = [(arm.name, run, read_drifts(run)) for arm in summary.arms for run in arm.counted]
     measured = [(name, run, found) for name, run, found in runs if found is not None]
     compared = _most_common([found for *_, found in measured])
     if not compared:

@@ -13,7 +13,6 @@ from composer_kd.report.load import plain_text
 from composer_kd.report.render.text import PERCENT, Table, with_spread
 from composer_kd.report.sections import SECTIONS, Section
 from composer_kd.report.stats import Spread
-from composer_kd.report.summary import Summary
 
 __all__ = ['EnsembleAccuracy', 'Ensembles']
 
@@ -44,16 +43,15 @@ class Ensembles(Section):
         'which is what an oracle would reach that chooses among them.'
     )
 
-    def __init__(self, summary: Summary):
-        super().__init__(summary)
-        weights = {run.path.resolve(): run.weights_hash for run in summary.runs}
+    def read(self) -> list[EnsembleAccuracy]:
+        weights = {run.path.resolve(): run.weights_hash for run in self.summary.runs}
         folders = dict.fromkeys(path.parent for path in weights)
-        self.values = [found for folder in folders for found in _of_folder(folder, weights)]
+        return [found for folder in folders for found in _of_folder(folder, weights)]
 
     def tables(self) -> Iterable[Table]:
         yield Table.of(
             'Ensembles: test accuracy, %',
-            self.values,
+            zip(self.values, strict=True),
             {
                 'ensemble': lambda one: one.name,
                 'members': lambda one: ', '.join(one.members),

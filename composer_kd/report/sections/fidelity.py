@@ -11,7 +11,6 @@ from composer_kd.report.load import Arm, Run, mapping, number
 from composer_kd.report.render.text import MISSING, NATS, PERCENT, Table, with_spread
 from composer_kd.report.sections import SECTIONS, Section
 from composer_kd.report.stats import Spread
-from composer_kd.report.summary import Summary
 
 __all__ = ['ArmFidelity', 'Fidelity', 'ToTeacher']
 
@@ -46,13 +45,12 @@ class Fidelity(Section):
         "in nats, is the divergence of the arm's probabilities from the teacher's at temperature 1."
     )
 
-    def __init__(self, summary: Summary):
-        super().__init__(summary)
+    def read(self) -> dict[str, ArmFidelity]:
         arms: dict[str, set[str]] = {}
-        for run in summary.runs:
+        for run in self.summary.runs:
             arms.setdefault(run.name, set()).add(run.arm)
         self._arms = {name: min(found) for name, found in arms.items() if len(found) == 1}
-        self.values = {arm.name: self._of_arm(arm.arm) for arm in summary.arms}
+        return {arm.name: self._of_arm(arm) for arm in self.summary.arms}
 
     def tables(self) -> Iterable[Table]:
         # A row a teacher: with a column each, a lineage of five would not fit on a page.

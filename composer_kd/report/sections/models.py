@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from composer_kd.report.load import Arm, Run, mapping, number
+from composer_kd.report.load import Arm, canonical, mapping, number
 from composer_kd.report.render.text import (
-    MISSING,
     PERCENT,
     SHARED,
     Table,
@@ -21,7 +19,6 @@ from composer_kd.report.render.text import (
 )
 from composer_kd.report.sections import SECTIONS, Section
 from composer_kd.report.stats import Spread
-from composer_kd.report.summary import Summary
 
 __all__ = ['ModelCost', 'Models']
 
@@ -51,73 +48,54 @@ class Models(Section):
         "in the run's own precision and layout, without compilation, measured after the run had ended."
     )
 
-    def __init__(self, summary: Summary):
-        super().__init__(summary)
-        costs = [_cost(arm.arm) for arm in summary.arms]
-        known = [one for one in costs if one.parameters is not None]
+    def read(self) -> dict[str, ModelCost]:
+        costs = {arm.name: _cost(arm) for arm in self.summary.arms}
+        known = [one for one in costs.values() if one.parameters is not None]
         largest = max(known, key=lambda one: one.parameters.mean if one.parameters else 0.0, default=ModelCost())
-        self.values = {arm.name: _against(largest, one) for arm, one in zip(summary.arms, costs, strict=True)}
-        models = (arm.arm.runs[0].config.get('model') for arm in summary.arms)
-        self._differ = len({json.dumps(model, sort_keys=True, default=str) for model in models}) > 1
+        return {name: _against(largest, one) for name, one in costs.items()}
+
+    @property
+    def _differ(self) -> bool:
+        return len({canonical(arm.runs[0].config.get('model')) for arm in self.summary.arms}) > 1
 
     def tables(self) -> Iterable[Table]:
-        arms, values = self.summary.arms, self.values
+        values: dict[str, ModelCost] = self.values
         if not self._differ or not any(one.parameters for one in values.values()):
             return
         adds = unit_for('multiply_adds', (one.multiply_adds.mean for one in values.values() if one.multiply_adds))
         primary = self.summary.primary
 
-        def mean(spread: Spread | None, unit: Unit) -> str:
-            """The seeds of an arm have one model, so a deviation would say nothing."""
-            return MISSING if spread is None else mean_text(spread, unit)
+        def speed(batch: int) -> Callable[..., str]:
+            return lambda arm, model: with_spread(model.images_per_second[batch], _SPEED, arm.n)
 
-        def ratio(value: float | None) -> str:
-            return MISSING if value is None else times(value)
+        def faster(batch: int) -> Callable[..., str]:
+            return lambda arm, model: times(model.times_faster_than_the_largest[batch])
 
-        rows = []
-        for arm in arms:
-            model = values[arm.name]
-            rows.append(
-                (
-                    arm.marked(seconds=_timed(model)),
-                    mean(model.parameters, _PARAMETERS),
-                    mean(model.multiply_adds, adds),
-                    *(with_spread(speed, _SPEED, arm.n) for speed in model.images_per_second.values()),
-                    with_spread(arm.accuracy[primary.name].last, PERCENT, arm.n),
-                    ratio(model.times_smaller_than_the_largest),
-                    *map(ratio, model.times_faster_than_the_largest.values()),
-                )
-            )
-        columns = (
-            'arm',
-            f'parameters, {_PARAMETERS.name}',
-            f'multiply-adds, {adds.name}'.rstrip(', '),
-            *(f'images/s at {batch}' for batch in _BATCHES),
-            f'{primary.title}, %',
-            'smaller',
-            *(f'faster at {batch}' for batch in _BATCHES),
-        )
-        yield Table('Size, operations and speed of each model, against the largest', columns, tuple(rows)).filled()
+        columns: dict[str, Callable[..., str]] = {
+            'arm': lambda arm, model: arm.marked(seconds=_timed(model)),
+            # The seeds of an arm have one model, so a deviation would say nothing.
+            f'parameters, {_PARAMETERS.name}': lambda arm, model: mean_text(model.parameters, _PARAMETERS),
+            f'multiply-adds, {adds.name}'.rstrip(', '): lambda arm, model: mean_text(model.multiply_adds, adds),
+            **{f'images/s at {batch}': speed(batch) for batch in _BATCHES},
+            f'{primary.title}, %': lambda arm, model: with_spread(arm.accuracy[primary.name].last, PERCENT, arm.n),
+            'smaller': lambda arm, model: times(model.times_smaller_than_the_largest),
+            **{f'faster at {batch}': faster(batch) for batch in _BATCHES},
+        }
+        rows = [(arm, values[arm.name]) for arm in self.summary.arms]
+        yield Table.of('Size, operations and speed of each model, against the largest', rows, columns).filled()
 
     def caveats(self) -> Iterable[str]:
         arms = [arm for arm in self.summary.arms if _timed(self.values[arm.name])]
         if not arms or not self._differ:
             return
-        shared = [arm.name for arm in arms if arm.arm.shared]
+        shared = [arm.name for arm in arms if arm.shared]
         if shared:
             yield f'{SHARED} The images a second of {and_join(shared)} were measured on a machine that other runs used.'
-        runs = [run for arm in arms for run in arm.arm.counted if mapping(run.manifest.get('inference'))]
-        kinds: dict[str, Callable[[Run], object]] = {
-            'devices': lambda run: run.manifest['inference'].get('device'),
-            'numbers of threads': lambda run: run.manifest['inference'].get('threads'),
-            'precisions': lambda run: run.manifest['inference'].get('precision'),
-            'machines': lambda run: run.manifest.get('hardware'),
-        }
-        differing = [
-            what
-            for what, of in kinds.items()
-            if len({json.dumps(of(run), sort_keys=True, default=str) for run in runs}) > 1
-        ]
+        runs = [run for arm in arms for run in arm.counted if mapping(run.manifest.get('inference'))]
+        keys = {'device': 'devices', 'threads': 'numbers of threads', 'precision': 'precisions'}
+        found = {what: [run.manifest['inference'].get(key) for run in runs] for key, what in keys.items()}
+        found['machines'] = [run.manifest.get('hardware') for run in runs]
+        differing = [what for what, values in found.items() if len(set(map(canonical, values))) > 1]
         if differing:
             yield f'Images a second were measured on different {and_join(differing)}: they cannot be compared.'
 

@@ -9,10 +9,10 @@ from statistics import fmean
 
 from composer_kd.report.load import Arm, Run
 from composer_kd.report.measured import MeasuredDrifts, read_drifts
-from composer_kd.report.render.text import PERCENT, Table, unit_for, with_spread
+from composer_kd.report.render.text import PERCENT, Table, Unit, unit_for, with_spread
 from composer_kd.report.sections import SECTIONS, Section
 from composer_kd.report.stats import COSTS, Spread, first_costs, last, series
-from composer_kd.report.summary import Summary
+from composer_kd.report.summary import ArmSummary
 
 __all__ = ['Replacement', 'Replacements', 'forgetting', 'replacements']
 
@@ -56,44 +56,34 @@ class Replacements(Section):
         'live teachers, not the recording of outputs that were looked up.'
     )
 
-    def __init__(self, summary: Summary):
-        super().__init__(summary)
-        self.values = replacements([arm.arm for arm in summary.arms])
+    def read(self) -> dict[str, Replacement]:
+        return replacements(self.summary.arms)
 
     def tables(self) -> Iterable[Table]:
-        found = self.values
+        found: dict[str, Replacement] = self.values
         adds = unit_for('multiply_adds', (one.multiply_adds.mean for one in found.values() if one.multiply_adds))
         time = unit_for('seconds', (one.seconds.mean for one in found.values() if one.seconds))
-        rows = []
-        for arm in self.summary.arms:
-            own = found.get(arm.name)
-            if own is None:
-                continue
-            missed = f'not recovered (0/{own.of})' if own.of > 1 else 'not recovered'
-            costs = ((own.epochs, unit_for('epochs', ())), (own.seconds, time), (own.multiply_adds, adds))
-            rows.append(
-                (
-                    arm.marked(seconds=own.seconds is not None),
-                    str(own.of),
-                    with_spread(own.before, PERCENT),
-                    with_spread(own.aged, PERCENT, own.of),
-                    with_spread(own.after, PERCENT),
-                    *(with_spread(cost, unit, own.of) if own.recovered else missed for cost, unit in costs),
-                    with_spread(own.forgotten, PERCENT, own.of),
-                )
-            )
-        columns = (
-            'arm',
-            'n',
-            'replaced model, its data',
-            'replaced model, new data',
-            'new model, new data',
-            'epochs to recover',
-            f'{time.name} to recover',
-            f'multiply-adds to recover, {adds.name}',
-            'forgotten, points',
-        )
-        yield Table('Replacement: test accuracy, %', columns, tuple(rows), labels=2).filled()
+
+        def cost(name: str, unit: Unit) -> Callable[..., str]:
+            def cell(arm: ArmSummary, own: Replacement) -> str:
+                missed = f'not recovered (0/{own.of})' if own.of > 1 else 'not recovered'
+                return with_spread(getattr(own, name), unit, own.of) if own.recovered else missed
+
+            return cell
+
+        columns: dict[str, Callable[..., str]] = {
+            'arm': lambda arm, own: arm.marked(seconds=own.seconds is not None),
+            'n': lambda arm, own: str(own.of),
+            'replaced model, its data': lambda arm, own: with_spread(own.before, PERCENT),
+            'replaced model, new data': lambda arm, own: with_spread(own.aged, PERCENT, own.of),
+            'new model, new data': lambda arm, own: with_spread(own.after, PERCENT),
+            'epochs to recover': cost('epochs', unit_for('epochs', ())),
+            f'{time.name} to recover': cost('seconds', time),
+            f'multiply-adds to recover, {adds.name}': cost('multiply_adds', adds),
+            'forgotten, points': lambda arm, own: with_spread(own.forgotten, PERCENT, own.of),
+        }
+        rows = [(arm, found[arm.name]) for arm in self.summary.arms if arm.name in found]
+        yield Table.of('Replacement: test accuracy, %', rows, columns, labels=2).filled()
 
 
 def replacements(arms: Sequence[Arm]) -> dict[str, Replacement]:

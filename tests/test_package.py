@@ -224,7 +224,7 @@ def test_an_algorithms_metadata_is_in_composers_form(folder: Path) -> None:
 
 def expected_in_a_wheel() -> set[str]:
     wanted = {str(path.relative_to(ROOT)) for path in modules().values()} | {'composer_kd/__init__.py'}
-    wanted |= {'composer_kd/py.typed'}
+    wanted |= {'composer_kd/py.typed', 'composer_kd/report/render/page.css'}
     wanted |= {f'composer_kd/yamls/{path.relative_to(ROOT / "yamls")}' for path in (ROOT / 'yamls').rglob('*.yaml')}
     for folder in ALGORITHM_FOLDERS:
         wanted |= {f'composer_kd/algorithms/{folder.name}/{name}' for name in ('README.md', 'metadata.json')}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import unicodedata
+from pathlib import Path
 
 import pytest
 
@@ -268,3 +270,14 @@ def test_different_machines_are_pointed_out(tmp_path):
     manifest = tmp_path / 'kd0' / 'archive' / 'manifest.json'
     manifest.write_text(json.dumps({'hardware': {'processor': 'another one'}}))
     assert 'The runs used different machines: their seconds cannot be compared.' in report(tmp_path).caveats
+
+
+def test_the_design_page_tells_the_fields_of_report_json(tmp_path):
+    document = json.loads(report(two_arms(tmp_path, [SLOW], [FAST])).json())
+    page = (Path(__file__).parents[2] / 'docs' / 'design.md').read_text(encoding='utf-8')
+    told = page.partition('Fields of `report.json`')[2].partition('Doing the same command')[0]
+    rows = [line.split('|')[1] for line in told.splitlines() if line.startswith('| `')]
+    top = [name for row in rows for name in re.findall(r'`(\w+)`', row)]
+    assert top == list(document)
+    for name in document['arms'][0]:
+        assert f'`{name}`' in told, name

@@ -139,6 +139,8 @@ class OtherAccuracies(Section):
     """The tables of the accuracies that the headline is not about."""
 
     order = 100
+    heading = 'Other accuracies'
+    lead = 'Validation and training data, where they were measured.'
 
     def tables(self) -> Iterable[Table]:
         for measure in self.summary.measures:

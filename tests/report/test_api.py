@@ -275,7 +275,7 @@ def test_different_machines_are_pointed_out(tmp_path):
 def test_the_design_page_tells_the_fields_of_report_json(tmp_path):
     document = json.loads(report(two_arms(tmp_path, [SLOW], [FAST])).json())
     page = (Path(__file__).parents[2] / 'docs' / 'design.md').read_text(encoding='utf-8')
-    told = page.partition('Fields of `report.json`')[2].partition('Doing the same command')[0]
+    told = page.partition('Fields of `report.json`')[2].partition('## The YAML')[0]
     rows = [line.split('|')[1] for line in told.splitlines() if line.startswith('| `')]
     top = [name for row in rows for name in re.findall(r'`(\w+)`', row)]
     assert top == list(document)

@@ -210,7 +210,7 @@ def test_every_run_says_what_its_model_costs_at_inference(runs: Path) -> None:
         assert found.batch_256
         assert (found.device, found.precision) == ('cpu', 'fp32')
     text = (runs / 'report.md').read_text()
-    assert 'Size, operations, speed' in text
+    assert 'Size, operations and speed' in text
     sizes = [manifest.parameters or 0 for manifest in manifests]
     assert f'{sizes[0] / sizes[1]:.2f}×' in text
 

@@ -16,7 +16,7 @@ from composer_kd.report.caveats import caveats
 from composer_kd.report.headline import Headline, headline
 from composer_kd.report.load import collect
 from composer_kd.report.render.figures import Figure
-from composer_kd.report.render.html import Shown, page
+from composer_kd.report.render.html import page
 from composer_kd.report.render.text import Table, capital, markdown_escape, wrapped
 from composer_kd.report.sections import Section, make_sections
 from composer_kd.report.stats import COSTS
@@ -46,18 +46,14 @@ class Report:
         return caveats(self.summary, self.sections.values())
 
     @cached_property
-    def shown(self) -> dict[str, Shown]:
-        """What each section shows, by name; those that show nothing are left out."""
+    def shown(self) -> dict[str, list[Table]]:
+        """The tables of each section, by its name; sections without one are left out."""
         tables = {name: [table for table in one.tables() if table.rows] for name, one in self.sections.items()}
-        return {
-            name: Shown(one.heading, one.lead, one.method, tables[name])
-            for name, one in self.sections.items()
-            if tables[name]
-        }
+        return {name: found for name, found in tables.items() if found}
 
     @cached_property
     def tables(self) -> list[Table]:
-        return [table for shown in self.shown.values() for table in shown.tables]
+        return [table for found in self.shown.values() for table in found]
 
     @cached_property
     def figures(self) -> list[Figure]:
@@ -66,7 +62,7 @@ class Report:
     @property
     def method(self) -> list[str]:
         """How the numbers came about, a paragraph each: of those alone that are shown."""
-        return [shown.method for shown in self.shown.values() if shown.method]
+        return [self.sections[name].method for name in self.shown if self.sections[name].method]
 
     def text(self) -> str:
         """For a terminal of 100 columns."""
@@ -115,7 +111,8 @@ class Report:
         return json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False) + '\n'
 
     def html(self) -> str:
-        return page(self.summary, self.headline, self.caveats, list(self.shown.values()), self.method, self.figures)
+        shown = [(self.sections[name], tables) for name, tables in self.shown.items()]
+        return page(self.summary, self.headline, self.caveats, shown, self.method, self.figures)
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write ``report.html``, ``report.md``, ``report.json`` and ``report/*.png``, each as a whole or not at all.
@@ -166,7 +163,7 @@ def report(
 
 def _arm(summary: Summary, arm: ArmSummary) -> dict[str, Any]:
     def level(measure: str, index: int) -> dict[str, Any]:
-        found = {cost.name: summary.compare(arm, measure, index, cost.name) for cost in COSTS}
+        found = {cost: summary.compare(arm, measure, index, cost) for cost in COSTS}
         compared = found if arm is not summary.baseline else dict.fromkeys(found)
         return {**_plain(arm.reach[measure][index]), 'speed_up': compared}
 

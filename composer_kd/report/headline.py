@@ -63,9 +63,7 @@ def _compare(summary: Summary, index: int, able: list[ArmSummary], others: int) 
     name = summary.primary.name
     threshold = summary.thresholds[name][index]
     costs = {
-        arm.name: {
-            cost.name: found for cost in COSTS if (found := summary.compare(arm, name, index, cost.name)) is not None
-        }
+        arm.name: {cost: found for cost in COSTS if (found := summary.compare(arm, name, index, cost)) is not None}
         for arm in able
     }
     decisive = _decisive(list(costs.values()))

@@ -11,7 +11,7 @@ from typing import Any
 from composer_kd.report.load import number
 
 __all__ = [
-    'COSTS', 'MEASURES', 'PARTS', 'TOLERANCE', 'CostKind', 'Curve', 'Epochs', 'Measure', 'Reach', 'Series', 'Spread',
+    'COSTS', 'MEASURES', 'PARTS', 'TOLERANCE', 'Curve', 'Epochs', 'Measure', 'Reach', 'Series', 'Spread',
     'best', 'common_epochs', 'costs_at', 'cumulative', 'curve', 'effective_robustness', 'first_costs',
     'first_epoch_at', 'label_loss', 'last', 'mean_corruption_error', 'reach', 'relative_mean_corruption_error',
     'series', 'speed_up',
@@ -43,17 +43,8 @@ MEASURES = (
 )
 
 
-@dataclass(frozen=True)
-class CostKind:
-    """Something that reaching an accuracy takes."""
-
-    name: str
-    title: str
-
-
-COSTS = (CostKind('epochs', 'epochs'), CostKind('seconds', 'training time'), CostKind('multiply_adds', 'multiply-adds'))
-
-
+# What reaching an accuracy takes, and how it is called.
+COSTS = {'epochs': 'epochs', 'seconds': 'training time', 'multiply_adds': 'multiply-adds'}
 PARTS = ('teacher', 'attack', 'other')  # of a training's cost: what teachers, attacks and other algorithms took
 
 
@@ -190,14 +181,14 @@ def first_costs(epochs: Epochs, key: str, threshold: float) -> dict[str, float |
     if epoch is None:
         return None
     spent = costs_at(epochs)
-    return {cost.name: spent[cost.name].get(epoch) for cost in COSTS}
+    return {cost: spent[cost].get(epoch) for cost in COSTS}
 
 
 def reach(runs: Sequence[Epochs], key: str, threshold: float) -> Reach:
     """What reaching ``threshold`` in ``key`` took the runs of an arm."""
     reached = [spent for epochs in runs if (spent := first_costs(epochs, key, threshold)) is not None]
     # A mean over some of the seeds that reached would hide the others: all have the cost, or it is not known.
-    costs = {cost.name: [spent[cost.name] for spent in reached] for cost in COSTS}
+    costs = {cost: [spent[cost] for spent in reached] for cost in COSTS}
     spreads = {name: None if None in values else Spread.of(values) for name, values in costs.items()}
     return Reach(threshold, len(reached), len(runs), **spreads)
 

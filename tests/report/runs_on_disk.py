@@ -180,8 +180,7 @@ def recorded_lineage(folder: Path, epochs: int = 24, seeds: int = 3) -> Path:
 
 def rows(made: Report, section: str, beginning: str = '') -> list[dict[str, str]]:
     """The rows of a section's tables, or of that whose title begins so, as columns to cells."""
-    found = made.shown[section].tables if section in made.shown else []
-    tables = [table for table in found if table.title.startswith(beginning)]
+    tables = [table for table in made.shown.get(section, []) if table.title.startswith(beginning)]
     return [dict(zip(table.columns, row, strict=True)) for table in tables for row in table.rows]
 
 

@@ -320,7 +320,7 @@ def test_a_manifest_that_recorders_began_is_read(tmp_path):
 
 def test_every_format_has_the_archive(tmp_path):
     made = report(recorded_lineage(tmp_path, epochs=4, seeds=1))
-    assert len(made.shown['archive'].tables) == 3
+    assert len(made.shown['archive']) == 3
     page = made.html()
     assert page.index('<h2>The numbers</h2>') < page.index('<h2>The archive</h2>') < page.index('<h2>The runs</h2>')
     assert page.count('<th scope="row" class="label"><span class="swatch"') > 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,29 +12,20 @@ import yaml
 from composer_kd.report.headline import Headline
 from composer_kd.report.render.figures import ACCENTS, Figure, css_variables
 from composer_kd.report.render.text import SHARED, Table, capital, mean_text, percent, times, unit_for
+from composer_kd.report.sections import Section
 from composer_kd.report.stats import COSTS
 from composer_kd.report.summary import Summary
 
-__all__ = ['Shown', 'page']
+__all__ = ['page']
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What the page shows of a section: see :class:`~composer_kd.report.sections.Section`."""
-
-    heading: str
-    lead: str
-    method: str
-    tables: Sequence[Table]
 
 
 def page(
     summary: Summary,
     answer: Headline,
     notes: Sequence[str],
-    sections: Sequence[Shown],
+    sections: Sequence[tuple[Section, Sequence[Table]]],
     method: Sequence[str],
     figures: Sequence[Figure],
 ) -> str:
@@ -63,9 +53,9 @@ def page(
         f'<div class="plots">{"".join(map(_figure, figures))}</div>',
         _heading('The numbers', f'Mean ± standard deviation over seeds. The baseline is {summary.baseline.name}.'),
         *(
-            (_heading(one.heading, one.lead) if one.heading else '')
-            + ''.join(_table(table, colors) for table in one.tables)
-            for one in sections
+            (_heading(section.heading, section.lead) if section.heading else '')
+            + ''.join(_table(table, colors) for table in tables)
+            for section, tables in sections
         ),
         _settings(summary),
         '</main><footer>',
@@ -96,15 +86,15 @@ def _ratios(answer: Headline) -> str:
     if not answer.comparisons or answer.threshold is None:
         return ''
     cells = []
-    for cost in COSTS:
-        found = answer.comparisons.get(cost.name)
+    for cost, title in COSTS.items():
+        found = answer.comparisons.get(cost)
         if found is None:
             continue
-        unit = unit_for(cost.name, (found.arm.mean, found.baseline.mean))
+        unit = unit_for(cost, (found.arm.mean, found.baseline.mean))
         way = f'{mean_text(found.baseline, unit)} → {mean_text(found.arm, unit)}\u00a0{unit.name}'
         mark = f' {SHARED}' if found.shared else ''
         cells.append(
-            f'<div><dt>{escape(cost.title.capitalize())}{mark}</dt><dd class="ratio">{times(found.ratio)}</dd>'
+            f'<div><dt>{escape(title.capitalize())}{mark}</dt><dd class="ratio">{times(found.ratio)}</dd>'
             f'<dd class="from">{escape(way)}</dd></div>'
         )
     label = f'Speed-up to {percent(answer.threshold)}, by cost'

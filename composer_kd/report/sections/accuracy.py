@@ -26,7 +26,6 @@ from composer_kd.report.render.text import (
 from composer_kd.report.sections import SECTIONS, Section
 from composer_kd.report.stats import (
     COSTS,
-    CostKind,
     Measure,
     Reach,
     Spread,
@@ -65,7 +64,7 @@ class PrimaryAccuracy(Section):
             if measure.name != 'val' or measure is self.summary.primary:
                 yield from self._curves(measure)
                 yield from self._bars(measure)
-        for cost in COSTS[1:]:
+        for cost in ('seconds', 'multiply_adds'):
             yield from self._against(cost)
         lines = [(drawn, curve([label_loss(run.epochs) for run in runs])) for drawn, runs in self._arms()]
         note = 'The part of the training loss that compares with the labels, without distillation terms.'
@@ -117,21 +116,21 @@ class PrimaryAccuracy(Section):
         name, title = f'epochs_to_{measure.name}_accuracy', f'Epochs to reach {measure.title}'
         return bar_chart(name, title, caption, 'epochs', levels, bars)
 
-    def _against(self, cost: CostKind) -> list[Figure]:
+    def _against(self, cost: str) -> list[Figure]:
         measure = self.summary.primary
         lines = []
         for drawn, runs in self._arms():
-            spent = [costs_at(run.epochs)[cost.name] for run in runs]
+            spent = [costs_at(run.epochs)[cost] for run in runs]
             lines.append((drawn, curve([series(run.epochs, measure.key) for run in runs], spent)))
-        unit = unit_for(cost.name, (line.x[-1] for _, line in lines if line))
+        unit = unit_for(cost, (line.x[-1] for _, line in lines if line))
         scaled = [(drawn, line and replace(line, x=tuple(x / unit.size for x in line.x))) for drawn, line in lines]
         note = 'Teachers included.'
-        if cost.name == 'seconds':
+        if cost == 'seconds':
             note = 'Teachers included, evaluation not; the mean time of the seeds.'
             if any(arm.shared for arm in self.summary.arms):
                 note += f' {SHARED} Some runs shared the machine: their seconds are not their own.'
-        name, title = f'{measure.name}_against_{cost.name}', f'{capital(measure.title)} against {cost.title}'
-        return line_chart(name, title, f'{cost.title}, {unit.name}', scaled, note=note)
+        name, title = f'{measure.name}_against_{cost}', f'{capital(measure.title)} against {COSTS[cost]}'
+        return line_chart(name, title, f'{COSTS[cost]}, {unit.name}', scaled, note=note)
 
 
 @SECTIONS.register('other_accuracies')
@@ -204,8 +203,8 @@ def _tables(summary: Summary, measure: Measure) -> Iterable[Table]:
     """Accuracies, costs of reaching thresholds, speed-ups."""
     primary = measure is summary.primary
     yield _accuracies(summary, measure)
-    for cost in COSTS if primary else COSTS[:1]:
-        if any(level.cost(cost.name) for arm in summary.arms for level in arm.reach[measure.name]):
+    for cost in COSTS if primary else ('epochs',):
+        if any(level.cost(cost) for arm in summary.arms for level in arm.reach[measure.name]):
             yield _to_reach(summary, measure, cost)
     if summary.thresholds[measure.name]:
         yield _speed_ups(summary, measure)
@@ -223,22 +222,22 @@ def _accuracies(summary: Summary, measure: Measure) -> Table:
     return Table(f'{capital(measure.title)}, %', columns, tuple(rows), labels=2, brief=measure is summary.primary)
 
 
-def _to_reach(summary: Summary, measure: Measure, cost: CostKind) -> Table:
-    spreads = [level.cost(cost.name) for arm in summary.arms for level in arm.reach[measure.name]]
-    unit = unit_for(cost.name, (spread.mean for spread in spreads if spread))
+def _to_reach(summary: Summary, measure: Measure, cost: str) -> Table:
+    spreads = [level.cost(cost) for arm in summary.arms for level in arm.reach[measure.name]]
+    unit = unit_for(cost, (spread.mean for spread in spreads if spread))
     rows = tuple(
         (
-            arm.marked(seconds=cost.name == 'seconds'),
+            arm.marked(seconds=cost == 'seconds'),
             str(arm.n),
             *(
-                with_spread(level.cost(cost.name), unit, level.of) if level.reached else _not_reached(level)
+                with_spread(level.cost(cost), unit, level.of) if level.reached else _not_reached(level)
                 for level in arm.reach[measure.name]
             ),
         )
         for arm in summary.arms
     )
     columns = ('arm', 'n', *map(percent, summary.thresholds[measure.name]))
-    what = 'Epochs' if cost.name == 'epochs' else f'{capital(cost.title)}, teachers included ({unit.name}),'
+    what = 'Epochs' if cost == 'epochs' else f'{capital(COSTS[cost])}, teachers included ({unit.name}),'
     return Table(f'{what} to reach {measure.title}', columns, rows, labels=2, brief=measure is summary.primary)
 
 
@@ -247,11 +246,11 @@ def _speed_ups(summary: Summary, measure: Measure) -> Table:
     rows = []
     for arm in summary.others:
         for cost in COSTS:
-            found = [summary.compare(arm, measure.name, index, cost.name) for index in range(len(levels))]
+            found = [summary.compare(arm, measure.name, index, cost) for index in range(len(levels))]
             if any(found):
                 mark = f' {SHARED}' if any(one.shared for one in found if one) else ''
                 cells = [times(one.ratio) + f' {PARTIAL}' * (not one.complete) if one else MISSING for one in found]
-                rows.append((arm.marked(), cost.title + mark, *cells))
+                rows.append((arm.marked(), COSTS[cost] + mark, *cells))
     title = f'Speed-up over {summary.baseline.name} to the same {measure.title}'
     return Table(title, ('arm', 'in', *map(percent, levels)), tuple(rows), labels=2, brief=measure is summary.primary)
 

@@ -173,8 +173,7 @@ def _of_arm(
     drifted = [fmean(one.accuracy(name) for name in names) for one in measured]
     by_drift = {name: Spread.over(one.accuracy(name) for one in measured) for name in names}
     worst = min(by_drift, key=lambda name: by_drift[name].mean)
-    absolute: list[float | None] = []
-    relative: list[float | None] = []
+    absolute, relative = [], []
     # What damage adds is counted from the same samples as they are.
     corrupted = [name for of in kinds.values() for name in of.values()]
     everyone = (*measured, *baseline)
@@ -183,11 +182,9 @@ def _of_arm(
         errors = [one.errors(kinds) for one in baseline]
         theirs = {kind: [fmean(each) for each in zip(*(one[kind] for one in errors), strict=True)] for kind in kinds}
         their_clean = fmean(1 - float(one.clean['accuracy']) for one in baseline)
-        for one, accuracy in zip(measured, clean, strict=True):
-            own = one.errors(kinds)
-            absolute.append(mean_corruption_error(own, theirs))
-            added = relative_mean_corruption_error(own, 1 - accuracy, theirs, their_clean) if same else None
-            relative.append(added)
+        own = [(one.errors(kinds), 1 - accuracy) for one, accuracy in zip(measured, clean, strict=True)]
+        absolute = [mean_corruption_error(one, theirs) for one, _ in own]
+        relative = [relative_mean_corruption_error(*one, theirs, their_clean) for one in own] if same else []
     groups = [fmean(float(one.drifts[name]['worst_group']['accuracy']) for name in names) for one in measured]
     return ArmUnderDrift(
         clean=Spread.over(clean),

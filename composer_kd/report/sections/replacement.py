@@ -111,7 +111,7 @@ def replacements(arms: Sequence[Arm]) -> dict[str, Replacement]:
                 after=Spread.over(pair.after for pair in pairs),
                 recovered=len(recovered),
                 of=len(pairs),
-                **{cost.name: Spread.of(one[cost.name] for one in recovered) for cost in COSTS},
+                **{cost: Spread.of(one[cost] for one in recovered) for cost in COSTS},
                 forgotten=Spread.of(pair.forgotten for pair in pairs),
             )
     return found

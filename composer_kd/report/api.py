@@ -18,7 +18,7 @@ from composer_kd.report.load import collect
 from composer_kd.report.render.figures import Figure
 from composer_kd.report.render.html import page
 from composer_kd.report.render.text import Table, capital, markdown_escape, wrapped
-from composer_kd.report.sections import Section, make_sections
+from composer_kd.report.sections import ReportSection, make_sections
 from composer_kd.report.stats import COSTS
 from composer_kd.report.summary import ArmSummary, Summary, summarize
 from composer_kd.storage.atomic import atomic_write, make_folder
@@ -35,7 +35,7 @@ class Report:
     """What the runs say, ready to be shown. Figures are drawn when they are first asked for."""
 
     summary: Summary  # what all sections are made from
-    sections: dict[str, Section]  # by name, in their order
+    sections: dict[str, ReportSection]  # by name, in their order
 
     @cached_property
     def headline(self) -> Headline:

@@ -7,7 +7,7 @@ from typing import Any
 
 from composer_kd.report.load import canonical
 from composer_kd.report.render.text import SHARED, UNFINISHED, and_join
-from composer_kd.report.sections import Section
+from composer_kd.report.sections import ReportSection
 from composer_kd.report.summary import Summary
 
 __all__ = ['caveats']
@@ -19,7 +19,7 @@ _NAME_A_RUN = ('from', 'teacher')
 _SOME_RUN = 'a run'
 
 
-def caveats(summary: Summary, sections: Iterable[Section]) -> list[str]:
+def caveats(summary: Summary, sections: Iterable[ReportSection]) -> list[str]:
     """Sentences in the order of weight, of the runs as a whole and of the sections; empty where all is well."""
     return [
         *_altered(summary),

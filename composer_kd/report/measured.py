@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import xxhash
@@ -65,12 +64,6 @@ class MeasuredDrifts:
 
     def accuracy(self, name: str) -> float:
         return float(self.drifts[name]['accuracy'])
-
-    def mean(self, names: Sequence[str], value: Callable[[Mapping[str, Any]], float | None]) -> float | None:
-        """The mean over these drifts; ``None`` where one of them has no value."""
-        values = [value(self.drifts[name]) for name in names]
-        known = [one for one in values if one is not None]
-        return fmean(known) if len(known) == len(values) else None
 
     def errors(self, kinds: Mapping[str, Mapping[float, str]]) -> dict[str, list[float]]:
         return {kind: [1 - self.accuracy(name) for name in names.values()] for kind, names in kinds.items()}

@@ -213,7 +213,7 @@ def read_tables(run: Run) -> list[RecordedTable]:
 
 
 @dataclass(frozen=True)
-class _NamedTeacher:
+class _TeacherEntry:
     """A teacher as ``run.yaml`` names it: a run directory; ``live`` if it never looks up, ``fill`` if it records."""
 
     run: str
@@ -221,12 +221,12 @@ class _NamedTeacher:
     fill: bool
 
 
-def _teachers(run: Run) -> list[_NamedTeacher]:
+def _teachers(run: Run) -> list[_TeacherEntry]:
     """The teachers that the run's algorithms name; those that are no run directories are left out."""
     return list(_named(run.config.get('algorithms')))
 
 
-def _named(section: Any) -> Iterator[_NamedTeacher]:
+def _named(section: Any) -> Iterator[_TeacherEntry]:
     if isinstance(section, list):
         for value in section:
             yield from _named(value)
@@ -236,5 +236,5 @@ def _named(section: Any) -> Iterator[_NamedTeacher]:
             options = entry if isinstance(entry, Mapping) else {'recorded': entry}
             place = options.get('recorded', options.get('live'))
             if isinstance(place, str):
-                yield _NamedTeacher(place, 'recorded' not in options, options.get('fill') is True)
+                yield _TeacherEntry(place, 'recorded' not in options, options.get('fill') is True)
         yield from _named([value for key, value in section.items() if key != 'teachers'])

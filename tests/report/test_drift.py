@@ -8,6 +8,9 @@ import pytest
 
 from composer_kd import UserError
 from composer_kd.archive.evaluations import drifts_hash
+from composer_kd.archive.manifest import DRIFTS_FILE
+from composer_kd.callbacks.evaluate_attacks import ATTACKS_FILE
+from composer_kd.report import measured as read_by_the_report
 from composer_kd.report import report
 from tests.report.runs_on_disk import KD, accuracies, rows, values, write_run
 
@@ -72,6 +75,10 @@ def redescribed(study, change, own=None):
 
 
 KINDS = {'fog': {1.0: 'fog-1', 3.0: 'fog-3'}, 'snow': {1.0: 'snow-1', 3.0: 'snow-3'}}
+
+
+def test_the_report_reads_the_files_that_runs_write():
+    assert (read_by_the_report.DRIFTS_FILE, read_by_the_report.ATTACKS_FILE) == (DRIFTS_FILE, ATTACKS_FILE)
 
 
 def test_corruptions_of_another_task_are_compared_among_themselves(study):

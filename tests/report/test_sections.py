@@ -12,13 +12,13 @@ import composer_kd.report
 from composer_kd.report import report
 from composer_kd.report.render.charts import heat_map
 from composer_kd.report.render.text import Table
-from composer_kd.report.sections import SECTIONS, Section
+from composer_kd.report.sections import SECTIONS, ReportSection
 from tests.report.runs_on_disk import accuracies, rows, values, write_run
 
 FOLDER = Path(composer_kd.report.__file__).parent
 
 
-class Lengths(Section):
+class Lengths(ReportSection):
     order = 45
     heading = 'How long <they> took'
     lead = 'A sentence of its own.'

@@ -12,7 +12,7 @@ import yaml
 from composer_kd.report.headline import Headline
 from composer_kd.report.render.figures import ACCENTS, Figure, css_variables
 from composer_kd.report.render.text import SHARED, Table, capital, mean_text, percent, times, unit_for
-from composer_kd.report.sections import Section
+from composer_kd.report.sections import ReportSection
 from composer_kd.report.stats import COSTS
 from composer_kd.report.summary import Summary
 
@@ -25,7 +25,7 @@ def page(
     summary: Summary,
     answer: Headline,
     notes: Sequence[str],
-    sections: Sequence[tuple[Section, Sequence[Table]]],
+    sections: Sequence[tuple[ReportSection, Sequence[Table]]],
     method: Sequence[str],
     figures: Sequence[Figure],
 ) -> str:

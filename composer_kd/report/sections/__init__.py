@@ -18,10 +18,10 @@ from composer_kd.report.render.figures import Figure
 from composer_kd.report.render.text import Table
 from composer_kd.report.summary import Summary
 
-__all__ = ['SECTIONS', 'Section', 'make_sections']
+__all__ = ['SECTIONS', 'ReportSection', 'make_sections']
 
 
-class Section:
+class ReportSection:
     """A part of a report about one subject; a subclass overrides what it has to say.
 
     Attributes:
@@ -61,10 +61,10 @@ class Section:
         return ()
 
 
-SECTIONS: Registry[type[Section]] = Registry('report sections')
+SECTIONS: Registry[type[ReportSection]] = Registry('report sections')
 
 
-def make_sections(summary: Summary) -> dict[str, Section]:
+def make_sections(summary: Summary) -> dict[str, ReportSection]:
     """Make every section, by name and in their order."""
     for module in iter_modules(__path__, f'{__name__}.'):
         import_module(module.name)

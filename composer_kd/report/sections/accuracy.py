@@ -23,7 +23,7 @@ from composer_kd.report.render.text import (
     unit_for,
     with_spread,
 )
-from composer_kd.report.sections import SECTIONS, Section
+from composer_kd.report.sections import SECTIONS, ReportSection
 from composer_kd.report.stats import (
     COSTS,
     Measure,
@@ -40,11 +40,13 @@ from composer_kd.report.stats import (
 )
 from composer_kd.report.summary import Summary
 
+__all__ = ['AccuracyReport', 'OtherAccuraciesReport', 'RunsReport']
+
 _EPOCHS = unit_for('epochs', ())
 
 
 @SECTIONS.register('accuracy')
-class PrimaryAccuracy(Section):
+class AccuracyReport(ReportSection):
     """The accuracy that the headline is about, and pictures of all."""
 
     order = 10
@@ -134,7 +136,7 @@ class PrimaryAccuracy(Section):
 
 
 @SECTIONS.register('other_accuracies')
-class OtherAccuracies(Section):
+class OtherAccuraciesReport(ReportSection):
     """The tables of the accuracies that the headline is not about."""
 
     order = 100
@@ -148,7 +150,7 @@ class OtherAccuracies(Section):
 
 
 @SECTIONS.register('runs')
-class Runs(Section):
+class RunsReport(ReportSection):
     """The runs one by one."""
 
     order = 200
@@ -156,11 +158,13 @@ class Runs(Section):
     lead = 'Each run, and the settings of each arm.'
 
     def read(self) -> list[dict[str, Any]]:
-        facts = ('name', 'arm', 'seed', 'lineage', 'last_epoch', 'planned_epochs', 'finished', 'shared')
-        measures = self.summary.measures
+        facts = ('name', 'arm', 'seed', 'last_epoch', 'planned_epochs', 'finished', 'shared')
         return [
-            {name: getattr(run, name) for name in facts}
-            | {'measures': {measure.name: self._measured(run, measure) for measure in measures}}
+            {
+                **{name: getattr(run, name) for name in facts},
+                'lineage': run.lineage or None,
+                'measures': {measure.name: self._measured(run, measure) for measure in self.summary.measures},
+            }
             for run in self.summary.runs
         ]
 

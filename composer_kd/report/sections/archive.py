@@ -9,10 +9,10 @@ from typing import Any
 
 from composer_kd.report.recorded import RECORDING_COSTS, RecordedTable, read_tables
 from composer_kd.report.render.text import MEGABYTES, MISSING, PERCENT, Table, Unit, and_join, unit_for, with_spread
-from composer_kd.report.sections import SECTIONS, Section
+from composer_kd.report.sections import SECTIONS, ReportSection
 from composer_kd.report.stats import Spread
 
-__all__ = ['Archive', 'StorageStats']
+__all__ = ['ArchiveReport', 'StorageStats']
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class StorageStats:
 
 
 @SECTIONS.register('archive')
-class Archive(Section):
+class ArchiveReport(ReportSection):
     """What was recorded, what looking it up saved, and whole costs; nothing where nothing was recorded."""
 
     order = 90

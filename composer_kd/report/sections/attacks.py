@@ -9,11 +9,11 @@ from typing import Any
 from composer_kd.report.load import Run, plain_text
 from composer_kd.report.measured import attack_name, by_attack, lines_at_the_end
 from composer_kd.report.render.text import PERCENT, Table, with_spread
-from composer_kd.report.sections import SECTIONS, Section
+from composer_kd.report.sections import SECTIONS, ReportSection
 from composer_kd.report.stats import Spread
 from composer_kd.report.summary import Summary
 
-__all__ = ['ArmUnderAttack', 'AttackResults', 'Attacks']
+__all__ = ['ArmUnderAttack', 'AttackResults', 'AttacksReport']
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class AttackResults:
 
 
 @SECTIONS.register('attacks')
-class Attacks(Section):
+class AttacksReport(ReportSection):
     """A row for each arm that was attacked."""
 
     order = 60

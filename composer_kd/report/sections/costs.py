@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterable, Sequence
 
 from composer_kd.report.load import Run
 from composer_kd.report.render.text import PERCENT, Table, Unit, unit_for, with_spread
-from composer_kd.report.sections import SECTIONS, Section
+from composer_kd.report.sections import SECTIONS, ReportSection
 from composer_kd.report.stats import PARTS, Spread, costs_at, last, series
 from composer_kd.report.summary import ArmSummary
 
-__all__ = ['Costs']
+__all__ = ['CostsReport']
 
 _PARTS = dict(zip(PARTS, ('teachers', 'attacks', 'other algorithms'), strict=True))
 _AT_THE_END = ('agreement', 'teacher_accuracy', 'images_per_second')
 
 
 @SECTIONS.register('costs')
-class Costs(Section):
+class CostsReport(ReportSection):
     """Seconds and multiply-adds of whole trainings, and how students stood to their teachers in the last epoch."""
 
     order = 80

@@ -14,11 +14,11 @@ from composer_kd.report.measured import MeasuredDrifts, read_drifts, same_sample
 from composer_kd.report.render.charts import heat_map
 from composer_kd.report.render.figures import Figure
 from composer_kd.report.render.text import MISSING, PERCENT, Table, Unit, and_join, with_spread
-from composer_kd.report.sections import SECTIONS, Section
+from composer_kd.report.sections import SECTIONS, ReportSection
 from composer_kd.report.stats import Spread, effective_robustness, mean_corruption_error, relative_mean_corruption_error
 from composer_kd.report.summary import Summary
 
-__all__ = ['ArmUnderDrift', 'Drift', 'DriftResults']
+__all__ = ['ArmUnderDrift', 'DriftReport', 'DriftResults']
 
 _RATIO = Unit('', digits=3)
 _MAPS = 8  # arms with a heat map of their own
@@ -56,7 +56,7 @@ class DriftResults:
 
 
 @SECTIONS.register('drift')
-class Drift(Section):
+class DriftReport(ReportSection):
     """A table of the measured arms, and heat maps of their accuracies."""
 
     order = 50
@@ -185,6 +185,7 @@ def _of_arm(
         own = [(one.errors(kinds), 1 - accuracy) for one, accuracy in zip(measured, clean, strict=True)]
         absolute = [mean_corruption_error(one, theirs) for one, _ in own]
         relative = [relative_mean_corruption_error(*one, theirs, their_clean) for one in own] if same else []
+    calibration = [[one.drifts[name]['calibration_error'] for name in names] for one in measured]
     groups = [fmean(float(one.drifts[name]['worst_group']['accuracy']) for name in names) for one in measured]
     return ArmUnderDrift(
         clean=Spread.over(clean),
@@ -196,7 +197,7 @@ def _of_arm(
         worst=worst,
         at_worst=by_drift[worst],
         worst_group=Spread.over(groups),
-        calibration_error=Spread.of(one.mean(names, lambda each: each['calibration_error']) for one in measured),
+        calibration_error=Spread.of(None if None in each else fmean(each) for each in calibration),
         by_drift=by_drift,
     )
 

@@ -11,10 +11,10 @@ from typing import Any
 from composer_kd.core.errors import UserError
 from composer_kd.report.load import plain_text
 from composer_kd.report.render.text import PERCENT, Table, with_spread
-from composer_kd.report.sections import SECTIONS, Section
+from composer_kd.report.sections import SECTIONS, ReportSection
 from composer_kd.report.stats import Spread
 
-__all__ = ['EnsembleAccuracy', 'Ensembles']
+__all__ = ['EnsembleAccuracy', 'EnsemblesReport']
 
 _FILE = 'ensembles.json'
 
@@ -33,7 +33,7 @@ class EnsembleAccuracy:
 
 
 @SECTIONS.register('ensembles')
-class Ensembles(Section):
+class EnsemblesReport(ReportSection):
     """Ensembles beside their best member."""
 
     order = 20

@@ -9,10 +9,10 @@ from typing import Any
 
 from composer_kd.report.load import Arm, Run, mapping, number
 from composer_kd.report.render.text import MISSING, NATS, PERCENT, Table, with_spread
-from composer_kd.report.sections import SECTIONS, Section
+from composer_kd.report.sections import SECTIONS, ReportSection
 from composer_kd.report.stats import Spread
 
-__all__ = ['ArmFidelity', 'Fidelity', 'ToTeacher']
+__all__ = ['ArmFidelity', 'FidelityReport', 'ToTeacher']
 
 _SPLIT = 'test'
 
@@ -34,7 +34,7 @@ class ArmFidelity:
 
 
 @SECTIONS.register('fidelity')
-class Fidelity(Section):
+class FidelityReport(ReportSection):
     """Manifests tell teachers by run; seeds of one arm that teach the seeds of another are one teacher here."""
 
     order = 40

@@ -17,10 +17,10 @@ from composer_kd.report.render.text import (
     unit_for,
     with_spread,
 )
-from composer_kd.report.sections import SECTIONS, Section
+from composer_kd.report.sections import SECTIONS, ReportSection
 from composer_kd.report.stats import Spread
 
-__all__ = ['ModelCost', 'Models']
+__all__ = ['ModelCost', 'ModelsReport']
 
 _BATCHES = (1, 256)
 _PARAMETERS = Unit('M', 1e6, 3)
@@ -39,7 +39,7 @@ class ModelCost:
 
 
 @SECTIONS.register('models')
-class Models(Section):
+class ModelsReport(ReportSection):
     """Size, operations and speed, where the arms differ in their model."""
 
     order = 30

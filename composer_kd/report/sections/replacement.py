@@ -10,11 +10,11 @@ from statistics import fmean
 from composer_kd.report.load import Arm, Run
 from composer_kd.report.measured import MeasuredDrifts, read_drifts
 from composer_kd.report.render.text import PERCENT, Table, Unit, unit_for, with_spread
-from composer_kd.report.sections import SECTIONS, Section
+from composer_kd.report.sections import SECTIONS, ReportSection
 from composer_kd.report.stats import COSTS, Spread, first_costs, last, series
 from composer_kd.report.summary import ArmSummary
 
-__all__ = ['Replacement', 'Replacements', 'forgetting', 'replacements']
+__all__ = ['Replacement', 'ReplacementReport', 'forgetting', 'replacements']
 
 
 def forgetting(then: Sequence[float], now: Sequence[float]) -> float | None:
@@ -44,7 +44,7 @@ class Replacement:
 
 
 @SECTIONS.register('replacement')
-class Replacements(Section):
+class ReplacementReport(ReportSection):
     """A row for each arm that replaces another run."""
 
     order = 70

@@ -175,7 +175,7 @@ def _change(cost: str, found: Comparison) -> str:
 
 
 def _quantities(cost: str, found: Comparison) -> tuple[str, str]:
-    unit = unit_for(cost, (found.arm.mean, found.baseline.mean))
+    unit = unit_for(cost, (found.arm, found.baseline))
     return unit.quantity(found.arm.mean), unit.quantity(found.baseline.mean)
 
 

@@ -18,7 +18,8 @@ import yaml
 from composer_kd.core.errors import UserError
 
 __all__ = [
-    'Arm', 'Run', 'canonical', 'collect', 'group_arms', 'json_lines', 'labels', 'mapping', 'number', 'plain_text',
+    'Arm', 'Run', 'canonical', 'collect', 'group_arms', 'json_lines', 'labels', 'mapping', 'named_teachers', 'number',
+    'plain_text',
 ]  # fmt: skip
 
 _DEPTH = 2  # a folder of lineages, each a folder of runs
@@ -112,7 +113,7 @@ class Run:
         """What the run took from earlier ones, in words: teachers' outputs, a curriculum, weights, examples."""
         algorithms = self.config.get('algorithms')
         distilled = any(record.get('loss_distill') is not None for record in self.epochs)
-        found = [_TEACHERS] if distilled or _has_teachers(algorithms) else []
+        found = [_TEACHERS] if distilled or any(named_teachers(algorithms)) else []
         named = {str(name).replace('_', '').lower() for name in mapping(algorithms)}
         return found + [what for name, what in _RECYCLED_BY.items() if name in named]
 
@@ -125,11 +126,14 @@ def _acts_on_tests(drift: Any) -> bool:
     return 'test' in (drift.get('parts') or ['test']) and (not ends or any(map(_acts_on_tests, ends)))
 
 
-def _has_teachers(algorithms: Any) -> bool:
-    """Whether any mapping inside the ``algorithms`` section names teachers."""
-    if isinstance(algorithms, Mapping):
-        return bool(algorithms.get('teachers')) or any(_has_teachers(value) for value in algorithms.values())
-    return isinstance(algorithms, list) and any(map(_has_teachers, algorithms))
+def named_teachers(section: Any) -> Iterator[Any]:
+    """What stands under ``teachers`` anywhere in the ``algorithms`` section."""
+    if isinstance(section, list):
+        for value in section:
+            yield from named_teachers(value)
+    elif isinstance(section, Mapping):
+        yield section.get('teachers')
+        yield from named_teachers([value for key, value in section.items() if key != 'teachers'])
 
 
 @dataclass(frozen=True)

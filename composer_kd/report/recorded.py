@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from composer_kd.report.load import Arm, Run, mapping, number
+from composer_kd.report.load import Arm, Run, mapping, named_teachers, number
 from composer_kd.report.stats import Spread, costs_at, last, series
 
 __all__ = [
@@ -221,20 +221,11 @@ class _TeacherEntry:
     fill: bool
 
 
-def _teachers(run: Run) -> list[_TeacherEntry]:
+def _teachers(run: Run) -> Iterator[_TeacherEntry]:
     """The teachers that the run's algorithms name; those that are no run directories are left out."""
-    return list(_named(run.config.get('algorithms')))
-
-
-def _named(section: Any) -> Iterator[_TeacherEntry]:
-    if isinstance(section, list):
-        for value in section:
-            yield from _named(value)
-    elif isinstance(section, Mapping):
-        named = section.get('teachers')
+    for named in named_teachers(run.config.get('algorithms')):
         for entry in named if isinstance(named, list) else ():
             options = entry if isinstance(entry, Mapping) else {'recorded': entry}
             place = options.get('recorded', options.get('live'))
             if isinstance(place, str):
                 yield _TeacherEntry(place, 'recorded' not in options, options.get('fill') is True)
-        yield from _named([value for key, value in section.items() if key != 'teachers'])

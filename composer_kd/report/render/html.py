@@ -90,7 +90,7 @@ def _ratios(answer: Headline) -> str:
         found = answer.comparisons.get(cost)
         if found is None:
             continue
-        unit = unit_for(cost, (found.arm.mean, found.baseline.mean))
+        unit = unit_for(cost, (found.arm, found.baseline))
         way = f'{mean_text(found.baseline, unit)} → {mean_text(found.arm, unit)}\u00a0{unit.name}'
         mark = f' {SHARED}' if found.shared else ''
         cells.append(

@@ -56,9 +56,10 @@ _SCALES = {
 }
 
 
-def unit_for(cost: str, values: Iterable[float]) -> Unit:
+def unit_for(cost: str, values: Iterable[Spread | float | None]) -> Unit:
     """The largest unit of ``cost`` in which the largest of ``values`` is still a comfortable number."""
-    scales, largest = _SCALES[cost], max(values, default=0.0)
+    known = (value.mean if isinstance(value, Spread) else value for value in values if value is not None)
+    scales, largest = _SCALES[cost], max(known, default=0.0)
     if cost == 'seconds':
         return scales[2] if largest >= 6 * 3600 else scales[1] if largest >= 600 else scales[0]
     return next((unit for unit in reversed(scales) if largest >= unit.size), scales[0])

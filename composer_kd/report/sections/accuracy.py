@@ -228,7 +228,7 @@ def _accuracies(summary: Summary, measure: Measure) -> Table:
 
 def _to_reach(summary: Summary, measure: Measure, cost: str) -> Table:
     spreads = [level.cost(cost) for arm in summary.arms for level in arm.reach[measure.name]]
-    unit = unit_for(cost, (spread.mean for spread in spreads if spread))
+    unit = unit_for(cost, spreads)
     rows = tuple(
         (
             arm.marked(seconds=cost == 'seconds'),

@@ -61,7 +61,7 @@ class ArchiveReport(ReportSection):
     def caveats(self) -> Iterable[str]:
         for arm in self.summary.arms:
             costs = [
-                (unit_for(cost, [found.recording.mean]).quantity(found.recording.mean), noun)
+                (unit_for(cost, [found.recording]).quantity(found.recording.mean), noun)
                 for cost, noun in (('multiply_adds', ' multiply-adds'), ('seconds', ''))
                 if (found := arm.lookups.costs[cost]).recording and found.recording.mean > 0
             ]
@@ -80,7 +80,7 @@ class ArchiveReport(ReportSection):
         for arm in self.summary.arms:
             filled = arm.lookups.looked_up and arm.lookups.looked_up.filled_elsewhere
             if filled and filled.mean > 0:
-                took = unit_for('multiply_adds', [filled.mean]).quantity(filled.mean)
+                took = unit_for('multiply_adds', [filled]).quantity(filled.mean)
                 yield (
                     f'{arm.name} looked up outputs that other runs computed to fill an archive, for {took} '
                     'multiply-adds: these count as training of those runs.'
@@ -88,8 +88,8 @@ class ArchiveReport(ReportSection):
 
     def _recorded(self) -> Table:
         kinds = [(arm, stored) for arm in self.summary.arms for stored in self.values[arm.name]['recorded']]
-        time = unit_for('seconds', (stored.seconds.mean for _, stored in kinds if stored.seconds))
-        adds = unit_for('multiply_adds', (stored.multiply_adds.mean for _, stored in kinds if stored.multiply_adds))
+        time = unit_for('seconds', (stored.seconds for _, stored in kinds))
+        adds = unit_for('multiply_adds', (stored.multiply_adds for _, stored in kinds))
         return Table.of(
             'The archive: what was recorded, and what that took (filling is part of the training of the students)',
             kinds,
@@ -107,8 +107,8 @@ class ArchiveReport(ReportSection):
 
     def _saved(self) -> Table:
         arms = [(arm, arm.lookups.looked_up) for arm in self.summary.arms if arm.lookups.looked_up]
-        outputs = unit_for('outputs', (found.outputs.mean for _, found in arms if found.outputs))
-        adds = unit_for('multiply_adds', (found.saved.mean for _, found in arms if found.saved))
+        outputs = unit_for('outputs', (found.outputs for _, found in arms))
+        adds = unit_for('multiply_adds', (found.saved for _, found in arms))
         looked_up = 'looked up' if outputs.name == 'outputs' else f'looked up, {outputs.name}'
         return Table.of(
             "The archive: teachers' outputs looked up, and what that saved of the training with live teachers",
@@ -128,7 +128,7 @@ class ArchiveReport(ReportSection):
         """All arms, so that they can be compared; those without a recording cost what they cost."""
         arms = self.summary.arms
         wholes = {cost: [arm.lookups.costs[cost].whole for arm in arms] for cost in RECORDING_COSTS}
-        units = {cost: unit_for(cost, (whole.mean for whole in wholes[cost] if whole)) for cost in RECORDING_COSTS}
+        units = {cost: unit_for(cost, wholes[cost]) for cost in RECORDING_COSTS}
         sharing = any(arm.lookups.sharers[1] > 1 for arm in arms)
         rows = []
         for arm in arms:

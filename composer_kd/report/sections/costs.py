@@ -61,7 +61,7 @@ class CostsReport(ReportSection):
         return [spread for totals in self.values.values() for key in keys if (spread := totals[key])]
 
     def _unit(self, cost: str, *keys: str) -> Unit:
-        return unit_for(cost, (spread.mean for spread in self._spreads(*keys)))
+        return unit_for(cost, self._spreads(*keys))
 
 
 def _totals(runs: Sequence[Run]) -> dict[str, Spread | None]:

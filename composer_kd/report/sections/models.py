@@ -62,7 +62,7 @@ class ModelsReport(ReportSection):
         values: dict[str, ModelCost] = self.values
         if not self._differ or not any(one.parameters for one in values.values()):
             return
-        adds = unit_for('multiply_adds', (one.multiply_adds.mean for one in values.values() if one.multiply_adds))
+        adds = unit_for('multiply_adds', (one.multiply_adds for one in values.values()))
         primary = self.summary.primary
 
         def speed(batch: int) -> Callable[..., str]:

@@ -61,8 +61,8 @@ class ReplacementReport(ReportSection):
 
     def tables(self) -> Iterable[Table]:
         found: dict[str, Replacement] = self.values
-        adds = unit_for('multiply_adds', (one.multiply_adds.mean for one in found.values() if one.multiply_adds))
-        time = unit_for('seconds', (one.seconds.mean for one in found.values() if one.seconds))
+        adds = unit_for('multiply_adds', (one.multiply_adds for one in found.values()))
+        time = unit_for('seconds', (one.seconds for one in found.values()))
 
         def cost(name: str, unit: Unit) -> Callable[..., str]:
             def cell(arm: ArmSummary, own: Replacement) -> str:

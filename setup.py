@@ -52,6 +52,7 @@ setup(
             'yamls/*/*.yaml',
             'algorithms/*/README.md',
             'algorithms/*/metadata.json',
+            'report/render/page.css',
         ],
     },
     install_requires=CORE,

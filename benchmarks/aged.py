@@ -12,8 +12,8 @@ from benchmarks.damaged import names_in_grids
 from benchmarks.paired import Paired, Run, at_least, held_from, pairs, spread
 from composer_kd.archive import RunDir
 from composer_kd.archive.evaluations import DriftFile
-from composer_kd.report.collect import collect, group_arms
-from composer_kd.report.takeover import takeovers
+from composer_kd.report.load import collect, group_arms
+from composer_kd.report.sections.replacement import replacements
 from composer_kd.runs.plan import PlannedRun
 
 __all__ = ['Ageing', 'aged_table', 'ageing', 'steps_tables', 'takeovers_of', 'with_more_seeds']
@@ -33,7 +33,7 @@ def takeovers_of(runs: Sequence[PlannedRun]) -> dict[str, Any]:
     everyone = [run.folder for run in runs if RunDir(run.folder).finished]
     if not everyone:
         return {}
-    return {arm: asdict(found) for arm, found in takeovers(group_arms(collect(everyone))).items()}
+    return {arm: asdict(found) for arm, found in replacements(group_arms(collect(everyone))).items()}
 
 
 def with_more_seeds(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.aged import ANEW, Ageing
 from benchmarks.paired import Run, pairs
-from composer_kd.report.palette import GRID, INK, MUTED, Style, style_of
+from composer_kd.report.render.figures import GRID, INK, MUTED, Style, style_of
 
 __all__ = ['aged_picture']
 

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.paired import Paired, Run, at_least, held_from, pairs, spread
 from composer_kd.archive import RunDir
 from composer_kd.core.errors import UserError
-from composer_kd.report.under_attack import attack_in_words, by_attack, lines_at_the_end
+from composer_kd.report.measured import attack_name, by_attack, lines_at_the_end
 from composer_kd.runs.plan import PlannedRun
 
 __all__ = ['MARGIN', 'attacked_table', 'by_others', 'first_attack', 'gains_under_attack', 'under_attack']
@@ -47,7 +47,7 @@ def under_attack(run: PlannedRun, last: dict[str, Any]) -> dict[str, Any]:
 def _on_the_way(run: PlannedRun, attack: str, metrics: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     """Epoch, robust accuracy on always the same test samples, and multiply-adds of attacks until then."""
     lines = [one for one in lines_at_the_end(run.folder, None) if one['split'] == 'test']
-    lines = [one for one in lines if attack_in_words(one) == attack]
+    lines = [one for one in lines if attack_name(one) == attack]
     fewest = min(one['samples'] for one in lines)
     costs = {line['batch']: (line['epoch'], line.get('multiply_adds_attack_total', 0.0)) for line in metrics}
     way = [
@@ -92,7 +92,7 @@ def _lines_of(file: Path) -> list[dict[str, Any]]:
 
 def _by_another(line: Mapping[str, Any]) -> str:
     """AutoAttack has no steps."""
-    return attack_in_words(line) if 'steps' in line else f'{line["norm"]} {line["epsilon"]:g}'
+    return attack_name(line) if 'steps' in line else f'{line["norm"]} {line["epsilon"]:g}'
 
 
 def first_attack(result: Mapping[str, Any]) -> str | None:

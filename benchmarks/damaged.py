@@ -13,8 +13,8 @@ from composer_kd.core.errors import UserError
 from composer_kd.data.drift import Drift
 from composer_kd.data.drift.corruption import Corruption
 from composer_kd.data.drift.scenarios import CorruptionGrid
-from composer_kd.report.drift_measures import mean_corruption_error, relative_mean_corruption_error
-from composer_kd.report.robustness import same_samples
+from composer_kd.report.measured import same_samples
+from composer_kd.report.stats import mean_corruption_error, relative_mean_corruption_error
 from composer_kd.runs.plan import PlannedRun
 
 __all__ = ['damaged', 'damaged_picture', 'damaged_table', 'names_in_grids']
@@ -148,8 +148,8 @@ def damaged_picture(result: Mapping[str, Any]) -> bytes | None:
     arms = _measured(result)
     if not arms:
         return None
-    from composer_kd.report.heat_maps import heat_map
-    from composer_kd.report.picture import look
+    from composer_kd.report.render.charts import heat_map
+    from composer_kd.report.render.figures import look
 
     columns = [_by_kind(runs) for runs in arms.values()]
     clean = [statistics.fmean(one['damaged']['as it is'] for one in runs) / 100 for runs in arms.values()]

@@ -201,7 +201,7 @@ _OF_ATTACKS = ('epsilon', 'steps', 'step_size', 'norm', 'split', 'subset', 'json
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from composer_kd.report.command import numbers
+    from composer_kd.report.api import numbers
     from composer_kd.runs.command import quieten, say
     from composer_kd.runs.evaluate_drifts import BATCH_SIZE, measure_robustness, read_scenarios
     from composer_kd.runs.process import join_ranks
@@ -249,7 +249,7 @@ def _attack(arguments: argparse.Namespace) -> None:
 
 
 def _add_report(commands) -> None:
-    from composer_kd.report.command import add_arguments, main
+    from composer_kd.report.api import add_arguments, main
 
     parser = commands.add_parser('report', help='compare runs: accuracies, epochs, seconds, multiply-adds')
     add_arguments(parser)

@@ -163,7 +163,7 @@ KINDS = {
     ),
     'drift': KillKind(
         cli('evaluate', 'runs/gen1', '--drifts', 'fog,contrast,gaussian_noise', '--severities', '1,3'),
-        numbers('runs/gen1/drift.json'),
+        numbers('runs/gen1/drifts.json'),
         TRAINED,
     ),
 }

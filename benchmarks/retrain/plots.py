@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.retrain.measures import Study
 from composer_kd.archive import atomic_write
-from composer_kd.report.palette import GRID, INK, MUTED, style_of
+from composer_kd.report.render.figures import GRID, INK, MUTED, style_of
 
 __all__ = ['write_plots']
 

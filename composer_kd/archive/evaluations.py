@@ -1,4 +1,4 @@
-"""``drift.json``: what a run's model answers to its test data under drifts, each measured once for its weights."""
+"""``drifts.json``: what a run's model answers to its test data under drifts, each measured once for its weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import xxhash
 
-from composer_kd.archive.manifest import DRIFT_FILE
+from composer_kd.archive.manifest import DRIFTS_FILE
 from composer_kd.storage.atomic import atomic_write
 
 __all__ = ['DriftFile', 'drifts_hash']
@@ -25,7 +25,7 @@ def drifts_hash(described: Sequence[Mapping[str, Any]]) -> str:
 
 @dataclass
 class DriftFile:
-    """The content of ``drift.json``.
+    """The content of ``drifts.json``.
 
     Attributes:
         weights: The hash of the model's weights.
@@ -53,7 +53,7 @@ class DriftFile:
     def read(cls, run_dir: Path, weights: str) -> DriftFile | None:
         """What was measured of these weights; ``None`` where there is no file, or one of others, or none of ours."""
         try:
-            values = json.loads((run_dir / DRIFT_FILE).read_text(encoding='utf-8'))
+            values = json.loads((run_dir / DRIFTS_FILE).read_text(encoding='utf-8'))
             if (values.pop('format'), values.pop('version'), values['weights']) != (_FORMAT, _VERSION, weights):
                 return None
             return cls(**values)
@@ -64,4 +64,4 @@ class DriftFile:
         """All of it or nothing."""
         values: Mapping[str, Any] = {'format': _FORMAT, 'version': _VERSION, **self.__dict__}
         text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
-        atomic_write(run_dir / DRIFT_FILE, text + '\n')
+        atomic_write(run_dir / DRIFTS_FILE, text + '\n')

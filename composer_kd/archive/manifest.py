@@ -21,7 +21,7 @@ from composer_kd.core.options import Section, parse_section
 from composer_kd.storage.atomic import atomic_write, xxh3_of
 
 __all__ = [
-    'DRIFT_FILE',
+    'DRIFTS_FILE',
     'SCHEMA',
     'ArchiveRecord',
     'DataRecord',
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
-DRIFT_FILE = 'drift.json'
+DRIFTS_FILE = 'drifts.json'
 
 
 class Record(Section):
@@ -262,7 +262,7 @@ def verify_file(run_dir: Path, manifest: Manifest, name: str) -> None:
     if name not in manifest.files:
         raise UserError(f'{path}: not listed in {manifest_file(run_dir)}, so it cannot be verified; run it again')
     again = 'record it again' if is_table(name) else 'remove the run directory and run again'
-    if name == DRIFT_FILE:
+    if name == DRIFTS_FILE:
         again = 'remove it and measure again with `composer-kd evaluate --drifts`'
     if not path.is_file():
         raise UserError(f'{path}: this file of the run is missing; restore it, or {again}')

@@ -31,7 +31,7 @@ from composer_kd.storage.jsonl import append_line, read_lines, rewrite_lines
 from composer_kd.teachers.record import Inference
 
 __all__ = [
-    'ROBUSTNESS_FILE',
+    'ATTACKS_FILE',
     'AttackCounts',
     'Attacker',
     'EvaluateAttacks',
@@ -42,7 +42,7 @@ __all__ = [
     'what_is_left',
 ]
 
-ROBUSTNESS_FILE = 'robustness.jsonl'
+ATTACKS_FILE = 'attacks.jsonl'
 
 _DEFAULTS: dict[str, Any] = {'epsilon': None, 'steps': 20, 'step_size': None, 'norm': 'linf', 'targeted': False}
 
@@ -58,7 +58,7 @@ class EvaluateAttacks(Callback):
 
     The attacks are projected gradient descent from a random start, which is the same at every time; the model is in
     evaluation mode and in the precision of the training. A sample counts as robust that the model gets right both as it
-    is and under the attack. ``robustness.jsonl`` in the run directory gets a line for each time, split and attack:
+    is and under the attack. ``attacks.jsonl`` in the run directory gets a line for each time, split and attack:
     ``epoch``, ``batch``, ``split``, ``subset``, ``samples``, the attack's ``epsilon``, ``steps``, ``step_size``,
     ``norm`` and ``targeted``, ``accuracy``, ``robust_accuracy``, ``seconds`` and ``multiply_adds``; also logged as
     ``metrics/SPLIT/robust_accuracy``, with a number for the second and later attacks. None of it counts as training.
@@ -114,7 +114,7 @@ class EvaluateAttacks(Callback):
                 raise UserError(f'{type(self).__name__}: {name} is of what is measured on the way; give interval too')
         if attacks is not None and not attacks:
             raise UserError(f'{type(self).__name__}: attacks is empty; give one, or leave it out for PGD-20')
-        self.file = Path(folder) / ROBUSTNESS_FILE
+        self.file = Path(folder) / ATTACKS_FILE
         self.attacks = [make_attack(one) for one in ([{}] if attacks is None else attacks)]
         self.splits = None if splits is None else tuple(splits)
         self.interval = None if interval is None else int(interval.removesuffix('ep'))

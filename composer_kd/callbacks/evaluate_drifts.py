@@ -41,7 +41,7 @@ _TOP = 5
 class EvaluateDrifts(Callback):
     """Measure how a model stands up to drifts of its test data, when its training has ended.
 
-    ``drift.json`` holds, for the test data and for each drift of them: how many ``samples``, ``accuracy``, ``top5``,
+    ``drifts.json`` holds, for the test data and for each drift of them: how many ``samples``, ``accuracy``, ``top5``,
     ``cross_entropy``, ``calibration_error`` and the ``worst_group``: that with the lowest accuracy of the superclasses,
     of the classes where the data has no superclasses, or of the fine classes where a drift made superclasses of them.
     Training is not changed: nothing is drawn, BatchNorm does not learn, every

@@ -3,7 +3,7 @@
 Reads run directories only, so it works on runs of another machine as well.
 """
 
-from composer_kd.report.collect import Arm, Run, collect
-from composer_kd.report.document import Report, report
+from composer_kd.report.api import Report, report
+from composer_kd.report.load import Arm, Run, collect
 
 __all__ = ['Arm', 'Report', 'Run', 'collect', 'report']

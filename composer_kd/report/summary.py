@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from composer_kd.core.errors import UserError, nearest
-from composer_kd.report.collect import Arm, Run, group_arms, labels
-from composer_kd.report.ensembles import Ensemble, ensembles
-from composer_kd.report.fidelity import Fidelities, Fidelity
-from composer_kd.report.harvest import ArmArchive, Harvests
-from composer_kd.report.inference import Inference, inference_of_arm
-from composer_kd.report.measures import (
+from composer_kd.report.load import Arm, Run, group_arms, labels
+from composer_kd.report.recorded import ArmLookups, Lookups
+from composer_kd.report.render.text import SHARED, UNFINISHED
+from composer_kd.report.stats import (
     MEASURES,
+    TOLERANCE,
+    Epochs,
     Measure,
     Reach,
     Spread,
     best,
-    costs_at,
-    default_epochs,
-    default_thresholds,
+    common_epochs,
     first_epoch_at,
-    guessing_limit,
+    last,
     reach,
     series,
     speed_up,
 )
-from composer_kd.report.robustness import Robustness, robustness
-from composer_kd.report.takeover import Takeover, takeovers
-from composer_kd.report.under_attack import UnderAttack, under_attack
 
-__all__ = ['Accuracy', 'ArmSummary', 'Comparison', 'Summary', 'summarize']
+__all__ = [
+    'Accuracy', 'ArmSummary', 'Comparison', 'Summary', 'default_epochs', 'default_thresholds', 'guessing_limit',
+    'summarize',
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,48 +44,43 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class ArmSummary:
-    """What is known of one arm; dictionaries go by the name of a measure, or of a total."""
+class ArmSummary(Arm):
+    """What every part of a report needs to know of one arm; dictionaries go by the name of a measure."""
 
-    arm: Arm
     accuracy: dict[str, Accuracy]
     reach: dict[str, list[Reach]]
-    totals: dict[str, Spread | None]
-    archive: ArmArchive
-    fidelity: Fidelity
-    inference: Inference
-
-    @property
-    def name(self) -> str:
-        return self.arm.name
+    lookups: ArmLookups
 
     @property
     def n(self) -> int:
-        return len(self.arm.counted)
+        return len(self.counted)
+
+    def marked(self, seconds: bool = False) -> str:
+        """The name, marked while no run has finished, and beside seconds where other runs used the machine.
+
+        Args:
+            seconds: Whether seconds stand beside the name.
+        """
+        marks = [UNFINISHED] * (not self.finished) + [SHARED] * (seconds and self.shared)
+        return ' '.join([self.name, *marks])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cost of reaching one accuracy, an arm against the baseline.
-
-    Args:
-        ratio: Baseline over arm, above 1 where the arm is cheaper.
-        complete: Whether every seed of both reached the accuracy.
-        beyond_chance: Whether the means differ by more than two standard errors; ``None`` with a single seed on a side.
-        shared: Whether it is about seconds of a machine that other runs used too.
-    """
+    """One cost of reaching one accuracy, an arm against the baseline."""
 
     baseline: Spread
     arm: Spread
-    ratio: float
-    complete: bool
+    ratio: float  # baseline over arm, above 1 where the arm is cheaper
+    complete: bool  # whether every seed of both reached the accuracy
+    # Whether the means differ by more than two standard errors; ``None`` with a single seed on a side
     beyond_chance: bool | None
-    shared: bool
+    shared: bool  # whether it is about seconds of a machine that other runs used too
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that the text, the tables, the figures and the page are made from."""
+    """What all sections are made from, and the headline: the runs, and how they compare with the baseline."""
 
     runs: tuple[Run, ...]
     arms: tuple[ArmSummary, ...]  # the baseline first
@@ -95,10 +88,6 @@ class Summary:
     thresholds: dict[str, list[float]]
     epochs: list[int]
     num_classes: int | None = None
-    ensembles: tuple[Ensemble, ...] = ()
-    robustness: Robustness | None = None
-    under_attack: UnderAttack | None = None
-    takeovers: dict[str, Takeover] = field(default_factory=dict)
 
     @property
     def labels(self) -> dict[Path, str]:
@@ -111,7 +100,7 @@ class Summary:
         limit = guessing_limit(self.num_classes or 1)
         if limit is None:
             return False
-        runs = (series(run.epochs, self.primary.key) for arm in self.arms for run in arm.arm.counted)
+        runs = (series(run.epochs, self.primary.key) for arm in self.arms for run in arm.counted)
         return all(first_epoch_at(values, limit) is None for values in runs)
 
     @property
@@ -128,8 +117,8 @@ class Summary:
         return self.arms[1:]
 
     def comparable(self, arm: ArmSummary) -> bool:
-        """Whether the arm is judged on the test data of the baseline: no drift has made other ones of them."""
-        return arm.arm.judged_under == self.baseline.arm.judged_under
+        """Whether the arm is tested on the test data of the baseline: no drift has made other ones of them."""
+        return arm.test_shift == self.baseline.test_shift
 
     def compare(self, arm: ArmSummary, measure: str, index: int, cost: str) -> Comparison | None:
         """The ``cost`` of the ``index``-th threshold of ``measure``, ``arm`` against the baseline.
@@ -149,7 +138,7 @@ class Summary:
             ratio=ratio,
             complete=ours.complete and theirs.complete,
             beyond_chance=_beyond_chance(base, own),
-            shared=cost == 'seconds' and (arm.arm.shared or self.baseline.arm.shared),
+            shared=cost == 'seconds' and (arm.shared or self.baseline.shared),
         )
 
 
@@ -162,7 +151,7 @@ def summarize(
     """Measure all runs.
 
     Args:
-        runs: From :func:`~composer_kd.report.collect.collect`.
+        runs: From :func:`~composer_kd.report.load.collect`.
         baseline: The arm that the others are compared with. Default: the first one that recycles nothing.
         thresholds: Accuracies to reach, as fractions, the same for every measure. Default: round ones for each measure
             beyond guessing, up to the lowest best accuracy of a baseline run.
@@ -187,24 +176,13 @@ def summarize(
         for measure in measures
     }
     ordered = [base, *(arm for arm in arms if arm is not base)]
-    harvests, fidelities = Harvests(runs), Fidelities(runs)
-    summarized = tuple(
-        _summarize_arm(arm, measures, levels, at, harvests.of_arm(arm), fidelities.of_arm(arm)) for arm in ordered
-    )
-    return Summary(
-        tuple(runs), summarized, measures, levels, at, classes, ensembles(runs), robustness(ordered),
-        under_attack(ordered),
-        takeovers(ordered),
-    )  # fmt: skip
+    lookups = Lookups(runs)
+    summarized = tuple(_summarize_arm(arm, measures, levels, at, lookups.of_arm(arm)) for arm in ordered)
+    return Summary(tuple(runs), summarized, measures, levels, at, classes)
 
 
 def _summarize_arm(
-    arm: Arm,
-    measures: Sequence[Measure],
-    levels: dict[str, list[float]],
-    at: list[int],
-    archive: ArmArchive,
-    fidelity: Fidelity,
+    arm: Arm, measures: Sequence[Measure], levels: dict[str, list[float]], at: list[int], lookups: ArmLookups
 ) -> ArmSummary:
     records = [run.epochs for run in arm.counted]
     accuracy = {}
@@ -213,36 +191,19 @@ def _summarize_arm(
         peaks = [peak for peak in map(best, values) if peak]
         accuracy[measure.name] = Accuracy(
             at={epoch: Spread.of(one.get(epoch) for one in values) for epoch in at},
-            last=Spread.of(one[max(one)] for one in values),
+            last=Spread.of(map(last, values)),
             best=Spread.of(value for _, value in peaks),
             best_epoch=Spread.of(epoch for epoch, _ in peaks),
         )
     to_reach = {
         measure.name: [reach(records, measure.key, level) for level in levels[measure.name]] for measure in measures
     }
-    return ArmSummary(arm, accuracy, to_reach, _totals(records), archive, fidelity, inference_of_arm(arm))
-
-
-_TOTALS = (
-    'epochs', 'seconds', 'seconds_teacher', 'seconds_attack', 'seconds_eval', 'multiply_adds', 'multiply_adds_teacher',
-    'multiply_adds_attack',
-)  # fmt: skip
-
-
-def _totals(records: Sequence[Sequence]) -> dict[str, Spread | None]:
-    """What the whole of a run cost, and how it stood to its teachers in the end: means over the runs."""
-    spent = [costs_at(run) for run in records]
-    totals = {name: Spread.of(one[name][max(one[name])] if one[name] else None for one in spent) for name in _TOTALS}
-    for key in ('agreement', 'teacher_accuracy', 'images_per_second'):
-        ends = [series(run, key) for run in records]
-        totals[key] = Spread.of(one[max(one)] if one else None for one in ends)
-    return totals
+    return ArmSummary(arm.name, arm.runs, accuracy, to_reach, lookups)
 
 
 def _choose_baseline(arms: Sequence[Arm], name: str | None) -> Arm:
     if name is None:
-        plain = (arm for arm in arms if not (arm.distilled or arm.curriculum or arm.warm or arm.adversarial))
-        return next(plain, arms[0])
+        return next((arm for arm in arms if not arm.recycles), arms[0])
     chosen = next((arm for arm in arms if arm.name == name), None)
     if chosen is None:
         raise UserError(f'baseline: {name!r} is not an arm of these runs; {nearest(name, [arm.name for arm in arms])}')
@@ -263,3 +224,52 @@ def _check(thresholds: Sequence[float] | None, epochs: Sequence[int] | None) -> 
     for epoch in epochs or ():
         if epoch < 1:
             raise UserError(f'epochs: {epoch} is not a finished epoch; the first one is 1')
+
+
+def default_epochs(runs: Sequence[Epochs], key: str) -> list[int]:
+    """The quarters of the shortest run, each moved to the nearest epoch at which every run has a value for ``key``.
+
+    The end of the shortest run is left out where all runs end there: a report has their last epoch in any case.
+    """
+    every = [values for values in (series(epochs, key) for epochs in runs) if values]
+    available = common_epochs(every)
+    if not available:
+        return []
+    shortest = min(max(values) for values in every)
+    nearest = {
+        min(available, key=lambda epoch: (abs(epoch - shortest * quarter / 4), epoch)) for quarter in (1, 2, 3, 4)
+    }
+    return sorted(nearest - {shortest} if all(max(values) == shortest for values in every) else nearest)
+
+
+def guessing_limit(num_classes: int) -> float | None:
+    """The accuracy below which a network may as well be guessing: twice chance; half of the way up from it for two.
+
+    ``None`` for a single class, where there is nothing to guess.
+    """
+    if num_classes < 2:
+        return None
+    return min(2 / num_classes, (1 + 1 / num_classes) / 2)
+
+
+def default_thresholds(baseline: Sequence[Epochs], key: str, count: int = 5, at_least: float = 0.0) -> list[float]:
+    """Round accuracies up to the lowest best one of the baseline runs, so that all of them reach every one.
+
+    The step is the largest round one for which the thresholds stay in the upper half of the way, and fine enough
+    near 1: 20, 25, ..., 40 % for a baseline at 43.7 %, and 95, 96, ..., 99 % for one at 99.7 %. None is below
+    ``at_least``.
+    """
+    best = [max(values.values()) for values in (series(epochs, key) for epochs in baseline) if values]
+    if not best or min(best) <= 0:
+        return []
+    lowest = min(best)
+    finest = 0.01 if lowest > 0.08 else 0.001
+    steps = [step for step in (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001) if step >= finest]
+    fitting = [step for step in steps if (count - 1) * step <= lowest / 2 and step <= (1 - lowest) / 2]
+    for step in fitting or steps[-1:]:
+        top = math.floor((lowest + TOLERANCE) / step)
+        levels = [round(step * k, 6) for k in range(max(top - count + 1, 1), top + 1)]
+        kept = [level for level in levels if level >= at_least - TOLERANCE]
+        if kept:
+            return kept
+    return []

@@ -260,7 +260,7 @@ class RunConfig(Section):
     evaluate: Annotated[EvaluateSection, MAY_CHANGE] = Field(default_factory=EvaluateSection)
     """Measure the model under [drifts](#evaluatedrifts) and [attacks](#evaluateattacks) when it is trained."""
     replaces: Annotated[PathText | None, MAY_CHANGE] = None
-    """The run whose model this one [replaces](drift.md#taking-over); only the report reads it."""
+    """The run whose model this one [replaces](drift.md#replacing-a-model); only the report reads it."""
     trust_pickle: Annotated[bool, MAY_CHANGE] = False
     """Open a file of weights that is a pickle (`.pt`); another process reads it."""
     eval_interval: Duration = '1ep'

@@ -19,9 +19,7 @@ from composer_kd.core.errors import UserError
 from composer_kd.functional import average_logits, average_probabilities, expected_calibration_error, right_counts
 from composer_kd.functional.top_k import to_half
 from composer_kd.models.finished_run import FinishedRun
-from composer_kd.report.table import Table
-from composer_kd.report.text import text_table
-from composer_kd.report.wording import MISSING, NATS, PERCENT
+from composer_kd.report.render.text import MISSING, NATS, PERCENT, Table
 from composer_kd.runs.predictions import finite
 from composer_kd.runs.process import keep_freed_memory
 from composer_kd.runs.record import open_run_data
@@ -146,7 +144,7 @@ def show_ensemble(
     if file is not None:
         document = {'format': 'composer_kd.ensemble', 'version': 1, **found.as_json()}
         atomic_write(file, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + '\n')
-    say('\n\n'.join(map(text_table, found.tables())))
+    say('\n\n'.join(table.text() for table in found.tables()))
 
 
 def measure_ensemble(

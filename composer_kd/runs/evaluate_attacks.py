@@ -20,7 +20,7 @@ from composer_kd.algorithms.adversarial_recycling.attack import Attack
 from composer_kd.archive import RunDir
 from composer_kd.archive.archive import unlisted
 from composer_kd.callbacks.evaluate_attacks import (
-    ROBUSTNESS_FILE,
+    ATTACKS_FILE,
     AttackCounts,
     Attacker,
     asked,
@@ -34,9 +34,7 @@ from composer_kd.data.dataset import KeyedImages
 from composer_kd.functional.attacks import normalised
 from composer_kd.models import Classifier
 from composer_kd.models.finished_run import FinishedRun
-from composer_kd.report.table import Table
-from composer_kd.report.text import text_table
-from composer_kd.report.wording import PERCENT
+from composer_kd.report.render.text import PERCENT, Table
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.process import keep_freed_memory
 from composer_kd.runs.record import open_run_data
@@ -84,7 +82,7 @@ def show_attacks(
         for name, one in zip(names, found, strict=True)
     )
     what = f'{attack.norm}, epsilon {attack.epsilon:g} of 255, by {found[0]["library"]}'
-    say(text_table(Table(f'Under attack: {what}', ('run', f'{split} samples', 'accuracy, %', 'robust, %'), rows)))
+    say(Table(f'Under attack: {what}', ('run', f'{split} samples', 'accuracy, %', 'robust, %'), rows).text())
 
 
 def attack_run(
@@ -258,7 +256,7 @@ def attack_configured(config: RunConfig, run: RunDir, say: Callable[[str], None]
 def _lacking(run: RunDir, measurements: list[tuple[str, tuple[Attack, int | None]]]) -> list[int]:
     """The numbers of those (a split, an attack, a number of samples) that no line at the training's end is of."""
     end = _when(run)['batch']
-    lines = [line for line in read_lines(run.path / ROBUSTNESS_FILE) if line.get('batch') == end]
+    lines = [line for line in read_lines(run.path / ATTACKS_FILE) if line.get('batch') == end]
 
     def is_there(split: str, attack: Attack, subset: int | None) -> bool:
         sought = {'split': split, 'subset': subset, **asdict(attack)}
@@ -274,7 +272,7 @@ def _when(run: RunDir) -> dict[str, int]:
 
 
 def _is_listed(run: RunDir) -> bool:
-    return ROBUSTNESS_FILE in run.manifest().files
+    return ATTACKS_FILE in run.manifest().files
 
 
 def _at_its_end(run: FinishedRun, config: RunConfig) -> Inference:
@@ -289,6 +287,6 @@ def _at_its_end(run: FinishedRun, config: RunConfig) -> Inference:
 
 
 def _append(run: RunDir, line: dict[str, object] | None) -> None:
-    with unlisted(run, ROBUSTNESS_FILE):
+    with unlisted(run, ATTACKS_FILE):
         if line is not None:
-            append_line(run.path / ROBUSTNESS_FILE, line)
+            append_line(run.path / ATTACKS_FILE, line)

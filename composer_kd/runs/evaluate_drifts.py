@@ -15,7 +15,7 @@ from torch import Tensor
 from composer_kd.archive import RunDir
 from composer_kd.archive.archive import unlisted
 from composer_kd.archive.evaluations import DriftFile
-from composer_kd.archive.manifest import DRIFT_FILE, Manifest, verify_file
+from composer_kd.archive.manifest import DRIFTS_FILE, Manifest, verify_file
 from composer_kd.callbacks.evaluate_drifts import answers_to, groups_in, quality_of
 from composer_kd.core.errors import UserError
 from composer_kd.core.options import Section, parse_section
@@ -83,7 +83,7 @@ def measure_configured(config: RunConfig, run: RunDir, say: Callable[[str], None
 
     def done() -> bool:
         manifest = run.manifest()
-        return DRIFT_FILE in manifest.files and not _missing(_measured(run, manifest), scenarios)
+        return DRIFTS_FILE in manifest.files and not _missing(_measured(run, manifest), scenarios)
 
     if scenarios and not on_rank_zero(done):
         measure_robustness(run, scenarios, device=config.device, say=say)
@@ -97,7 +97,7 @@ def measure_robustness(
     device: str = 'auto',
     say: Callable[[str], None] = print,
 ) -> None:
-    """Ask a finished run's model about its test data under drifts, and keep what follows in ``drift.json``.
+    """Ask a finished run's model about its test data under drifts, and keep what follows in ``drifts.json``.
 
     What the file holds of these weights stays, and is not measured again. All ranks call this together.
 
@@ -132,7 +132,7 @@ def measure_robustness(
                 shown = {'drift': _described(scenarios[name]), 'fingerprint': dataset.fingerprint}
                 found.drifts[name] = {**shown, **ask(dataset)}
                 on_rank_zero(partial(_write, run, found))
-        elif DRIFT_FILE not in manifest.files:
+        elif DRIFTS_FILE not in manifest.files:
             on_rank_zero(partial(_write, run, found))  # Killed before the manifest could name it.
     say(f'{run}: {_line(found, scenarios, before)}')
 
@@ -148,8 +148,8 @@ def _missing(found: DriftFile | None, scenarios: Mapping[str, Sequence[Drift]]) 
 def _measured(run: RunDir, manifest: Manifest) -> DriftFile | None:
     """What was measured of the weights that the run has now; a damaged file is refused."""
     assert manifest.weights is not None
-    if DRIFT_FILE in manifest.files and (run.path / DRIFT_FILE).exists():
-        verify_file(run.path, manifest, DRIFT_FILE)
+    if DRIFTS_FILE in manifest.files and (run.path / DRIFTS_FILE).exists():
+        verify_file(run.path, manifest, DRIFTS_FILE)
     return DriftFile.read(run.path, manifest.weights.hash)
 
 
@@ -197,7 +197,7 @@ class _Model:
 
 
 def _write(run: RunDir, found: DriftFile) -> None:
-    with unlisted(run, DRIFT_FILE):
+    with unlisted(run, DRIFTS_FILE):
         found.write(run.path)
 
 

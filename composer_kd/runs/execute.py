@@ -22,7 +22,7 @@ from composer_kd.archive import Archive
 from composer_kd.archive.manifest import SCHEMA, Manifest, file_records, write_manifest
 from composer_kd.archive.predictions import predictions_file
 from composer_kd.archive.run_dir import RunDir
-from composer_kd.callbacks.evaluate_attacks import ROBUSTNESS_FILE
+from composer_kd.callbacks.evaluate_attacks import ATTACKS_FILE
 from composer_kd.core.errors import UserError
 from composer_kd.models import inference_seconds, multiply_adds, parameters, save_weights, weights_hash
 from composer_kd.models.finished_run import FinishedRun
@@ -137,7 +137,7 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built, goes_on: WayOn, say:
     mean, std = data.normalization
     predictions = kept_predictions(run, recorded_splits(config), int(state.timestamp.batch), say)
     files = ['run.yaml', 'weights.safetensors', 'metrics.jsonl', *map(predictions_file, predictions)]
-    files += [ROBUSTNESS_FILE] if (run.path / ROBUSTNESS_FILE).is_file() else []
+    files += [ATTACKS_FILE] if (run.path / ATTACKS_FILE).is_file() else []
     manifest = {
         'schema': SCHEMA,
         'run': planned.name,

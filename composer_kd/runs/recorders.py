@@ -8,7 +8,7 @@ from pathlib import Path
 from composer.core import Callback
 
 from composer_kd.archive import Archive, Manifest, RunDir, remove_parts
-from composer_kd.archive.manifest import DRIFT_FILE
+from composer_kd.archive.manifest import DRIFTS_FILE
 from composer_kd.archive.predictions import remove_predictions
 from composer_kd.archive.tables import KINDS, is_table
 from composer_kd.callbacks.evaluate_attacks import EvaluateAttacks
@@ -109,7 +109,7 @@ def reopen(config: RunConfig, run: RunDir, checkpoint: Path | None) -> None:
     if checkpoint is None or not config.predictions:
         remove_predictions(run.path)
     if checkpoint is None:
-        (run.path / DRIFT_FILE).unlink(missing_ok=True)
+        (run.path / DRIFTS_FILE).unlink(missing_ok=True)
     if not run.manifest_file.is_file():
         return
     archive = Archive(run)

@@ -181,7 +181,7 @@ def write_study(folder: Path) -> list:
         foggy['worst_group'] = {'name': 'fish', 'accuracy': 0.0}
         drift = {'format': 'composer_kd.drift', 'version': 1, 'weights': 'f00d', 'epoch': 2, 'groups': 'class'}
         drift |= {'fingerprint': planned.arm, 'clean': foggy, 'drifts': {'step1': foggy}}
-        (planned.folder / 'drift.json').write_text(json.dumps(drift))
+        (planned.folder / 'drifts.json').write_text(json.dumps(drift))
     return list(runs)
 
 

@@ -141,7 +141,7 @@ def test_what_is_read_off_a_run(tmp_path: Path) -> None:
     write_run(planned.folder, totals, arm='recycled', seed=218)
     lines = [line(10, 0.1, 500), line(10, 0.3, 500, split='val'), line(20, 0.25, 4000), line(20, 0.2, 4000, steps=50),
              line(20, 0.26, 500)]  # fmt: skip
-    (planned.folder / 'robustness.jsonl').write_text(''.join(json.dumps(one) + '\n' for one in lines))
+    (planned.folder / 'attacks.jsonl').write_text(''.join(json.dumps(one) + '\n' for one in lines))
     found = under_attack(planned, totals[-1])
     assert found['under_attack'] == {
         'PGD-20, linf 8': {'as it is': 60.0, 'robust': 25.0, 'samples': 4000},

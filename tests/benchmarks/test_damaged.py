@@ -75,7 +75,7 @@ def test_what_is_read_off_a_run(tmp_path: Path) -> None:
     )
     assert train([str(file)]) == 0
     (planned,) = make_plan(read_yaml(file)).runs
-    measured = json.loads((planned.folder / 'drift.json').read_text())
+    measured = json.loads((planned.folder / 'drifts.json').read_text())
     found = damaged(planned)['damaged']
     assert found['as it is'] == pytest.approx(100 * measured['clean']['accuracy'], abs=0.005)
     assert {kind: list(of) for kind, of in found['kinds'].items()} == {kind: ['1', '2.5'] for kind in grid['kinds']}

@@ -56,7 +56,7 @@ def test_a_training_that_is_stopped_early_is_measured_as_its_end_asks(tmp_path: 
         evaluator.eval_interval = lambda state, event: False
     trainer.fit()
     trainer.close()
-    lines = [(line['epoch'], line['subset'], line['epsilon']) for line in read_lines(tmp_path / 'robustness.jsonl')]
+    lines = [(line['epoch'], line['subset'], line['epsilon']) for line in read_lines(tmp_path / 'attacks.jsonl')]
     # On the way, at the second epoch's end too; then what the end asks and was not measured yet.
     assert lines == [(1, 32, 8.0), (2, 32, 8.0), (2, None, 8.0), (2, None, 20.0)]
 
@@ -64,7 +64,7 @@ def test_a_training_that_is_stopped_early_is_measured_as_its_end_asks(tmp_path: 
 def test_counts_are_those_of_a_loop_by_hand(tmp_path: Path) -> None:
     attack = {'epsilon': 6, 'steps': 4, 'step_size': 2}
     trainer, log = fit(EvaluateAttacks(tmp_path, [attack, {'norm': 'l2', 'epsilon': 60, 'steps': 1}], subset=80))
-    lines = read_lines(tmp_path / 'robustness.jsonl')
+    lines = read_lines(tmp_path / 'attacks.jsonl')
     assert [(line['split'], line['epoch'], line['norm']) for line in lines] == [('val', 2, 'linf'), ('val', 2, 'l2')]
     student = trainer.state.model.module.eval()
     rows = torch.from_numpy(chosen_rows(TASK, 80))
@@ -99,7 +99,7 @@ def test_an_image_that_is_wrong_as_it_is_is_not_robust() -> None:
 
 def test_it_changes_nothing_and_measures_on_the_way(tmp_path: Path) -> None:
     measured, _ = fit(EvaluateAttacks(tmp_path, [{'steps': 2}], interval='1ep', subset=32), epochs='3ep')
-    assert [line['epoch'] for line in read_lines(tmp_path / 'robustness.jsonl')] == [1, 2, 3]
+    assert [line['epoch'] for line in read_lines(tmp_path / 'attacks.jsonl')] == [1, 2, 3]
     plain, _ = make_trainer([], epochs='3ep', train_dataloader=pixel_loader())
     plain.fit()
     plain.close()
@@ -110,7 +110,7 @@ def test_the_way_may_be_measured_on_fewer_samples_and_by_fewer_attacks(tmp_path:
     attacks = [{'steps': 2}, {'steps': 4}]
     robustness = EvaluateAttacks(tmp_path, attacks, interval='1ep', interval_subset=32, interval_attacks=1, subset=None)
     _, log = fit(robustness, epochs='3ep')
-    lines = read_lines(tmp_path / 'robustness.jsonl')
+    lines = read_lines(tmp_path / 'attacks.jsonl')
     of_the_end = [(3, 2, 192), (3, 4, 192), (3, 2, 32)]
     assert [(line['epoch'], line['steps'], line['samples']) for line in lines] == [(1, 2, 32), (2, 2, 32), *of_the_end]
     assert [line['subset'] for line in lines] == [32, 32, None, None, 32]
@@ -130,7 +130,7 @@ def test_beside_ema_the_end_is_of_the_averaged_weights(tmp_path: Path) -> None:
     for evaluator in trainer.state.evaluators:
         evaluator.eval_interval = lambda state, event: False
     trainer.fit()
-    lines = read_lines(tmp_path / 'robustness.jsonl')
+    lines = read_lines(tmp_path / 'attacks.jsonl')
     assert [line['epoch'] for line in lines] == [1, 2]
     student = trainer.state.model.module.eval()
     trainer.close()

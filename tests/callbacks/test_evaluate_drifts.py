@@ -77,7 +77,7 @@ def test_the_training_is_not_changed(tmp_path: Path) -> None:
 
 def test_the_file(tmp_path: Path) -> None:
     net = train([EvaluateDrifts(tmp_path, SECTION, {'foggy': FOG, 'stored': None}, batch_size=7)], epochs='2ep')
-    found = json.loads((tmp_path / 'drift.json').read_text())
+    found = json.loads((tmp_path / 'drifts.json').read_text())
     stated = (found['clean']['accuracy'], found['drifts']['foggy']['accuracy'])
     assert stated == pytest.approx(accuracies_of(net))
     assert found['drifts']['stored'] == {'drift': [], 'fingerprint': found['fingerprint'], **found['clean']}

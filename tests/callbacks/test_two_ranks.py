@@ -295,7 +295,7 @@ def test_without_keys_ranks_keep_nothing_and_say_so(folder: Path, noted: dict) -
 def test_two_ranks_measure_the_model_of_rank_0_under_drift(folder: Path) -> None:
     net = small_net()
     net.load_state_dict(torch.load(folder / 'drifted' / 'weights.pt'))
-    found = json.loads((folder / 'drifted' / 'drift.json').read_text())
+    found = json.loads((folder / 'drifted' / 'drifts.json').read_text())
     assert [found['clean']['samples'], found['drifts']['foggy']['samples']] == [100, 100]
     stated = (found['clean']['accuracy'], found['drifts']['foggy']['accuracy'])
     assert stated == pytest.approx(accuracies_of(net))

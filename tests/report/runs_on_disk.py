@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from composer_kd.report import Report
+
 STUDENT, TEACHER = 5.0e11, 1.7e11  # multiply-adds an epoch
 
 
@@ -162,7 +164,7 @@ def lineage(folder: Path, epochs: int = 24, seeds: int = 3) -> Path:
 
 
 def recorded_lineage(folder: Path, epochs: int = 24, seeds: int = 3) -> Path:
-    """The same, and an arm that is taught from what was harvested of the scratch run of its seed."""
+    """The same, and an arm that is taught from what was recorded of the scratch run of its seed."""
     lineage(folder, epochs, seeds)
     for seed in range(seeds):
         teacher = folder / f'scratch-s{seed}'
@@ -174,3 +176,14 @@ def recorded_lineage(folder: Path, epochs: int = 24, seeds: int = 3) -> Path:
         algorithms = {'teacher_mixup_kd': {'teachers': [{'recorded': str(teacher)}], 'schedule': 'always'}}
         write_run(folder / f'recorded-s{seed}', rows, arm='recorded', seed=seed, algorithms=algorithms)
     return folder
+
+
+def rows(made: Report, section: str, beginning: str = '') -> list[dict[str, str]]:
+    """The rows of a section's tables, or of that whose title begins so, as columns to cells."""
+    tables = [table for table in made.shown.get(section, []) if table.title.startswith(beginning)]
+    return [dict(zip(table.columns, row, strict=True)) for table in tables for row in table.rows]
+
+
+def values(made: Report, section: str) -> Any:
+    """What ``report.json`` holds of a section; ``None`` where it holds nothing."""
+    return json.loads(made.json())['sections'].get(section)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from composer_kd.report import report
-from tests.report.runs_on_disk import KD, accuracies, write_run
+from tests.report.runs_on_disk import KD, accuracies, rows, write_run
 
 
 def arm(folder, name, values, *, seconds=10.0, adds=100e9, seed=0, classes=None, **config):
@@ -35,8 +35,8 @@ def test_nothing_is_claimed_of_guessing(tmp_path):
     assert made.headline.short == 'Nothing was learned beyond guessing yet'
     assert made.headline.comparisons == {}
     assert made.headline.detail == (
-        'scratch stood at 1.50 % test accuracy after 2\u00a0epochs (1 seed); '
-        'kd stood at 1.50 % test accuracy after 2\u00a0epochs (1 seed); guessing among 100 classes gives 1\u00a0%.'
+        'scratch had 1.50 % test accuracy after 2\u00a0epochs (1 seed); '
+        'kd had 1.50 % test accuracy after 2\u00a0epochs (1 seed); guessing among 100 classes gives 1\u00a0%.'
     )
     assert '×' not in made.text()
     assert 'class="ratios"' not in made.html()
@@ -45,7 +45,7 @@ def test_nothing_is_claimed_of_guessing(tmp_path):
 def test_the_limit_itself_is_beyond_guessing_as_float32_counters_give_it(tmp_path):
     arm(tmp_path, 'scratch', [0.005, 0.015], classes=100)
     arm(tmp_path, 'kd', [0.005, 0.019999999552965164], classes=100)
-    assert report(tmp_path).headline.short == 'Nothing to compare, as scratch has not gone beyond guessing yet'
+    assert report(tmp_path).headline.short == 'Nothing to compare: scratch has not gone beyond guessing yet'
 
 
 def test_one_arm_that_guesses_says_so_too(tmp_path):
@@ -57,7 +57,7 @@ def test_a_baseline_that_guesses_beside_an_arm_that_learned(tmp_path):
     arm(tmp_path, 'scratch', [0.005, 0.015], classes=100)
     arm(tmp_path, 'kd', [0.1, 0.3], classes=100)
     made = report(tmp_path)
-    assert made.headline.short == 'Nothing to compare, as scratch has not gone beyond guessing yet'
+    assert made.headline.short == 'Nothing to compare: scratch has not gone beyond guessing yet'
     assert made.headline.comparisons == {}
 
 
@@ -98,7 +98,7 @@ def test_what_is_the_same_is_not_given_as_instead_of_itself(tmp_path):
     sentence = report(tmp_path, thresholds=[0.4]).headline.sentence
     assert sentence == (
         'Retraining was not cheaper and took 15\u00a0% more training time: to reach 40\u00a0% test accuracy, kd took '
-        '11.5\u00a0s of training (teachers inside) where scratch took 10\u00a0s, 135\u00a0G multiply-adds instead of '
+        '11.5\u00a0s of training (teachers included) where scratch took 10\u00a0s, 135\u00a0G multiply-adds instead of '
         '100 (one seed each, so chance is not ruled out).'
     )
 
@@ -107,9 +107,9 @@ def test_nothing_to_compare_is_one_clean_sentence(tmp_path):
     arm(tmp_path, 'scratch', WAY)
     arm(tmp_path, 'kd', [0.1])
     assert report(tmp_path, thresholds=[0.4]).headline.sentence == (
-        'Nothing to compare, as no accuracy was reached by every seed of the baseline and of another arm: '
-        'scratch stood at 40.00 % test accuracy after 4\u00a0epochs (1 seed); '
-        'kd stood at 10.00 % test accuracy after 1\u00a0epoch (1 seed).'
+        'Nothing to compare: no accuracy was reached by every seed of the baseline and of another arm: '
+        'scratch had 40.00 % test accuracy after 4\u00a0epochs (1 seed); '
+        'kd had 10.00 % test accuracy after 1\u00a0epoch (1 seed).'
     )
 
 
@@ -120,15 +120,13 @@ def test_repeats_of_one_seed_are_not_taken_for_seeds(tmp_path):
     arm(tmp_path / 'first', 'other', WAY, seed=5)
     made = report(tmp_path, thresholds=[0.4])
     assert (
-        'kd-s0 in first and kd-s0 in second are repeats of one seed (0): n and the deviations of kd do not speak of '
-        'seeds.'
+        'kd-s0 in first and kd-s0 in second are repeats of one seed (0): n and the deviations of kd are not over seeds.'
     ) in made.caveats
     assert sum('repeats' in line for line in made.caveats) == 2
     assert '2 runs each, some of them repeats of one seed' in made.headline.detail
     assert 'seeds each' not in made.headline.detail
     assert '(2 runs)' in report(tmp_path, thresholds=[0.9]).headline.detail
-    runs = next(table for table in made.tables if table.section == 'runs')
-    assert [row[0] for row in runs.rows] == [
+    assert [row['run'] for row in rows(made, 'runs')] == [
         'kd-s0 in first',
         'other-s5',
         'scratch-s0 in first',
@@ -168,8 +166,8 @@ def test_accuracies_of_other_test_data_are_not_compared(tmp_path):
     made = report(tmp_path)
     assert made.headline.arm.name == 'noisy', 'its test data are those of scratch'
     assert '(the cheapest of 2 arms)' in made.headline.detail
-    (line,) = [line for line in made.caveats if 'other test data' in line]
-    assert line.startswith('foggy is judged on other test data than scratch (data.drift)')
+    (line,) = [line for line in made.caveats if 'tested on other data' in line]
+    assert line.startswith('foggy is tested on other data than scratch (data.drift)')
     (ratios,) = [table for table in made.tables if table.title.startswith('Speed-up over scratch to the same test')]
     assert {row[0] for row in ratios.rows} == {'noisy', 'towards'}
 
@@ -178,7 +176,7 @@ def test_nothing_is_compared_where_all_others_are_of_other_test_data(tmp_path):
     arm(tmp_path, 'scratch', WAY, **on(FOG))
     arm(tmp_path, 'kd', WAY, seconds=1.0, **on({**FOG, 'severity': 5.0}))
     made = report(tmp_path)
-    assert made.headline.short == 'Nothing to compare, as no other arm is judged on the test data of scratch'
+    assert made.headline.short == 'Nothing to compare: no other arm is tested on the data of scratch'
     assert made.headline.comparisons == {}
     assert made.html()
     # Under the same drift they are compared.

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from composer_kd import UserError
-from composer_kd.report import Report, report
-from tests.report.runs_on_disk import accuracies, write_run
+from composer_kd.report import report
+from tests.report.runs_on_disk import accuracies, rows, values, write_run
 
 ENSEMBLES = 'Ensembles: test accuracy, %'
-SIZE = 'Size, operations, speed: of one model, and against the largest of them'
+SIZE = 'Size, operations and speed of each model, against the largest'
 
 
 def write(folder: Path, arm: str, seed: int = 0, *, last: float = 0.4, runs_beside: int = 1, **manifest: Any) -> Path:
@@ -21,8 +21,8 @@ def write(folder: Path, arm: str, seed: int = 0, *, last: float = 0.4, runs_besi
     records = accuracies([0.2, last], runs_beside=runs_beside)
     run = write_run(folder / f'{arm}-s{seed}', records, arm=arm, seed=seed, model={'name': arm.partition('_')[0]})
     file = run / 'archive' / 'manifest.json'
-    values = {**json.loads(file.read_text()), 'weights': {'hash': run.name}, **manifest}
-    file.write_text(json.dumps(values))
+    content = {**json.loads(file.read_text()), 'weights': {'hash': run.name}, **manifest}
+    file.write_text(json.dumps(content))
     return run
 
 
@@ -55,15 +55,6 @@ def write_ensembles(folder: Path, **seeds: list[tuple[dict[str, float], float, f
     return file
 
 
-def rows(made: Report, title: str) -> list[dict[str, str]]:
-    return [
-        dict(zip(table.columns, row, strict=True))
-        for table in made.tables
-        if table.title == title
-        for row in table.rows
-    ]
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for seed in (0, 1):
@@ -82,7 +73,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_an_ensemble_beside_its_best_member(folder: Path) -> None:
     made = report(folder)
-    assert rows(made, ENSEMBLES) == [
+    assert rows(made, 'ensembles') == [
         {
             'ensemble': 'ens2',
             'members': 'ban1, ban2',
@@ -94,24 +85,24 @@ def test_an_ensemble_beside_its_best_member(folder: Path) -> None:
             'at least one right': '75.00 ±0.00',
         }
     ]
-    (found,) = json.loads(made.json())['ensembles']
+    (found,) = values(made, 'ensembles')
     assert found['logits'] == {'mean': pytest.approx(0.62), 'sd': pytest.approx(0.08**0.5 / 10), 'n': 2}
     for text in (made.text(), made.brief(), made.markdown(), made.html()):
         assert ENSEMBLES in text
         assert '47.00 ±4.24' in text
     for text in (made.markdown(), made.html()):
-        assert 'the reach of an oracle' in text
+        assert 'what an oracle would reach' in text
 
 
 def test_an_ensemble_is_shown_where_all_its_members_are(folder: Path) -> None:
     both = [folder / 'ban1-s0', folder / 'ban2-s0']
-    assert [row['n'] for row in rows(report(both), ENSEMBLES)] == ['1'], 'the seed that is reported'
-    assert rows(report([folder / 'ban1-s0', folder / 'ban2-s1']), ENSEMBLES) == []
+    assert [row['n'] for row in rows(report(both), 'ensembles')] == ['1'], 'the seed that is reported'
+    assert rows(report([folder / 'ban1-s0', folder / 'ban2-s1']), 'ensembles') == []
     assert 'oracle' not in report(folder / 'ban1-s0').html()
     for run in both:  # Trained anew since.
         file = run / 'archive' / 'manifest.json'
         file.write_text(json.dumps({**json.loads(file.read_text()), 'weights': {'hash': 'other'}}))
-        assert rows(report(both), ENSEMBLES) == []
+        assert rows(report(both), 'ensembles') == []
 
 
 @pytest.mark.parametrize(
@@ -136,7 +127,7 @@ def test_size_and_speed_against_the_largest(tmp_path: Path) -> None:
     small = {'parameters': 250_000, 'multiply_adds': 30_000_000}
     write(tmp_path, 'small', last=0.4, **small, inference=speed(0.003, 0.128))
     made = report(tmp_path)
-    big, little = rows(made, SIZE)
+    big, little = rows(made, 'models')
     assert big == {
         'arm': 'big',
         'parameters, M': '9.000',
@@ -149,7 +140,7 @@ def test_size_and_speed_against_the_largest(tmp_path: Path) -> None:
         'faster at 256': '1.00×',
     }
     assert (little['smaller'], little['faster at 1'], little['faster at 256']) == ('36.00×', '4.44×', '10.42×')
-    found = {arm['name']: arm['model'] for arm in json.loads(made.json())['arms']}
+    found = values(made, 'models')
     assert found['small']['times_smaller_than_the_largest'] == 36
     assert found['small']['times_faster_than_the_largest']['256'] == pytest.approx(2000 / 192)
     assert found['big']['images_per_second']['1']['mean'] == pytest.approx(75)
@@ -163,7 +154,7 @@ def test_size_and_speed_against_the_largest(tmp_path: Path) -> None:
 def test_runs_of_earlier_versions_have_a_size_and_no_speed(tmp_path: Path) -> None:
     write(tmp_path, 'big', parameters=200)
     write(tmp_path, 'small', parameters=100)
-    assert list(rows(report(tmp_path), SIZE)[0]) == [
+    assert list(rows(report(tmp_path), 'models')[0]) == [
         'arm', 'parameters, M', 'multiply-adds, M', 'test accuracy, %', 'smaller',
     ]  # fmt: skip
 
@@ -172,7 +163,7 @@ def test_one_model_is_not_compared(tmp_path: Path) -> None:
     write(tmp_path, 'net_plain', inference=speed(0.1, 0.2))
     write(tmp_path, 'net_taught', inference=speed(0.1, 0.3, device='gpu'), runs_beside=2)
     made = report(tmp_path)
-    assert rows(made, SIZE) == []
+    assert rows(made, 'models') == []
     assert not [line for line in made.caveats if 'mages a second' in line]
 
 
@@ -182,7 +173,7 @@ def test_what_spoils_a_comparison_of_speeds_is_said(tmp_path: Path) -> None:
         tmp_path, 'small', inference=speed(0.1, 0.2, threads=8, precision='bf16'), runs_beside=2, hardware={'cpu': 'x'}
     )
     made = report(tmp_path)
-    assert rows(made, SIZE)[1]['arm'] == 'small †'
+    assert rows(made, 'models')[1]['arm'] == 'small †'
     lines = [line for line in made.caveats if 'mages a second' in line]
     assert lines == [
         '† The images a second of small were measured on a machine that other runs used.',
@@ -195,6 +186,6 @@ def test_what_spoils_a_comparison_of_speeds_is_said(tmp_path: Path) -> None:
 def test_strange_measurements_are_not_known(tmp_path: Path, strange: Any) -> None:
     write(tmp_path, 'big', inference=strange, parameters='many')
     write(tmp_path, 'small', inference=speed(0.5, 1.0), parameters=100)
-    big, small = rows(report(tmp_path), SIZE)
+    big, small = rows(report(tmp_path), 'models')
     assert (big['images/s at 1'], big['parameters, M'], big['smaller']) == ('–', '–', '–')
     assert (small['images/s at 1'], small['smaller']) == ('2', '1.00×')

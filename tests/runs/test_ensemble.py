@@ -190,7 +190,7 @@ def test_a_lineage_measures_its_ensembles_and_its_report_shows_them(runs: Path) 
     pairs = [[answers(runs / f'{name}-s{seed}')[0] for name in ('gen0', 'small')] for seed in (0, 1)]
     labels = answers(runs / 'gen0-s0')[1]
     expected = [accuracy(np.mean(pair, axis=0), labels) for pair in pairs]
-    found = json.loads((runs / 'report.json').read_text())['ensembles']
+    found = json.loads((runs / 'report.json').read_text())['sections']['ensembles']
     assert [one['name'] for one in found] == ['both', 'seeds']
     assert found[0]['logits'] == {
         'mean': pytest.approx(np.mean(expected)),
@@ -198,7 +198,7 @@ def test_a_lineage_measures_its_ensembles_and_its_report_shows_them(runs: Path) 
         'n': 2,
     }
     assert 'Ensembles: test accuracy, %' in (runs / 'report.html').read_text()
-    assert [one.name for one in report([runs / 'gen0-s0', runs / 'gen0-s1']).summary.ensembles] == ['seeds']
+    assert [one.name for one in report([runs / 'gen0-s0', runs / 'gen0-s1']).sections['ensembles'].values] == ['seeds']
 
 
 def test_every_run_says_what_its_model_costs_at_inference(runs: Path) -> None:
@@ -210,7 +210,7 @@ def test_every_run_says_what_its_model_costs_at_inference(runs: Path) -> None:
         assert found.batch_256
         assert (found.device, found.precision) == ('cpu', 'fp32')
     text = (runs / 'report.md').read_text()
-    assert 'Size, operations, speed' in text
+    assert 'Size, operations and speed' in text
     sizes = [manifest.parameters or 0 for manifest in manifests]
     assert f'{sizes[0] / sizes[1]:.2f}×' in text
 

@@ -66,14 +66,14 @@ def test_examples_of_one_run_are_replayed_by_the_next(trained: Path) -> None:
 
 def test_robustness_is_a_file_of_the_run(trained: Path) -> None:
     manifest = verify(trained / 'made')
-    assert 'robustness.jsonl' in manifest.files
-    lines = read_lines(trained / 'made' / 'robustness.jsonl')
+    assert 'attacks.jsonl' in manifest.files
+    lines = read_lines(trained / 'made' / 'attacks.jsonl')
     assert [(line['split'], line['steps'], line['norm']) for line in lines] == [
         ('val', 3, 'linf'), ('val', 20, 'l2'), ('test', 3, 'linf'), ('test', 20, 'l2'),
     ]  # fmt: skip
     assert {line['samples'] for line in lines} == {40}
-    assert 'robustness.jsonl' not in verify(trained / 'replayed').files
-    (line,) = read_lines(trained / 'tested' / 'robustness.jsonl')
+    assert 'attacks.jsonl' not in verify(trained / 'replayed').files
+    (line,) = read_lines(trained / 'tested' / 'attacks.jsonl')
     assert (line['split'], line['subset'], line['samples']) == ('test', None, 200)
 
 
@@ -85,7 +85,7 @@ def test_what_a_finished_run_lacks_is_measured_by_its_saved_weights(tmp_path: Pa
         options = {'lineage': {'one': one}, 'max_duration': '1ep'}
         assert main([str(write_yaml(tmp_path, **options)), '--no-report']) == 0
         verify(tmp_path / 'runs' / 'one')
-        lines = read_lines(tmp_path / 'runs' / 'one' / 'robustness.jsonl')
+        lines = read_lines(tmp_path / 'runs' / 'one' / 'attacks.jsonl')
         return [{key: value for key, value in line.items() if key != 'seconds'} for line in lines]
 
     at_its_end = measured({'pgd': attacks, 'subset': 40})
@@ -93,13 +93,13 @@ def test_what_a_finished_run_lacks_is_measured_by_its_saved_weights(tmp_path: Pa
     assert measured({'pgd': attacks, 'subset': 40}) == at_its_end, 'nothing is measured twice'
     # As a kill leaves it that comes in the middle of measuring: the lines that were not written are made up for.
     run = RunDir(tmp_path / 'runs' / 'one')
-    rewrite_lines(run.path / 'robustness.jsonl', read_lines(run.path / 'robustness.jsonl')[:1])
-    Archive(run).update(lambda m: m.model_copy(update={'files': without(m.files, 'robustness.jsonl')}))
+    rewrite_lines(run.path / 'attacks.jsonl', read_lines(run.path / 'attacks.jsonl')[:1])
+    Archive(run).update(lambda m: m.model_copy(update={'files': without(m.files, 'attacks.jsonl')}))
     assert measured({'pgd': attacks, 'subset': 40}) == at_its_end
     # And as one leaves them that comes before the manifest could name the file.
-    Archive(run).update(lambda m: m.model_copy(update={'files': without(m.files, 'robustness.jsonl')}))
+    Archive(run).update(lambda m: m.model_copy(update={'files': without(m.files, 'attacks.jsonl')}))
     assert measured({'pgd': attacks, 'subset': 40}) == at_its_end
-    assert 'robustness.jsonl' in verify(run.path).files
+    assert 'attacks.jsonl' in verify(run.path).files
     more = measured({'pgd': [*attacks, {'steps': 1}], 'subset': 40})
     assert more[:4] == at_its_end
     assert [(line['split'], line['steps']) for line in more[4:]] == [('val', 1), ('test', 1)]

@@ -51,7 +51,7 @@ def run(original: Path, tmp_path: Path) -> Path:
 
 
 def measured(run: Path) -> dict:
-    return json.loads((run / 'drift.json').read_text())
+    return json.loads((run / 'drifts.json').read_text())
 
 
 def independent(run: Path, *drifts: dict) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
@@ -97,16 +97,16 @@ def test_the_numbers_are_those_of_the_saved_weights_on_drifted_data(original: Pa
 
 
 def test_verify_looks_at_the_file(run: Path) -> None:
-    assert 'drift.json' in verify(run).files
-    path = run / 'drift.json'
+    assert 'drifts.json' in verify(run).files
+    path = run / 'drifts.json'
     path.write_text(path.read_text().replace('"epoch": 1', '"epoch": 2'))
-    with pytest.raises(UserError, match=r'drift\.json: damaged.*composer-kd evaluate'):
+    with pytest.raises(UserError, match=r'drifts\.json: damaged.*composer-kd evaluate'):
         verify(run)
     assert main(['evaluate', str(run), '--drifts', 'fog']) == 1
 
 
 def test_the_same_command_measures_what_is_missing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (run / 'drift.json').read_bytes()
+    before = (run / 'drifts.json').read_bytes()
     file = written(run.parents[1], drifts={**DRIFTS, 'stored': None})
     assert train([str(file)]) == 0
     assert 'under 3 drifts' in capsys.readouterr().out
@@ -117,9 +117,9 @@ def test_the_same_command_measures_what_is_missing(run: Path, capsys: pytest.Cap
     assert found == json.loads(before)
     assert verify(run)
 
-    (run / 'drift.json').unlink()
+    (run / 'drifts.json').unlink()
     assert train([str(written(run.parents[1]))]) == 0
-    assert (run / 'drift.json').read_bytes() == before
+    assert (run / 'drifts.json').read_bytes() == before
 
 
 def test_where_nothing_is_missing_the_data_need_not_be_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,25 +127,25 @@ def test_where_nothing_is_missing_the_data_need_not_be_there(run: Path, monkeypa
         raise AssertionError('the data are opened')
 
     monkeypatch.setattr('composer_kd.runs.evaluate_drifts.DriftedTests', gone)
-    before = (run / 'drift.json').read_bytes()
+    before = (run / 'drifts.json').read_bytes()
     assert train([str(written(run.parents[1]))]) == 0
-    assert (run / 'drift.json').read_bytes() == before
+    assert (run / 'drifts.json').read_bytes() == before
 
 
 def test_killed_before_the_manifest_could_name_the_file(run: Path) -> None:
     manifest = run / 'archive' / 'manifest.json'
     whole = manifest.read_text()
     unlisted = json.loads(whole)
-    del unlisted['files']['drift.json'], unlisted['xxh3']
+    del unlisted['files']['drifts.json'], unlisted['xxh3']
     manifest.write_text(json.dumps(unlisted))
     assert train([str(written(run.parents[1]))]) == 0
-    assert 'drift.json' in verify(run).files
+    assert 'drifts.json' in verify(run).files
 
 
 @pytest.mark.slow
 def test_two_ranks_share_the_samples(run: Path) -> None:
     whole = measured(run)
-    (run / 'drift.json').unlink()
+    (run / 'drifts.json').unlink()
     file = run.parent / 'drifts.yaml'
     file.write_text(yaml.safe_dump({'evaluate': {'drifts': DRIFTS}}, sort_keys=False))
     words = ['-n', '2', '-m', 'composer_kd.cli', 'evaluate', str(run), '--drifts', str(file), '--device', 'cpu']
@@ -177,10 +177,10 @@ def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_file_of_other_weights_is_not_gone_on_with(run: Path) -> None:
     values = measured(run)
-    path, manifest = run / 'drift.json', run / 'archive' / 'manifest.json'
+    path, manifest = run / 'drifts.json', run / 'archive' / 'manifest.json'
     path.write_text(json.dumps({**values, 'weights': 'f00d'}))
     unlisted = json.loads(manifest.read_text())
-    del unlisted['files']['drift.json'], unlisted['xxh3']
+    del unlisted['files']['drifts.json'], unlisted['xxh3']
     manifest.write_text(json.dumps(unlisted))
     assert main(['evaluate', str(run), '--drifts', 'fog', '--severities', '3']) == 0
     assert list(measured(run)['drifts']) == ['fog-3']
@@ -278,20 +278,18 @@ def test_drifts_that_do_not_fit_their_data_are_refused_before_the_first_run_trai
     assert not (tmp_path / 'runs' / 'gen0' / 'metrics.jsonl').exists()
 
 
-def test_a_run_on_drifted_data_takes_over_from_the_one_before(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_on_drifted_data_replaces_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = {'as it was': [], 'now': TAIL}
     lineage = {'gen0': None, 'gen1': {'replaces': 'gen0', 'data': {**TINY['data'], 'drift': TAIL}}}
     assert train([str(written(tmp_path, lineage=lineage, drifts=steps))]) == 0
     one, two = (measured(tmp_path / 'runs' / name) for name in ('gen0', 'gen1'))
     assert one['drifts']['now']['fingerprint'] == two['fingerprint'] == two['drifts']['now']['fingerprint']
     assert one['drifts']['as it was']['fingerprint'] == one['fingerprint'] == two['drifts']['as it was']['fingerprint']
-    (found,) = json.loads((tmp_path / 'runs' / 'report.json').read_text())['takeovers'].values()
+    (found,) = json.loads((tmp_path / 'runs' / 'report.json').read_text())['sections']['replacement'].values()
     assert found['aged']['mean'] == one['drifts']['now']['accuracy']
     expected = one['clean']['accuracy'] - two['drifts']['as it was']['accuracy']
     assert found['forgotten']['mean'] == pytest.approx(expected, abs=1e-6)
-    assert 'Taking over' in capsys.readouterr().out
+    assert 'Replacement: test accuracy' in capsys.readouterr().out
     with pytest.raises(UserError, match=r"lineage\.gen1\.replaces: 'gen' is neither a run of this file"):
         make_plan({**TINY, 'lineage': {'gen0': None, 'gen1': {'replaces': 'gen'}}})
 
@@ -314,5 +312,5 @@ def test_two_ranks_refuse_misfits_of_a_stream_and_measure_what_a_finished_run_la
     done = launched(evaluate={'attacks': {'pgd': [{'steps': 2}], 'subset': 33}})
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     verify(tmp_path / 'runs' / 'gen0')
-    lines = [json.loads(line) for line in (tmp_path / 'runs' / 'gen0' / 'robustness.jsonl').read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / 'runs' / 'gen0' / 'attacks.jsonl').read_text().splitlines()]
     assert [(line['split'], line['samples'], line['world_size']) for line in lines] == [('val', 33, 2), ('test', 33, 2)]

@@ -1,0 +1,1 @@
+"""How a report looks: tables, text, the page and its pictures, whatever the sections are."""

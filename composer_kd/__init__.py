@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from composer_kd.core.errors import UserError
     from composer_kd.core.schedule import Schedule
+    from composer_kd.runs.retrain import retrain
     from composer_kd.teachers import Teacher
 
 __version__ = '0.1.0'
@@ -50,6 +51,7 @@ __all__ = [
     'UserError',
     'WarmStart',
     '__version__',
+    'retrain',
 ]
 
 # Public names are imported when they are first asked for: `composer-kd --help` need not wait for torch.
@@ -72,6 +74,7 @@ _HOMES = {
     'UserError': 'composer_kd.core.errors',
     'Schedule': 'composer_kd.core.schedule',
     'Teacher': 'composer_kd.teachers',
+    'retrain': 'composer_kd.runs.retrain',
 }
 
 

@@ -27,11 +27,12 @@ def main(argv: list[str] | None = None) -> int:
     add_commands(commands)
     arguments, rest = parser.parse_known_args(words)
     # Changes and options in any order, which argparse cannot do for one command among several.
-    if arguments.command == 'record' and not any(word.startswith('-') for word in rest):
-        arguments.runs += rest
+    more = {'record': 'runs', 'retrain': 'changes'}.get(arguments.command)
+    if more is not None and not any(word.startswith('-') for word in rest):
+        setattr(arguments, more, getattr(arguments, more) + rest)
     elif rest:
         parser.error(f'unrecognized arguments: {" ".join(rest)}')
-    again = '; repeat the same command to continue' if arguments.command == 'record' else ''
+    again = '; repeat the same command to continue' if arguments.command in ('record', 'retrain') else ''
     return report_errors(lambda: arguments.work(arguments), arguments.debug, hint=again)
 
 

@@ -15,8 +15,8 @@ __all__ = ['add_commands']
 def add_commands(commands) -> None:
     """Make a parser for each command; ``work`` of its arguments does what was asked, and returns the exit status."""
     for add in (
-        _add_init, _add_convert, _add_import_weights, _add_drift, _add_record, _add_ensemble, _add_evaluate,
-        _add_report, _add_verify, _add_list,
+        _add_init, _add_convert, _add_retrain, _add_import_weights, _add_drift, _add_record, _add_ensemble,
+        _add_evaluate, _add_report, _add_verify, _add_list,
     ):  # fmt: skip
         add(commands)
 
@@ -74,6 +74,51 @@ def _convert(arguments: argparse.Namespace) -> int:
     made = convert(arguments.source, arguments.out, encoding=arguments.encoding, compression=arguments.compression)
     parts = ', '.join(f'{split["samples"]:,} {name}' for name, split in made.splits.items())
     print(f'{arguments.out}: {parts} images of {len(made.classes)} classes; use it with data.source={arguments.out}')
+    return 0
+
+
+def _add_retrain(commands) -> None:
+    parser = commands.add_parser(
+        'retrain',
+        help='retrain the model of a finished run on new data, for a fraction of the work',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='examples:\n'
+        '  composer-kd retrain runs/week1 --data data/week2 --dry-run\n'
+        '  composer-kd retrain runs/week1 --data data/week2 --compare',
+    )
+    parser.add_argument('run', metavar='RUN', help='the run directory of the earlier model')
+    parser.add_argument('changes', nargs='*', metavar='key=value', help='settings of the new run, as model=resnet20')
+    parser.add_argument(
+        '--data', required=True, metavar='SHARDS', help='the new data, as composer-kd convert writes it'
+    )
+    parser.add_argument('--name', help="the new run's name, beside RUN (default: the data's name)")
+    parser.add_argument(
+        '--budget', type=float, help="the part of the full training's work (default: 0.2; 0.5 for another model)"
+    )
+    parser.add_argument('--compare', action='store_true', help='train anew as well, to measure what was saved')
+    parser.add_argument('--dry-run', action='store_true', help='stop after the plan and its estimate')
+    parser.add_argument('--yaml', type=Path, metavar='FILE', help='write the file that would be run, and stop')
+    parser.add_argument('--device', choices=('auto', 'cpu', 'gpu'), default='auto')
+    parser.set_defaults(work=_retrain)
+
+
+def _retrain(arguments: argparse.Namespace) -> int:
+    from composer_kd.runs.command import quieten, say
+    from composer_kd.runs.retrain import retrain
+
+    quieten()
+    retrain(
+        arguments.run,
+        arguments.data,
+        name=arguments.name,
+        budget=arguments.budget,
+        compare=arguments.compare,
+        changes=arguments.changes,
+        dry_run=arguments.dry_run,
+        yaml_file=arguments.yaml,
+        device=arguments.device,
+        say=say,
+    )
     return 0
 
 

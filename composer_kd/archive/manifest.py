@@ -66,11 +66,12 @@ class Normalization(Record):
 
 
 class DataRecord(Record):
-    """The data that the run was trained on."""
+    """The data that the run was trained on; ``classes`` names them, in the order of the labels."""
 
     fingerprint: str
     num_samples: PositiveInt
     num_classes: PositiveInt
+    classes: list[str] | None = None
     shape: list[PositiveInt]
     normalization: Normalization
 

@@ -126,7 +126,9 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def answers_to(dataset: KeyedImages, answer: Callable[[Any], Tensor], device: Any, batch_size: int) -> Tensor:
+def answers_to(
+    dataset: KeyedImages, answer: Callable[[Any], Tensor], device: Any, batch_size: int, classes: int | None = None
+) -> Tensor:
     """Logits [N, C] of all samples as they are stored, in their order, on every rank; each rank computes its share.
 
     Args:
@@ -134,7 +136,9 @@ def answers_to(dataset: KeyedImages, answer: Callable[[Any], Tensor], device: An
         answer: From a batch, prepared and on the device, to float32 logits.
         device: Composer's.
         batch_size: Images in a forward pass of a rank.
+        classes: How many the model tells apart; ``None``: those of the data set.
     """
+    width = classes or dataset.num_classes
     prepare = Prepare(Augmentation.none(), *dataset.normalization)
     mine = np.arange(dist.get_global_rank(), len(dataset), dist.get_world_size())
     answers: list[Tensor] = []
@@ -143,8 +147,8 @@ def answers_to(dataset: KeyedImages, answer: Callable[[Any], Tensor], device: An
             # View -1: the image as it is stored.
             packed = (mine[start : start + batch_size] - len(dataset)).tolist()
             answers.append(answer(prepare(device.batch_to_device(dataset.__getitems__(packed)))).cpu())
-    own = torch.cat(answers) if answers else torch.empty(0, dataset.num_classes)
-    logits = torch.empty(len(dataset), dataset.num_classes)
+    own = torch.cat(answers) if answers else torch.empty(0, width)
+    logits = torch.empty(len(dataset), width)
     for rank, part in enumerate(dist.all_gather_object(own)):
         logits[rank :: dist.get_world_size()] = part
     return logits

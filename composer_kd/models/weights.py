@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import safetensors
@@ -32,6 +32,7 @@ __all__ = [
     'tensors_hash',
     'tensors_of',
     'weights_hash',
+    'with_more_classes',
 ]
 
 PathLike = str | os.PathLike[str]
@@ -134,6 +135,31 @@ def fitting(
     named = _fitting_names(weights, own)
     if problem := _misfit(own, named, remedy):
         raise UserError(f'{where}: {problem}')
+    return named
+
+
+def with_more_classes(
+    module: nn.Module, weights: Mapping[str, Tensor], where: str, classes: Sequence[int] | None = None
+) -> dict[str, Tensor]:
+    """Give weights of fewer classes the last layer of ``module``: outputs of the other classes stay as they are there.
+
+    Args:
+        module: The net, with its own initialisation.
+        weights: Names and tensors, of a net that differs in its last layer alone.
+        where: What error lines call the weights.
+        classes: The number that each class of the weights has in ``module``; by default they come first, in order.
+    """
+    own = tensors_of(module)
+    named = _fitting_names(weights, own)
+    head = list(own)[-1].rpartition('.')[0]
+    for name in [name for name in named if name.rpartition('.')[0] == head and name in own]:
+        ours, theirs = own[name], named[name]
+        if ours.shape[1:] != theirs.shape[1:] or len(theirs) > len(ours):
+            continue  # For `fitting` to refuse.
+        rows = range(len(theirs)) if classes is None else classes
+        if len(rows) != len(theirs):
+            raise UserError(f'{where}: has {len(theirs)} outputs for {len(rows)} classes; name the model of that run')
+        named[name] = ours.detach().clone().index_copy_(0, torch.tensor(rows), theirs.to(ours))
     return named
 
 

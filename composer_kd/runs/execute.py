@@ -149,6 +149,7 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built, goes_on: WayOn, say:
             'fingerprint': data.fingerprint,
             'num_samples': len(data.train_set),
             'num_classes': data.num_classes,
+            'classes': list(data.classes),
             'shape': list(data.shape),
             'normalization': {'mean': [float(m) for m in mean], 'std': [float(s) for s in std]},
         },

@@ -19,7 +19,14 @@ from composer_kd.functional.warm_start import shrink_perturb
 from composer_kd.models.classifier import plain
 from composer_kd.models.composer_compat import SURGERY, first_of
 from composer_kd.models.finished_run import FinishedRun
-from composer_kd.models.weights import fitting, load_weights, pickle_refusal, tensors_of, weights_hash
+from composer_kd.models.weights import (
+    fitting,
+    load_weights,
+    pickle_refusal,
+    tensors_of,
+    weights_hash,
+    with_more_classes,
+)
 from composer_kd.storage.distributed import on_rank_zero
 from composer_kd.storage.fetch import is_remote
 
@@ -47,6 +54,9 @@ class WarmStart(Described):
             student's architecture.
         shrink: The part of the earlier weights that stays, from 0 to 1. Default: ``1.0``.
         perturb: The scale of the fresh initialisation that is added, from 0 on. Default: ``0.0``.
+        more_classes: Let the student have classes that the source lacks: their outputs begin at the student's own
+            initialisation. Classes are matched by name where both sides name them, else the source's come first.
+            Default: ``False``.
         trust_pickle: Open a file of weights that is a pickle, as ``.pt`` files are; a process of its own reads it.
             Default: ``False``.
 
@@ -66,7 +76,12 @@ class WarmStart(Described):
     needs: ClassVar[Mapping[str, Need]] = {'from_': Need('weights')}
 
     def __init__(
-        self, from_: str | Path | nn.Module, shrink: float = 1.0, perturb: float = 0.0, trust_pickle: bool = False
+        self,
+        from_: str | Path | nn.Module,
+        shrink: float = 1.0,
+        perturb: float = 0.0,
+        more_classes: bool = False,
+        trust_pickle: bool = False,
     ):
         if not isinstance(from_, str | Path | nn.Module):
             raise UserError(f'from: expected a run directory, a file of weights or a module, got {from_!r}')
@@ -74,13 +89,14 @@ class WarmStart(Described):
         self.perturb = number(perturb, 'perturb', least=0, most=_MOST_PERTURBED)
         if shrink == perturb == 0:
             raise UserError('shrink and perturb are both 0: all weights would be; for a fresh start, leave it out')
-        switch(trust_pickle, 'trust_pickle')
+        self.more_classes = switch(more_classes, 'more_classes')
+        self.trust_pickle = switch(trust_pickle, 'trust_pickle')
         if not trust_pickle and isinstance(from_, str | Path) and Path(from_).suffix in _PICKLES:
             raise UserError(f'from: {pickle_refusal(from_)}')
         self.source = from_
-        self.trust_pickle = trust_pickle
         self._started = False
         self._before: str | None = None
+        self._run: FinishedRun | None = None
 
     def match(self, event: Event, state: State) -> bool:
         return event in (Event.INIT, Event.BEFORE_LOAD, Event.AFTER_LOAD)
@@ -115,20 +131,19 @@ class WarmStart(Described):
             )
         # DistributedDataParallel, which comes next, gives rank 0's parameters and buffers to all.
         changed = first_of(state.algorithms, SURGERY)
-        on_rank_zero(lambda: self._start(plain(state.model), changed))
+        on_rank_zero(lambda: self._start(plain(state.model), changed, state))
         self._started = True
 
-    def _start(self, student: nn.Module, changed: str | None) -> None:
+    def _start(self, student: nn.Module, changed: str | None, state: State) -> None:
         remedy = 'start from a model of the same architecture'
         if changed:
             remedy += f'; {changed} has changed layers of the student: leave it out, or start from a run that had it'
         name = type(self.source).__name__ if isinstance(self.source, nn.Module) else self.source
-        source = fitting(
-            student,
-            self._weights(student),
-            where=f'WarmStart: from {name} for the student {type(student).__name__}',
-            remedy=remedy,
-        )
+        where = f'WarmStart: from {name} for the student {type(student).__name__}'
+        weights = self._weights(student)
+        if self.more_classes:
+            weights = with_more_classes(student, weights, where, self._numbers_of_classes(state))
+        source = fitting(student, weights, where, remedy)
         # Twice for tied parameters, which have two names and one tensor: so nothing is changed in place here.
         parameters = {name for name, _ in student.named_parameters(remove_duplicate=False)}
         started = {}
@@ -137,6 +152,20 @@ class WarmStart(Described):
             if name in parameters:
                 started[name] = shrink_perturb(started[name], fresh, self.shrink, self.perturb)
         student.load_state_dict(started, strict=False)
+
+    def _numbers_of_classes(self, state: State) -> list[int] | None:
+        """Find the source's classes among the student's by their names; ``None`` where one side has no names."""
+        ours = getattr(getattr(state.train_dataloader, 'dataset', None), 'classes', None)
+        theirs = None if self._run is None else self._run.manifest.data.classes
+        if ours is None or theirs is None:
+            return None
+        numbers = {name: number for number, name in enumerate(ours)}
+        if lost := [name for name in theirs if name not in numbers]:
+            raise UserError(
+                f'WarmStart: from: {self.source} knows the class {lost[0]!r}, which the training data lacks; keep its '
+                f'classes in the data, or leave out more_classes and start from another run'
+            )
+        return [numbers[name] for name in theirs]
 
     def _weights(self, student: nn.Module) -> dict[str, Tensor]:
         source = self.source
@@ -152,7 +181,8 @@ class WarmStart(Described):
             is_file = not is_remote(str(source)) and not Path(source).is_dir()
             if is_file and (Path(source).is_file() or Path(source).suffix in _ENDINGS_OF_WEIGHTS):
                 return load_weights(source, self.trust_pickle)
-            return FinishedRun.open(source).weights()
+            self._run = FinishedRun.open(source)
+            return self._run.weights()
         except UserError as error:
             raise UserError(f'WarmStart: from: {error}') from None
 

@@ -109,7 +109,7 @@ class RecordLogits(Callback):
             raise UserError(f'{owner}: top_k is {self.top_k}, and there are {dataset.num_classes} classes')
         assert state.max_duration is not None
         self._first_epoch = int(state.max_duration.value) - self.views
-        sampler.closing = (self._first_epoch, self.views)
+        sampler.final_views = (self._first_epoch, self.views)
         manifest = self.archive.manifest()
         self._facts = {
             'augmentation': manifest.augmentation,

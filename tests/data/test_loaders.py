@@ -91,9 +91,9 @@ def test_a_subset_seed_chooses_other_samples(tiny):
 def test_mean_and_std_are_those_of_the_training_part(tiny):
     data = open_data(tiny(), 32, 0)
     pixels = data.train_set.images(torch.arange(len(data.train_set))).double() / 255
-    torch.testing.assert_close(torch.tensor(data.facts.mean).double(), pixels.mean((0, 2, 3)), rtol=0, atol=1e-7)
+    torch.testing.assert_close(torch.tensor(data.info.mean).double(), pixels.mean((0, 2, 3)), rtol=0, atol=1e-7)
     std = pixels.std((0, 2, 3), correction=0)
-    torch.testing.assert_close(torch.tensor(data.facts.std).double(), std, rtol=0, atol=1e-7)
+    torch.testing.assert_close(torch.tensor(data.info.std).double(), std, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize('augment', [True, {'name': 'resized_crop', 'colour_jitter': True, 'rand_augment': True}])

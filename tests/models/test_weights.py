@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from composer_kd.core.errors import UserError
 from composer_kd.models import CifarResNet, classifier, load_into, load_weights, save_weights, weights_hash
-from composer_kd.models.weights import put_into
+from composer_kd.models.weights import load_tensors_into
 from composer_kd.storage.import_weights import import_weights, read_pickled_weights
 
 torch.set_num_threads(1)
@@ -125,7 +125,7 @@ def test_import_weights(checkpoint, tmp_path):
 def test_pickled_forms(tmp_path, wrap, legacy):
     source, target = net(), net()
     torch.save(wrap(source.state_dict()), tmp_path / 'w.pt', _use_new_zipfile_serialization=not legacy)
-    put_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
+    load_tensors_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
     assert weights_hash(source) == weights_hash(target)
 
 
@@ -142,7 +142,7 @@ def test_a_net_whose_own_names_begin_like_a_wrappers(tmp_path):
     for model in (source, classifier(source)):
         torch.save(model.state_dict(), tmp_path / 'w.pt')
         nn.init.zeros_(target.module.weight)
-        put_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
+        load_tensors_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
         assert weights_hash(source) == weights_hash(target)
 
 
@@ -158,7 +158,7 @@ def test_a_net_that_keeps_extra_state(tmp_path):
     torch.save(source.state_dict(), tmp_path / 'w.pt')
     assert set(read_pickled_weights(tmp_path / 'w.pt')) == {'weight', 'bias'}
     target = WithExtra(2, 2)
-    put_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
+    load_tensors_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
     assert weights_hash(source) == weights_hash(target)
 
 

@@ -19,7 +19,7 @@ from composer_kd.functional.warm_start import shrink_perturb
 from composer_kd.models.classifier import plain
 from composer_kd.models.composer_compat import SURGERY, first_of
 from composer_kd.models.finished_run import FinishedRun
-from composer_kd.models.weights import fitting, load_weights, pickle_refusal, tensors_of, weights_hash
+from composer_kd.models.weights import load_weights, match_weights, pickle_refusal, tensors_of, weights_hash
 from composer_kd.storage.distributed import on_rank_zero
 from composer_kd.storage.fetch import is_remote
 
@@ -129,7 +129,7 @@ class WarmStart(Described):
         if changed:
             remedy += f'; {changed} has changed layers of the student: leave it out, or start from a run that had it'
         name = type(self.source).__name__ if isinstance(self.source, nn.Module) else self.source
-        source = fitting(
+        source = match_weights(
             student,
             self._weights(student),
             where=f'WarmStart: from {name} for the student {type(student).__name__}',

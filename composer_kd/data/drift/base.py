@@ -209,7 +209,7 @@ class Drift(Section):
 
 def acting(drifts: Iterable[Drift], part: Part) -> list[Drift]:
     """What of these drifts changes something of a part, as the plain drifts that they come to."""
-    settled = (drift.settled() for drift in drifts)
+    settled = (drift.simplify() for drift in drifts)
     return [drift for drift in settled if drift is not None and drift.acts_on(part)]
 
 

@@ -51,7 +51,7 @@ class DriftFile:
 
     @classmethod
     def read(cls, run_dir: Path, weights: str) -> DriftFile | None:
-        """Read the measurements of these weights; ``None`` if there is no such file, or one of other weights or format."""
+        """Read the measurements of these weights; ``None`` where there are none in our format."""
         try:
             values = json.loads((run_dir / DRIFT_FILE).read_text(encoding='utf-8'))
             if (values.pop('format'), values.pop('version'), values['weights']) != (_FORMAT, _VERSION, weights):

@@ -66,7 +66,7 @@ def read_parts(
 ) -> tuple[Samples, dict[str, Tensor]] | None:
     """What all parts of a table say together, one row a sample; ``None`` without a part.
 
-    Parts may overlap: of one sample's rows any one is taken, whole. Those with other metadata are somebody else's, and are
+    Parts may overlap: of one sample's rows any one is taken, whole. Those with other metadata are of others, and are
     left alone; those that are damaged are removed, they are of no use to anybody.
 
     Args:

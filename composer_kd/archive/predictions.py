@@ -31,8 +31,8 @@ class Predictions:
         logits: float16 ``[N, C]``, never probabilities.
         labels: int64 ``[N]``.
         ids: int64 ``[N]``, ascending.
-        metadata: Where they are from: ``split``, ``epoch`` and ``batch`` (how many were trained), ``fingerprint`` of the
-            split's data, or null where it has none.
+        metadata: Where they are from: ``split``, ``epoch`` and ``batch`` (how many were trained), ``fingerprint`` of
+            the split's data, or null where it has none.
     """
 
     logits: Tensor

@@ -1,4 +1,4 @@
-"""Tables of an archive: columns with one row a sample, in a safetensors file; and the kinds of tables that there are."""
+"""Tables of an archive: columns with one row a sample in a safetensors file, and the kinds of tables."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TableKind:
     def matches(self, columns: Mapping[str, Tensor]) -> bool:
         """Tell whether columns, without ``seen``, have one of the layouts."""
         return any(
-            layout.keys() == columns.keys() and all(column.matches(columns[name]) for name, column in layout.items())
+            layout.keys() == columns.keys() and all(column.fits(columns[name]) for name, column in layout.items())
             for layout in self.layouts
         )
 
@@ -178,7 +178,9 @@ def read_table(path: Path) -> ArchiveTable:
     return ArchiveTable(columns, metadata)
 
 
-def merge_table(table: ArchiveTable | None, count: int, rows: Tensor, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merge_table(
+    table: ArchiveTable | None, count: int, rows: Tensor, columns: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Extend the columns of ``table`` to ``count`` rows, write ``columns`` into ``rows``, and mark these as seen."""
     columns = {**columns, 'seen': torch.ones(len(rows), dtype=torch.uint8)}
     result = {}
@@ -216,6 +218,7 @@ def _describe(columns: Mapping[str, Tensor]) -> str:
         for name, column in sorted(columns.items())
         if name != 'seen'
     )
+
 
 def _types(dtypes: tuple[torch.dtype, ...]) -> str:
     return ' or '.join(str(dtype).removeprefix('torch.') for dtype in dtypes)

@@ -129,8 +129,8 @@ class RecordPredictions(Callback):
             rows = _by_id(rows)
         elif ranks > 1:
             warnings.warn(
-                f'{type(self).__name__}: no predictions of {metadata["split"]!r} are kept: its batches bring no keys, and '
-                f'with {ranks} ranks it cannot be told which rows are padding; evaluate on one',
+                f'{type(self).__name__}: no predictions of {metadata["split"]!r} are kept: its batches bring no keys, '
+                f'and with {ranks} ranks it cannot be told which rows are padding; evaluate on one',
                 stacklevel=2,
             )
             return

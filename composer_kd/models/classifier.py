@@ -21,7 +21,7 @@ __all__ = [
     'FirstPass',
     'SampleCrossEntropy',
     'classifier',
-    'evaluating',
+    'evaluation_mode',
     'plain',
     'refuse_strict_model',
     'unwrapped',

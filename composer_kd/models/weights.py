@@ -21,11 +21,11 @@ from composer_kd.storage.atomic import atomic_write
 from composer_kd.storage.import_weights import import_weights
 
 __all__ = [
-    'fitting',
     'he_initialise',
     'load_into',
     'load_tensors_into',
     'load_weights',
+    'match_weights',
     'pickle_refusal',
     'save_weights',
     'share_buffers',

@@ -92,7 +92,9 @@ class Fetcher:
         except UserError:
             raise
         except ImportError as error:
-            raise UserError(f'{self.remote}: a package that this remote needs is not installed ({error}); install it') from None
+            raise UserError(
+                f'{self.remote}: a package that this remote needs is not installed ({error}); install it'
+            ) from None
         except Exception as error:  # Each cloud has its own classes, in packages that may be missing.
             if 'Unsupported remote' in str(error):
                 known = 's3, gs, oci, azure, hf, sftp, dbfs, file and others that Streaming supports'

@@ -47,7 +47,9 @@ def import_weights(path: str | os.PathLike[str], out: str | os.PathLike[str]) ->
         raise UserError(child.stderr.strip().splitlines()[-1])
     if child.returncode != 0:
         status = f'signal {-child.returncode}' if child.returncode < 0 else f'status {child.returncode}'
-        raise UserError(f'{path}: the process that read it ended with {status}: the file may be crafted or damaged; get another copy')
+        raise UserError(
+            f'{path}: the process that read it ended with {status}: the file may be crafted or damaged; get a copy'
+        )
 
 
 # The exit status of the reading process after an error that its last line on standard error explains.
@@ -58,7 +60,9 @@ def read_pickled_weights(path: Path) -> dict[str, Tensor]:
     """Read the weights of a pickled checkpoint in this process."""
     weights = _find_weights(read_tensors(path))
     if weights is None:
-        raise UserError(f'{path}: no weights found; give a state_dict (names and tensors) or a checkpoint that holds one')
+        raise UserError(
+            f'{path}: no weights found; give a state_dict (names and tensors) or a checkpoint that holds one'
+        )
     return weights
 
 

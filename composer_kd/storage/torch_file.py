@@ -221,7 +221,7 @@ class _Unpickler(_PythonUnpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-# -- what may be in a file -------------------------------------------------------------------------------------------------
+# -- what may be in a file ---------------------------------------------------------------------------------------------
 
 
 class _Storage:

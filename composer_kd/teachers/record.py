@@ -176,7 +176,7 @@ class LogitRecorder:
                 ) from error
 
     def _missing(self, view: int, wanted: NDArray[np.bool_] | None) -> tuple[dict[str, Any], list[Rows], bool]:
-        """The metadata of a view's table, the chunks of rows that neither it nor parts hold, and whether there are parts.
+        """The metadata of a view's table, the chunks of rows that are not recorded, and whether there are parts.
 
         Chunks lie where they would without anything recorded, so that an interrupted one goes on with the very
         batches of one that was not.

@@ -21,8 +21,7 @@ from composer_kd.archive.manifest import (
     Manifest,
 )
 from composer_kd.archive.predictions import Predictions, predictions_file
-from composer_kd.archive.table import read_table
-from composer_kd.archive.table import KINDS
+from composer_kd.archive.table import KINDS, read_table
 from composer_kd.data.dataset import pixel_hash
 from composer_kd.data.transform import Augmentation
 from tests.archive.common import losses, samples
@@ -64,7 +63,7 @@ def test_the_keys_of_the_manifest() -> None:
 
 def test_the_columns_of_the_tables() -> None:
     stated = tables(PAGE)['Tables'][1][1:]
-    rows = [(kind.name, name, one) for kind in KINDS.values() for form in kind.forms for name, one in form.items()]
+    rows = [(kind.name, name, one) for kind in KINDS.values() for form in kind.layouts for name, one in form.items()]
     assert [(row[0].strip('`'), row[1].strip('`')) for row in stated] == [(kind, name) for kind, name, _ in rows]
     for row, (_, _, one) in zip(stated, rows, strict=True):
         assert row[2] == ' or '.join(str(dtype).removeprefix('torch.') for dtype in one.dtypes)

@@ -183,8 +183,8 @@ def _read(archive: Archive, samples: Samples, shape: Sequence[int], owner: str) 
     table, metadata = archive.table('adversarial', number), archive.metadata('adversarial', number)
     if metadata.get('pixels') != PIXELS:
         raise UserError(
-            f'{owner}: the deltas of {archive.run} are on a pixel scale of 0 to {metadata.get("pixels", "(not said)")}, '
-            f'not of 0 to {PIXELS}; record them anew'
+            f'{owner}: the deltas of {archive.run} are on a pixel scale of 0 to '
+            f'{metadata.get("pixels", "(not said)")}, not of 0 to {PIXELS}; record them anew'
         )
     if unsaid := [name for name in ('epsilon', 'norm') if name not in metadata]:
         raise UserError(

@@ -19,7 +19,7 @@ from composer_kd.archive.evaluations import drifts_hash
 from composer_kd.core.errors import UserError
 from composer_kd.data.cache import kept
 from composer_kd.data.dataset import DatasetInfo
-from composer_kd.data.drift.base import Drift, SampleSet
+from composer_kd.data.drift.base import Drift, SampleSet, effective_drifts
 from composer_kd.data.drift.base import Part as PartName
 from composer_kd.data.split import Part, Transformed
 
@@ -44,18 +44,19 @@ def drifted(
         where: The place of the drifts in the file, for error lines.
         paint: ``False`` leaves the pixels alone: to see whether the drifts fit the data.
     """
-    changed, facts_of = {}, {}
+    changed, info_of = {}, {}
     for name, part in parts.items():
         part_name = cast(PartName, name)
-        changed[name], facts_of[name] = _one(part_name, part, info, acting(drifts, part_name), cache, where, paint)
-    classes = {name: of_part.classes for name, of_part in facts_of.items()}
+        acting = effective_drifts(drifts, part_name)
+        changed[name], info_of[name] = _one(part_name, part, info, acting, cache, where, paint)
+    classes = {name: of_part.classes for name, of_part in info_of.items()}
     other = next((name for name in classes if classes[name] != classes.get('train', classes[name])), None)
     if other is not None:
         raise UserError(
             f'{where}: the train part has {len(classes["train"])} classes then and the {other} part '
             f'{len(classes[other])}; let what changes them act on all parts'
         )
-    return changed, facts_of
+    return changed, info_of
 
 
 def _one(
@@ -74,7 +75,7 @@ def _one(
             if len(population) == 0:
                 raise UserError(f'it leaves no sample in the {name} part')
     described = [drift.description(name) for drift in drifts]
-    facts_after = replace(
+    info_after = replace(
         info,
         fingerprint=f'{info.fingerprint}-{drifts_hash(described)}',
         classes=population.classes,
@@ -87,7 +88,7 @@ def _one(
     if painters and paint:
         with _at(where):
             left = replace(left, painted=_painted(name, left, painters, info, cache), rows=np.arange(len(left)))
-    return left, facts_after
+    return left, info_after
 
 
 def _painted(name: PartName, part: Part, drifts: Sequence[Drift], info: DatasetInfo, cache: Path) -> Transformed:

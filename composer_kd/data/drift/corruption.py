@@ -65,7 +65,7 @@ class Corruption(Drift):
     def replaces_images(self) -> bool:
         return self.files is not None
 
-    def settled(self) -> Drift | None:
+    def simplify(self) -> Drift | None:
         return self if self.severity > 0 else None
 
     def description(self, part: Part) -> dict[str, Any]:

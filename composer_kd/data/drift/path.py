@@ -63,7 +63,7 @@ class Path(Drift):
     def acts_on(self, part: Part) -> bool:
         return super().acts_on(part) and any(end.acts_on(part) for end in self._given)
 
-    def settled(self) -> Drift | None:
+    def simplify(self) -> Drift | None:
         fraction = self.step / self.steps
         start = self.to.is_identity() if self.start is None else self.start
         if fraction == 0:

@@ -212,7 +212,7 @@ def looked_up(run: PlannedRun, lines: list[dict[str, Any]]) -> dict[str, float]:
     for teacher in teachers if recorded else []:
         archive = Archive(teacher if isinstance(teacher, str) else teacher['recorded'])
         views = [view for view in archive.views if view < (run.config.data.views or math.inf)]
-        harvest += sum(archive.facts('logits', view)['multiply_adds'] for view in views)
+        harvest += sum(archive.metadata('logits', view)['multiply_adds'] for view in views)
         if saved is None:
             saved = recorded * (archive.manifest().multiply_adds or 0)
     return {'saved': saved or 0.0, 'harvest': harvest}

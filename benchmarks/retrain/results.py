@@ -114,7 +114,7 @@ def _harvest(run: RunDir) -> dict[str, Any]:
     archive = Archive(run)
     if not archive.exists:
         return {}
-    views = [archive.facts('logits', view) for view in archive.views]
+    views = [archive.metadata('logits', view) for view in archive.views]
     return {
         'views': len(views),
         'multiply_adds': sum(facts.get('multiply_adds') or 0 for facts in views),

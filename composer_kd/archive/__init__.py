@@ -1,4 +1,4 @@
-"""What a run leaves for the next ones: written atomically, verified when read."""
+"""Run directories and their tables of losses, logits and adversarial examples, verified when they are read."""
 
 from composer_kd.archive.archive import Archive
 from composer_kd.archive.manifest import Manifest, file_records, read_manifest, verify, write_manifest

@@ -1,4 +1,4 @@
-"""``drifts.json``: what a run's model answers to its test data under drifts, each measured once for its weights."""
+"""``drifts.json``: a model's accuracy on its test data under drifts, each measured once for its weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FORMAT, _VERSION = 'composer_kd.drift', 1
 
 
 def drifts_hash(described: Sequence[Mapping[str, Any]]) -> str:
-    """What stands behind the fingerprint of data that has drifted so, by what describes the drifts."""
+    """Hash the descriptions of drifts: the suffix of the fingerprint of data under these drifts."""
     return xxhash.xxh3_64_hexdigest(json.dumps(list(described), sort_keys=True))
 
 
@@ -29,12 +29,12 @@ class DriftFile:
 
     Attributes:
         weights: The hash of the model's weights.
-        epoch: How many epochs had been trained.
-        fingerprint: Of the test data that the model is judged on.
-        groups: What the worst group is one of: ``superclass``, ``class`` or ``fine class``.
-        clean: How good the model is on them.
-        drifts: By name: ``drift``, a list of what describes it, the ``fingerprint`` of the test data then, and how good
-            the model is on them.
+        epoch: The number of trained epochs.
+        fingerprint: Of the test data without these drifts.
+        groups: The groups of which the worst is reported: ``superclass``, ``class`` or ``fine class``.
+        clean: The measures on that test data.
+        drifts: By name: ``drift``, a list of descriptions, the ``fingerprint`` of the drifted test data, and the
+            measures on it.
     """
 
     weights: str
@@ -45,13 +45,13 @@ class DriftFile:
     drifts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def knows(self, name: str, drift: list[dict[str, Any]]) -> bool:
-        """Whether this very drift was measured under that name."""
+        """Tell whether this very drift was measured under that name."""
         entry = self.drifts.get(name, {})
         return entry.get('drift') == drift and 'fingerprint' in entry
 
     @classmethod
     def read(cls, run_dir: Path, weights: str) -> DriftFile | None:
-        """What was measured of these weights; ``None`` where there is no file, or one of others, or none of ours."""
+        """Read the measurements of these weights; ``None`` where there are none in our format."""
         try:
             values = json.loads((run_dir / DRIFTS_FILE).read_text(encoding='utf-8'))
             if (values.pop('format'), values.pop('version'), values['weights']) != (_FORMAT, _VERSION, weights):
@@ -61,7 +61,7 @@ class DriftFile:
             return None
 
     def write(self, run_dir: Path) -> None:
-        """All of it or nothing."""
+        """Write the file atomically."""
         values: Mapping[str, Any] = {'format': _FORMAT, 'version': _VERSION, **self.__dict__}
         text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
         atomic_write(run_dir / DRIFTS_FILE, text + '\n')

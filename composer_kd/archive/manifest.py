@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import xxhash
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from composer_kd.archive.tables import KINDS, is_table
+from composer_kd.archive.table import KINDS, is_table
 from composer_kd.core.errors import UserError
 from composer_kd.core.options import Section, parse_section
 from composer_kd.storage.atomic import atomic_write, xxh3_of

@@ -37,7 +37,7 @@ def write_part(
     number: int,
     samples: Samples,
     columns: Mapping[str, Tensor],
-    facts: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Keep what is known of some samples until it is merged into a table; it is on the disk when this returns.
 
@@ -47,7 +47,7 @@ def write_part(
         number: The epoch, the view or the set.
         samples: Whose values these are.
         columns: One row a sample of ``samples``.
-        facts: How the values came about. Plain values; parts whose facts differ are never merged.
+        metadata: How the values came about. Plain values; parts whose metadata differ are never merged.
     """
     from safetensors.torch import save
 
@@ -55,25 +55,25 @@ def write_part(
     tensors = {name: column.detach().cpu().contiguous() for name, column in columns.items()}
     tensors |= samples.columns()
     assert {len(column) for column in tensors.values()} == {len(samples)}, 'one row a sample'
-    content = save(tensors, {'facts': _text(facts)})
+    content = save(tensors, {'metadata': _text(metadata)})
     # Parts are named by their content, so no later one has the name of a half-written one.
     sweep(_folder(archive), None, 'tmp')
     atomic_write(_folder(archive) / f'{_stem(kind, number)}{xxhash.xxh3_128_hexdigest(content)}.safetensors', content)
 
 
 def read_parts(
-    archive: Archive, kind: str, number: int, facts: Mapping[str, Any] | None = None
+    archive: Archive, kind: str, number: int, metadata: Mapping[str, Any] | None = None
 ) -> tuple[Samples, dict[str, Tensor]] | None:
     """What all parts of a table say together, one row a sample; ``None`` without a part.
 
-    Parts may overlap: of one sample's rows any one is taken, whole. Those with other facts are somebody else's, and are
+    Parts may overlap: of one sample's rows any one is taken, whole. Those with other metadata are of others, and are
     left alone; those that are damaged are removed, they are of no use to anybody.
 
     Args:
         archive: Where the parts are.
         kind: ``'loss'``, ``'logits'`` or ``'adversarial'``.
         number: The epoch, the view or the set.
-        facts: Those of the parts that are wanted.
+        metadata: Those of the parts that are wanted.
     """
     tables: list[ArchiveTable] = []
     for path in _files(archive, kind, number):
@@ -81,11 +81,11 @@ def read_parts(
         if table is None:
             with suppress(OSError):
                 path.unlink()
-        elif table.facts.get('facts') == _text(facts):
+        elif table.metadata.get('metadata') == _text(metadata):
             tables.append(table)
     if not tables:
         return None
-    assert all(_form(table) == _form(tables[0]) for table in tables), 'parts of equal facts have equal columns'
+    assert all(_form(table) == _form(tables[0]) for table in tables), 'parts of equal metadata have equal columns'
     together = {name: torch.cat([table[name] for table in tables]) for name in tables[0].columns}
     samples = Samples.from_columns(together)
     rows = samples.distinct()
@@ -95,16 +95,16 @@ def read_parts(
 
 
 def remove_parts(
-    archive: Archive, kind: str | None = None, number: int | None = None, facts: Mapping[str, Any] | None = None
+    archive: Archive, kind: str | None = None, number: int | None = None, metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Forget parts: those of a table, of a kind or all; with ``facts``, those alone that were written with them.
+    """Forget parts: those of a table, of a kind or all; with ``metadata``, those alone that were written with them.
 
-    Without ``facts``, what killed writers left half-written goes too. No other process may be writing such parts
+    Without ``metadata``, what killed writers left half-written goes too. No other process may be writing such parts
     meanwhile.
     """
-    for path in _files(archive, kind, number, half_written=facts is None):
-        table = None if facts is None else _whole(path)
-        if table is not None and table.facts.get('facts') != _text(facts):
+    for path in _files(archive, kind, number, half_written=metadata is None):
+        table = None if metadata is None else _whole(path)
+        if table is not None and table.metadata.get('metadata') != _text(metadata):
             continue
         with suppress(OSError):
             path.unlink()
@@ -128,8 +128,8 @@ def _stem(kind: str, number: int) -> str:
     return f'{kind}-{number:04d}-'
 
 
-def _text(facts: Mapping[str, Any] | None) -> str:
-    return json.dumps(dict(facts or {}), sort_keys=True)
+def _text(metadata: Mapping[str, Any] | None) -> str:
+    return json.dumps(dict(metadata or {}), sort_keys=True)
 
 
 def _whole(path: Path) -> ArchiveTable | None:
@@ -151,7 +151,7 @@ def write_logits(
     view: int,
     samples: Samples,
     logits: Tensor,
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     seconds: float = 0.0,
 ) -> None:
     """Keep the logits of some samples in a part; several processes may do so at once.
@@ -161,36 +161,36 @@ def write_logits(
         view: Of the samples.
         samples: Whose they are.
         logits: ``[n, C]``, in full precision.
-        facts: Of the table that they belong to. ``top_k`` among them says whether they are kept whole.
-        seconds: What they cost, for the table's facts.
+        metadata: Of the table that they belong to. ``top_k`` among them says whether they are kept whole.
+        seconds: What they cost, for the table's metadata.
     """
     logits = logits.cpu().float()
     if not bool(torch.isfinite(logits).all()):
         raise UserError(f'{archive.run.path}: logits of view {view} are NaN or infinite; they are not recorded')
     half, _ = to_half(logits)
-    if facts['top_k'] is None:
+    if metadata['top_k'] is None:
         columns = {'logits': half}
     else:
-        values, indices, rest = keep_top(half, facts['top_k'])
+        values, indices, rest = keep_top(half, metadata['top_k'])
         columns = {'values': values, 'indices': indices, 'rest': rest}
     # What a row cost goes with it, so that nothing is lost of the account when a process is killed.
     columns['seconds'] = torch.full((len(logits),), seconds / len(logits), dtype=torch.float64)
-    write_part(archive, 'logits', view, samples, columns, facts)
+    write_part(archive, 'logits', view, samples, columns, metadata)
 
 
 def merge_logits(
-    archive: Archive, view: int, facts: Mapping[str, Any], multiply_adds: int = 0, counted_as: str = ''
+    archive: Archive, view: int, metadata: Mapping[str, Any], multiply_adds: int = 0, counted_as: str = ''
 ) -> None:
     """Move what the parts of a view say into its table; rows that it has already stay as they are.
 
     Args:
         archive: Where the parts and the table are.
         view: Whose.
-        facts: Those that the parts were written with; they become the table's.
+        metadata: Those that the parts were written with; they become the table's.
         multiply_adds: The cost of one sample's forward pass, where one was made for the recording.
         counted_as: Begins the names of the costs in the manifest, where another than the table's recorder paid them.
     """
-    parts = read_parts(archive, 'logits', view, facts)
+    parts = read_parts(archive, 'logits', view, metadata)
     if parts is not None:
         samples, columns = parts
         # Parts come in any order; in that of their ids the samples make the same file every time.
@@ -206,8 +206,8 @@ def merge_logits(
             f'{counted_as}multiply_adds': images * multiply_adds,
         }
         if len(new):
-            archive.put('logits', view, samples.take(new), columns, facts, counts=counts)
-    remove_parts(archive, 'logits', view, facts)
+            archive.put('logits', view, samples.take(new), columns, metadata, counts=counts)
+    remove_parts(archive, 'logits', view, metadata)
 
 
 def clipped(columns: Mapping[str, Tensor]) -> int:

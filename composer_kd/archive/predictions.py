@@ -31,14 +31,14 @@ class Predictions:
         logits: float16 ``[N, C]``, never probabilities.
         labels: int64 ``[N]``.
         ids: int64 ``[N]``, ascending.
-        facts: Where they are from: ``split``, ``epoch`` and ``batch`` (how many were trained), ``fingerprint`` of the
-            split's data, or null where it has none.
+        metadata: Where they are from: ``split``, ``epoch`` and ``batch`` (how many were trained), ``fingerprint`` of
+            the split's data, or null where it has none.
     """
 
     logits: Tensor
     labels: Tensor
     ids: Tensor
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     def same_samples(self, other: Predictions) -> bool:
         """Whether both are of the same pixels with the same labels, and tell the same classes apart.
@@ -54,14 +54,14 @@ class Predictions:
 
     def other_data(self, other: Predictions) -> bool:
         """Whether the two say that they are of different data; those without a fingerprint do not."""
-        ours, theirs = self.facts.get('fingerprint'), other.facts.get('fingerprint')
+        ours, theirs = self.metadata.get('fingerprint'), other.metadata.get('fingerprint')
         return ours is not None and theirs is not None and ours != theirs
 
     def write(self, path: Path) -> None:
         """All of it or nothing; the same predictions make the same bytes."""
         columns = {'logits': self.logits, 'labels': self.labels, 'ids': self.ids}
         # One fact: safetensors puts several into any order.
-        write_table(path, columns, {'facts': json.dumps(dict(self.facts), sort_keys=True)})
+        write_table(path, columns, {'metadata': json.dumps(dict(self.metadata), sort_keys=True)})
 
 
 def predictions_file(split: str) -> str:
@@ -74,19 +74,19 @@ def read_predictions(path: Path) -> Predictions:
     table = read_table(path)
     logits, labels, ids = (table.columns.get(name) for name in ('logits', 'labels', 'ids'))
     try:
-        facts = json.loads(table.facts['facts'])
+        metadata = json.loads(table.metadata['metadata'])
     except (KeyError, ValueError):
-        facts = None
+        metadata = None
     if (
         logits is None or logits.dtype != torch.float16 or logits.dim() != 2
         or labels is None or labels.dtype != torch.int64 or labels.dim() != 1
         or ids is None or ids.dtype != torch.int64 or ids.dim() != 1
-        or not isinstance(facts, dict)
+        or not isinstance(metadata, dict)
     ):  # fmt: skip
         raise UserError(
             f'{path}: not predictions: expected logits float16 [N, C], labels and ids int64 [N]; remove the file'
         )
-    return Predictions(logits, labels, ids, facts)
+    return Predictions(logits, labels, ids, metadata)
 
 
 def predictions_of(run: RunDir, split: str) -> Predictions | None:

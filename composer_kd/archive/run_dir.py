@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from composer_kd.archive.manifest import Manifest, inside, manifest_file, read_manifest, verify
-from composer_kd.archive.tables import is_table
+from composer_kd.archive.table import is_table
 from composer_kd.core.errors import UserError
 from composer_kd.storage.atomic import atomic_write, is_whole_zip, make_folder, refuse_links_out, xxh3_of
 from composer_kd.storage.jsonl import append_line, read_lines, rewrite_lines

@@ -1,4 +1,4 @@
-"""A change of an archive, in the order that makes it one moment: new files, the manifest, then what nobody names."""
+"""Atomic changes of an archive: new files are written, then the manifest, then unnamed files are removed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,17 @@ from composer_kd.archive.manifest import (
     read_manifest,
     write_manifest,
 )
-from composer_kd.archive.tables import KINDS, is_table
+from composer_kd.archive.table import KINDS, is_table
 from composer_kd.core.errors import UserError
 from composer_kd.storage.atomic import refuse_links_out
 from composer_kd.storage.locks import locked
 
-__all__ = ['free_name', 'held', 'replace_record', 'transaction']
+__all__ = ['archive_lock', 'replace_record', 'transaction', 'unused_name']
 
 
 @contextmanager
-def held(run_dir: Path) -> Iterator[None]:
-    """Hold the archive's lock; other writers wait.
-
-    A writer that waits for itself waits for ever: no block in here holds another.
-    """
+def archive_lock(run_dir: Path) -> Iterator[None]:
+    """Hold the archive's lock; other writers wait. Blocks must not nest: a writer would wait for itself for ever."""
     refuse_links_out(run_dir, 'archive')
     with locked(run_dir / 'archive' / '.lock'):
         yield
@@ -35,41 +32,41 @@ def held(run_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def transaction(run_dir: Path) -> Iterator[Manifest]:
-    """Hold the lock; at the end, a bad one too, what the manifest on the disk does not name is removed."""
-    with held(run_dir):
+    """Hold the lock and yield the manifest; at the end, also after an error, remove tables that it does not name."""
+    with archive_lock(run_dir):
         try:
             yield read_manifest(run_dir)
         finally:
             _sweep(run_dir)
 
 
-def free_name(name: str, manifest: Manifest) -> str:
-    """``name``, or ``name`` with a number where the manifest names that file: what it names is never touched."""
-    free, count = name, 0
-    while free in manifest.files:
+def unused_name(name: str, manifest: Manifest) -> str:
+    """Return ``name``, with a number if the manifest lists that file: a listed file is never overwritten."""
+    unused, count = name, 0
+    while unused in manifest.files:
         count += 1
-        free = name.replace('.safetensors', f'-{count}.safetensors')
-    return free
+        unused = name.replace('.safetensors', f'-{count}.safetensors')
+    return unused
 
 
 def replace_record(run_dir: Path, manifest: Manifest, record: ArchiveRecord, written: Iterable[str]) -> None:
-    """The moment in which it happens: one manifest takes the place of another.
+    """Replace the manifest's record of the archive, which makes the change take effect.
 
     Args:
         run_dir: The run directory.
-        manifest: The one that is there.
-        record: What the archive holds from now on.
-        written: Those of its files that are new; only these are hashed.
+        manifest: The current manifest.
+        record: The new record of the archive.
+        written: The new files, which are hashed.
     """
     named = set(record.files)
-    kept = {name: entry for name, entry in manifest.files.items() if not is_table(name) or name in named}
-    files = {**kept, **file_records(run_dir, written)}
+    unchanged = {name: entry for name, entry in manifest.files.items() if not is_table(name) or name in named}
+    files = {**unchanged, **file_records(run_dir, written)}
     write_manifest(run_dir, manifest.model_copy(update={'archive': record, 'files': files}))
 
 
 def _sweep(run_dir: Path) -> None:
-    """Remove tables without a name in the manifest, and what killed writers left half-written."""
-    with suppress(UserError, OSError):  # A manifest that cannot be read does not say what is of use: all stays.
+    """Remove tables that the manifest does not list, and files that killed writers left half-written."""
+    with suppress(UserError, OSError):  # If the manifest cannot be read, nothing is removed.
         named = read_manifest(run_dir).files
         for folder in ('archive', *(f'archive/{kind}' for kind in KINDS)):
             for path in (run_dir / folder).glob('*'):

@@ -230,7 +230,7 @@ def what_is_left(
         'accuracy': found.accuracy,
         'robust_accuracy': found.robust_accuracy,
         'seconds': time.perf_counter() - begun,
-        'multiply_adds': passes * multiply_adds(plain(state.model), dataset.facts.shape),
+        'multiply_adds': passes * multiply_adds(plain(state.model), dataset.info.shape),
         'world_size': dist.get_world_size(),
     }
 

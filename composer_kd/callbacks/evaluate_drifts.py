@@ -31,7 +31,7 @@ from composer_kd.models import weights_hash
 from composer_kd.models.batch import logits_of
 from composer_kd.models.classifier import plain, unwrapped
 from composer_kd.models.weights import share_buffers
-from composer_kd.storage.distributed import on_rank_zero, together
+from composer_kd.storage.distributed import on_rank_zero, raise_on_all_ranks
 
 __all__ = ['EvaluateDrifts', 'answers_to', 'groups_in', 'quality_of']
 
@@ -88,11 +88,11 @@ class EvaluateDrifts(Callback):
         check_scenario_files(self.scenarios, 'drifts')
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        with together():
+        with raise_on_all_ranks():
             tests = DriftedTests(self.data)
         share_buffers(state.model)
         model: Any = unwrapped(state.model)
-        groups = groups_in(tests.clean.facts)
+        groups = groups_in(tests.clean.info)
         epoch = int(state.timestamp.epoch)
         found = DriftFile(weights_hash(plain(state.model)), epoch, tests.clean.fingerprint, groups)
 
@@ -106,7 +106,7 @@ class EvaluateDrifts(Callback):
         with _in_eval_mode(model):
             found.clean = measure(tests.clean)
             for name, drifts in self.scenarios.items():
-                with together():
+                with raise_on_all_ranks():
                     dataset = tests.under(drifts, f'drifts.{name}')
                 described = [drift.description('test') for drift in drifts]
                 shown = {'drift': described, 'fingerprint': dataset.fingerprint}
@@ -142,7 +142,7 @@ def answers_to(
     prepare = Prepare(Augmentation.none(), *dataset.normalization)
     mine = np.arange(dist.get_global_rank(), len(dataset), dist.get_world_size())
     answers: list[Tensor] = []
-    with together():
+    with raise_on_all_ranks():
         for start in range(0, len(mine), batch_size):
             # View -1: the image as it is stored.
             packed = (mine[start : start + batch_size] - len(dataset)).tolist()
@@ -171,21 +171,21 @@ def quality_of(logits: Tensor, dataset: KeyedImages) -> dict[str, Any]:
     }
 
 
-def groups_in(facts: DatasetInfo) -> str:
+def groups_in(info: DatasetInfo) -> str:
     """What a worst group of such data is one of."""
-    if facts.fine_classes is not None:
+    if info.fine_classes is not None:
         return 'fine class'
-    return 'class' if facts.coarse is None else 'superclass'
+    return 'class' if info.coarse is None else 'superclass'
 
 
 def _groups_of(dataset: KeyedImages) -> tuple[tuple[str, ...], Tensor]:
     """Their names, and that of each sample: the fine classes where they are what moves under the superclasses."""
-    facts, labels = dataset.facts, torch.from_numpy(dataset.labels)
-    if facts.fine_classes is not None and dataset.fine is not None:
-        return facts.fine_classes, torch.from_numpy(dataset.fine)
-    if facts.coarse is not None and facts.superclasses is not None:
-        return facts.superclasses, torch.tensor(facts.coarse)[labels]
-    return facts.classes, labels
+    info, labels = dataset.info, torch.from_numpy(dataset.labels)
+    if info.fine_classes is not None and dataset.fine is not None:
+        return info.fine_classes, torch.from_numpy(dataset.fine)
+    if info.coarse is not None and info.superclasses is not None:
+        return info.superclasses, torch.tensor(info.coarse)[labels]
+    return info.classes, labels
 
 
 def _finite(value: Tensor) -> float | None:

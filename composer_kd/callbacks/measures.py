@@ -14,7 +14,7 @@ from torch import Tensor
 
 from composer_kd.callbacks.cost_meter import CostMeter
 from composer_kd.callbacks.epoch_totals import EpochTotals, StepCounts
-from composer_kd.models.batch import labels_of, logits_of, total_of
+from composer_kd.models.batch import labels_of, logits_of, total_loss
 
 __all__ = ['Measures']
 
@@ -100,7 +100,7 @@ class Measures(Callback):
     def before_backward(self, state: State, logger: Logger) -> None:
         logits = logits_of(state.outputs, 'the student').detach()
         samples, labelled = len(logits), 0
-        loss = total_of(state.loss).detach().double() * samples
+        loss = total_loss(state.loss).detach().double() * samples
         correct = torch.zeros_like(loss)
         if self._labels is not None:
             labelled, correct = samples, (logits.argmax(dim=1) == self._labels).sum().double()

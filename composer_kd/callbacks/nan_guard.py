@@ -12,7 +12,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from composer_kd.core.errors import UserError
-from composer_kd.models.batch import total_of
+from composer_kd.models.batch import total_loss
 
 __all__ = ['NanGuard']
 
@@ -42,7 +42,7 @@ class NanGuard(Callback):
         self._loss = None
 
     def before_backward(self, state: State, logger: Logger) -> None:
-        bad = ~torch.isfinite(total_of(state.loss).detach()).reshape(())
+        bad = ~torch.isfinite(total_loss(state.loss).detach()).reshape(())
         self._loss = bad if self._loss is None else self._loss | bad
 
     def batch_end(self, state: State, logger: Logger) -> None:

@@ -102,9 +102,9 @@ class RecordAdversarial(Callback):
 
     def _put(self, state: State) -> None:
         samples, deltas, attack = self._examples.kept_examples()
-        facts = {
+        metadata = {
             **attack,
             'weights': weights_hash(plain(state.model)),
             'batch': int(state.timestamp.batch),
         }
-        self.archive.put('adversarial', _SET, samples, {'delta': deltas}, facts, merge=False)
+        self.archive.put('adversarial', _SET, samples, {'delta': deltas}, metadata, merge=False)

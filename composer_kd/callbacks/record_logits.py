@@ -77,7 +77,7 @@ class RecordLogits(Callback):
         self.top_k = top_k
         self._first_epoch = 0
         self._samples = Samples.none()
-        self._facts: dict[str, Any] = {}
+        self._metadata: dict[str, Any] = {}
         self._passes = FirstPass[tuple[Tensor, Tensor]]()
         self._begin_epoch(0)
 
@@ -109,9 +109,9 @@ class RecordLogits(Callback):
             raise UserError(f'{owner}: top_k is {self.top_k}, and there are {dataset.num_classes} classes')
         assert state.max_duration is not None
         self._first_epoch = int(state.max_duration.value) - self.views
-        sampler.closing = (self._first_epoch, self.views)
+        sampler.final_views = (self._first_epoch, self.views)
         manifest = self.archive.manifest()
-        self._facts = {
+        self._metadata = {
             'augmentation': manifest.augmentation,
             'classes': manifest.data.num_classes,
             'top_k': self.top_k,
@@ -152,7 +152,7 @@ class RecordLogits(Callback):
         if view is not None and earlier is not None:
             samples, columns = earlier
             self.archive.put(
-                'logits', view, samples, columns, self._facts_of(view), counts=_no_cost(columns), merge=False
+                'logits', view, samples, columns, self._metadata_of(view), counts=_no_cost(columns), merge=False
             )
         record = self.archive.manifest().archive
         tables = {} if record is None else {number: table.model_dump() for number, table in record.logits.items()}
@@ -167,7 +167,7 @@ class RecordLogits(Callback):
     def _rows_before(self, view: int, ids: NDArray[np.int64]) -> tuple[Samples, dict[str, Tensor]] | None:
         """What parts and table hold of the samples that a checkpoint calls recorded; later rows are of no training."""
         found = []
-        if parts := read_parts(self.archive, 'logits', view, self._facts_of(view)):
+        if parts := read_parts(self.archive, 'logits', view, self._metadata_of(view)):
             samples, columns = parts
             columns.pop('seconds')
             found.append((samples, columns))
@@ -194,8 +194,8 @@ class RecordLogits(Callback):
         samples = [part for part, _ in kept]
         return (samples[0] if len(samples) == 1 else samples[0].extended(samples[1])), columns
 
-    def _facts_of(self, view: int) -> dict[str, Any]:
-        return {**self._facts, 'epoch': self._first_epoch + view}
+    def _metadata_of(self, view: int) -> dict[str, Any]:
+        return {**self._metadata, 'epoch': self._first_epoch + view}
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
@@ -233,7 +233,7 @@ class RecordLogits(Callback):
                 f'decides the order of the training data'
             )
         samples = self._samples.take(rows_of(keys[:, 0].numpy(), self._samples, type(self).__name__))
-        write_logits(self.archive, view, samples, logits, self._facts_of(view))
+        write_logits(self.archive, view, samples, logits, self._metadata_of(view))
         self._recorded.append(keys[:, 0])
 
     # -- an epoch -------------------------------------------------------------------------------------------------
@@ -243,12 +243,12 @@ class RecordLogits(Callback):
         if view is not None:
             self._write_part()
             dist.barrier()
-            on_rank_zero(lambda: merge_logits(self.archive, view, self._facts_of(view)))
+            on_rank_zero(lambda: merge_logits(self.archive, view, self._metadata_of(view)))
         self._begin_epoch(int(state.timestamp.epoch))
 
     def fit_end(self, state: State, logger: Logger) -> None:
         # The loader may serve another training.
-        self._closing_sampler(state).closing = None
+        self._closing_sampler(state).final_views = None
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 

@@ -108,18 +108,18 @@ class RecordPredictions(Callback):
         trained = _trained(state)
         if state.max_duration is not None and trained >= state.max_duration:
             for split, of_split in answers.items():
-                facts = {
+                metadata = {
                     'split': split,
                     'epoch': int(trained.epoch),
                     'batch': int(trained.batch),
                     'fingerprint': of_split.fingerprint,
                 }
-                self._keep(of_split, facts)
+                self._keep(of_split, metadata)
 
     def _current(self, state: State) -> _Answers | None:
         return (self._answers or {}).get(state.dataloader_label or '')
 
-    def _keep(self, answers: _Answers, facts: dict[str, Any]) -> None:
+    def _keep(self, answers: _Answers, metadata: dict[str, Any]) -> None:
         ranks = dist.get_world_size()
         parts = answers.rows if ranks == 1 else [rows for of in dist.all_gather_object(answers.rows) for rows in of]
         if not parts:
@@ -129,14 +129,14 @@ class RecordPredictions(Callback):
             rows = _by_id(rows)
         elif ranks > 1:
             warnings.warn(
-                f'{type(self).__name__}: no predictions of {facts["split"]!r} are kept: its batches bring no keys, and '
-                f'with {ranks} ranks it cannot be told which rows are padding; evaluate on one',
+                f'{type(self).__name__}: no predictions of {metadata["split"]!r} are kept: its batches bring no keys, '
+                f'and with {ranks} ranks it cannot be told which rows are padding; evaluate on one',
                 stacklevel=2,
             )
             return
         ids = torch.arange(len(rows.labels)) if rows.ids is None else rows.ids
-        predictions = Predictions(rows.logits, rows.labels, ids, facts)
-        on_rank_zero(lambda: predictions.write(self.folder / predictions_file(facts['split'])))
+        predictions = Predictions(rows.logits, rows.labels, ids, metadata)
+        on_rank_zero(lambda: predictions.write(self.folder / predictions_file(metadata['split'])))
 
 
 class _Rows(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from operator import eq
 
-__all__ = ['UserError', 'name_fault', 'nearest', 'one_line', 'path_fault']
+__all__ = ['UserError', 'first_line', 'name_fault', 'nearest', 'one_line', 'path_fault']
 
 _LONGEST_LINE = 300
 _LONGEST_NAME = 100
@@ -40,6 +40,11 @@ def nearest(name: object, known: Iterable[str]) -> str:
         all_names = f' (known: {", ".join(names)})' if len(names) <= 12 else ''
         return f'did you mean {best!r}?{all_names}'
     return f'known: {", ".join(names)}' if names else 'none is known'
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return str(error).strip().partition('\n')[0] or type(error).__name__
 
 
 def one_line(text: str) -> str:

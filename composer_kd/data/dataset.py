@@ -69,21 +69,21 @@ class KeyedImages(Dataset, ABC):
     Args:
         part: ``'train'``, ``'train_clean'``, ``'val'`` or ``'test'``.
         table: What is known of the part's samples, one row each.
-        facts: What is true of all parts.
+        info: What is true of all parts.
         augmentation: The family of views that a non-negative view is of.
         views: How many of them there are; ``None`` for a fresh one every epoch.
 
     Attributes:
-        fine: The finer class of each sample, where the facts have ``fine_classes``.
+        fine: The finer class of each sample, where the info have ``fine_classes``.
     """
 
     fine: NDArray[np.int64] | None = None
 
     def __init__(
-        self, part: str, table: SampleTable, facts: DatasetInfo, augmentation: Augmentation, views: int | None
+        self, part: str, table: SampleTable, info: DatasetInfo, augmentation: Augmentation, views: int | None
     ) -> None:
         self.part = part
-        self.facts = facts
+        self.info = info
         self.augmentation = augmentation
         self.views = views
         self.ids = table.ids
@@ -92,10 +92,10 @@ class KeyedImages(Dataset, ABC):
         self._ids = torch.from_numpy(table.ids)
         self._labels = torch.from_numpy(table.labels)
 
-    fingerprint = property(lambda self: self.facts.fingerprint)
-    normalization = property(lambda self: (self.facts.mean, self.facts.std))
-    num_classes = property(lambda self: self.facts.num_classes)
-    classes = property(lambda self: self.facts.classes)
+    fingerprint = property(lambda self: self.info.fingerprint)
+    normalization = property(lambda self: (self.info.mean, self.info.std))
+    num_classes = property(lambda self: self.info.num_classes)
+    classes = property(lambda self: self.info.classes)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -130,13 +130,13 @@ class CachedImages(KeyedImages):
         self,
         part: str,
         table: SampleTable,
-        facts: DatasetInfo,
+        info: DatasetInfo,
         augmentation: Augmentation,
         views: int | None,
         cached: Tensor,
         positions: NDArray[np.int64],
     ) -> None:
-        super().__init__(part, table, facts, augmentation, views)
+        super().__init__(part, table, info, augmentation, views)
         self._cached = cached
         self._positions = torch.from_numpy(positions)
 

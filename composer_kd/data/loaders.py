@@ -39,22 +39,22 @@ class Data:
         train_clean: A fixed part of the training samples as they are stored.
         val: The validation part, or ``None`` with ``val_fraction: 0``.
         test: Reported, never used to choose.
-        facts: Names, shape, normalisation and fingerprint.
+        info: Names, shape, normalisation and fingerprint.
     """
 
     train: DataSpec
     train_clean: DataSpec
     val: DataSpec | None
     test: DataSpec
-    facts: DatasetInfo
+    info: DatasetInfo
 
-    fingerprint = property(lambda self: self.facts.fingerprint)
-    num_classes = property(lambda self: self.facts.num_classes)
-    classes = property(lambda self: self.facts.classes)
-    superclasses = property(lambda self: self.facts.superclasses)
-    coarse = property(lambda self: self.facts.coarse)
-    shape = property(lambda self: self.facts.shape)
-    normalization = property(lambda self: (self.facts.mean, self.facts.std))
+    fingerprint = property(lambda self: self.info.fingerprint)
+    num_classes = property(lambda self: self.info.num_classes)
+    classes = property(lambda self: self.info.classes)
+    superclasses = property(lambda self: self.info.superclasses)
+    coarse = property(lambda self: self.info.coarse)
+    shape = property(lambda self: self.info.shape)
+    normalization = property(lambda self: (self.info.mean, self.info.std))
     augmentation = property(lambda self: self.train_set.augmentation)
     views = property(lambda self: self.train_set.views)
 
@@ -78,22 +78,22 @@ def open_data(
     ranks = dist.get_world_size()
     if batch_size < 1 or batch_size % ranks:
         raise UserError(f'{where}: the batch size {batch_size} cannot be divided evenly over {ranks} ranks')
-    parts, facts = open_parts(section, where)
+    parts, info = open_parts(section, where)
     # After the division, and after mean and std are counted: a drift changes neither.
-    parts, facts_of = drifted(parts, facts, section.drift or (), section.cache, f'{where}.drift')
+    parts, info_of = drifted(parts, info, section.drift or (), section.cache, f'{where}.drift')
     trained = len(parts['train'])
     if trained < batch_size:
         raise UserError(
             f'{where}: a batch of {batch_size} is larger than the training part of {trained} samples; '
             f'lower the batch size'
         )
-    parts['train_clean'], facts_of['train_clean'] = clean_part(parts['train'], section.clean_subset), facts_of['train']
+    parts['train_clean'], info_of['train_clean'] = clean_part(parts['train'], section.clean_subset), info_of['train']
     augmentation = Augmentation.of(section)
     views = 1 if augmentation == Augmentation.none() else section.views
     place = _Placing(section.mode, device, where)
 
     def spec(name: str) -> DataSpec:
-        dataset = parts[name].dataset(name, facts_of[name], augmentation, views, place)
+        dataset = parts[name].dataset(name, info_of[name], augmentation, views, place)
         if name == 'train':
             return _train_spec(dataset, section, batch_size, seed)
         return _eval_spec(dataset, section)
@@ -103,16 +103,16 @@ def open_data(
         train_clean=spec('train_clean'),
         val=spec('val') if 'val' in parts else None,
         test=spec('test'),
-        facts=facts_of['train'],
+        info=info_of['train'],
     )
 
 
 def open_parts(section: DataSection, where: str) -> tuple[dict[str, Part], DatasetInfo]:
-    """The parts as they are divided before any drift, and the facts of all of them."""
+    """The parts as they are divided before any drift, and the info of all of them."""
     folder = open_source(section, where)
     splits = _open_splits(folder, section)
     parts = divide(splits['train'], splits['test'], _class_names(folder, splits), section, where)
-    return parts, _facts(folder, splits, parts['train'], section, where)
+    return parts, _dataset_info(folder, splits, parts['train'], section, where)
 
 
 def open_source(section: DataSection, where: str) -> ShardFolder:
@@ -187,7 +187,7 @@ def _class_names(folder: ShardFolder, splits: dict[str, OpenSplit]) -> list[str]
     return names
 
 
-def _facts(
+def _dataset_info(
     folder: ShardFolder, splits: dict[str, OpenSplit], train: Part, section: DataSection, where: str
 ) -> DatasetInfo:
     channels, height, width = splits['train'].shape

@@ -36,7 +36,7 @@ class TrainSampler(DistributedSampler):
     they have among all. It is asked for the epoch under way; and, when a training is continued, for the epochs before
     it, of which Composer throws away what comes, so that any rows will do."""
 
-    closing: tuple[int, int] | None = None
+    final_views: tuple[int, int] | None = None
     """(first epoch, views): from that epoch on, the views are 0, 1, ... once more, so that what is recorded at the end
     of a training serves the students whose views begin there."""
 
@@ -68,8 +68,8 @@ class TrainSampler(DistributedSampler):
 
     def view(self, epoch: int) -> int:
         views = self.samples.views
-        if self.closing is not None and epoch >= self.closing[0]:
-            return (epoch - self.closing[0]) % self.closing[1]
+        if self.final_views is not None and epoch >= self.final_views[0]:
+            return (epoch - self.final_views[0]) % self.final_views[1]
         return epoch if views is None else epoch % views
 
     def __iter__(self) -> Iterator[int]:

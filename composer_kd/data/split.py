@@ -104,7 +104,7 @@ class Part:
     def dataset(
         self,
         name: str,
-        facts: DatasetInfo,
+        info: DatasetInfo,
         augmentation: Augmentation,
         views: int | None,
         place: Callable[[Tensor], Tensor],
@@ -113,16 +113,16 @@ class Part:
         split = self.split
         if self.painted is not None and self.painted.images is not None and self.rows is not None:
             images, places = place(self.painted.images), self.rows
-            dataset: KeyedImages = CachedImages(name, self.table, facts, augmentation, views, images, places)
+            dataset: KeyedImages = CachedImages(name, self.table, info, augmentation, views, images, places)
         elif split.cached is not None:
             images, places = place(split.cached), self.positions
-            dataset = CachedImages(name, self.table, facts, augmentation, views, images, places)
+            dataset = CachedImages(name, self.table, info, augmentation, views, images, places)
         else:
             from composer_kd.data.stream import StreamedImages
 
             stream, size = split.stream, split.image_size
             paint = None if self.painted is None else self.painted.paint
-            dataset = StreamedImages(name, self.table, facts, augmentation, views, stream, self.positions, size, paint)
+            dataset = StreamedImages(name, self.table, info, augmentation, views, stream, self.positions, size, paint)
         dataset.fine = self.fine
         return dataset
 

@@ -37,7 +37,7 @@ class StreamedImages(KeyedImages):
         self,
         part: str,
         table: SampleTable,
-        facts: DatasetInfo,
+        info: DatasetInfo,
         augmentation: Augmentation,
         views: int | None,
         stream: StreamingDataset,
@@ -45,7 +45,7 @@ class StreamedImages(KeyedImages):
         image_size: int | None,
         paint: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__(part, table, facts, augmentation, views)
+        super().__init__(part, table, info, augmentation, views)
         self._stream = stream
         self._positions = positions
         self._image_size = image_size

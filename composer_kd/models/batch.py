@@ -11,18 +11,18 @@ from torch import Tensor
 from composer_kd.core.errors import UserError
 
 __all__ = [
-    'batch_of_teachers',
-    'given_labels',
     'has_single_output',
     'input_of',
     'keys_of',
     'labels_of',
     'logits_of',
-    'total_of',
+    'raw_labels',
+    'teacher_batch',
+    'total_loss',
 ]
 
 
-def batch_of_teachers(state: Any) -> Any:
+def teacher_batch(state: Any) -> Any:
     """What teachers are asked about: the batch as the student saw it, unless an algorithm has kept another for them."""
     kept = (getattr(algorithm, 'batch_for_teachers', None) for algorithm in state.algorithms)
     return next((batch for batch in kept if batch is not None), state.batch)
@@ -44,7 +44,7 @@ def labels_of(batch: Any) -> Tensor | None:
     The second part of a tuple, or ``labels`` of a mapping. Labels of a single output, zeros and ones as floats, are
     counted as two classes; to see that they are, a GPU is waited for.
     """
-    labels = given_labels(batch)
+    labels = raw_labels(batch)
     if not isinstance(labels, Tensor):
         return None
     if labels.dim() == 2 and labels.shape[1] == 1:
@@ -54,7 +54,7 @@ def labels_of(batch: Any) -> Tensor | None:
     return labels.long() if bool(((labels == 0) | (labels == 1)).all()) else None
 
 
-def given_labels(batch: Any) -> Any:
+def raw_labels(batch: Any) -> Any:
     """What stands in a batch where labels are expected, of whatever kind; ``None`` where nothing does."""
     if isinstance(batch, Mapping):
         return batch.get('labels')
@@ -96,7 +96,7 @@ def _tensor_of(outputs: Any) -> Any:
     return outputs if isinstance(outputs, Tensor) else getattr(outputs, 'logits', outputs)
 
 
-def total_of(loss: Any) -> Tensor:
+def total_loss(loss: Any) -> Tensor:
     """What Composer would backpropagate: ``total`` of a dict that has it, else the sum of all parts' averages."""
     if isinstance(loss, Tensor):
         return loss.mean()

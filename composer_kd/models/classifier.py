@@ -21,7 +21,7 @@ __all__ = [
     'FirstPass',
     'SampleCrossEntropy',
     'classifier',
-    'evaluating',
+    'evaluation_mode',
     'plain',
     'refuse_strict_model',
     'unwrapped',
@@ -209,7 +209,7 @@ def _last_linear(module: nn.Module) -> int | None:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Put all parts of ``module`` in evaluation mode, and each back into its own at the end."""
     # Mode by mode, not `module.train(was)`: a user may have frozen a part by putting it in evaluation mode.
     modes = {part: part.training for part in module.modules()}

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from composer_kd.models.auxiliary import is_auxiliary
-from composer_kd.models.classifier import Classifier, evaluating, plain, unwrapped
+from composer_kd.models.classifier import Classifier, evaluation_mode, plain, unwrapped
 
 __all__ = ['inference_seconds', 'multiply_adds', 'parameters']
 
@@ -36,7 +36,7 @@ def multiply_adds(module: nn.Module, shape: Sequence[int]) -> int:
     sample = torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype)
     devices = [weight.device] if weight.is_cuda else []
     counter = FlopCounterMode(display=False)
-    with torch.random.fork_rng(devices), evaluating(net), torch.no_grad(), counter:
+    with torch.random.fork_rng(devices), evaluation_mode(net), torch.no_grad(), counter:
         net(sample)
     return counter.get_total_flops() // 2
 
@@ -68,7 +68,7 @@ def inference_seconds(module: nn.Module, shape: Sequence[int], batch: int) -> fl
     # Composer puts what it compiles in the place of the model's `forward`: it would compile anew for these batches.
     forward = partial(Classifier.forward, net) if isinstance(net, Classifier) else net
     took: list[float] = []
-    with torch.random.fork_rng([weight.device] if weight.is_cuda else []), evaluating(net), torch.no_grad():
+    with torch.random.fork_rng([weight.device] if weight.is_cuda else []), evaluation_mode(net), torch.no_grad():
         try:
             samples = samples.to(weight)
             inputs: Any = (samples,) if isinstance(net, Classifier) else samples

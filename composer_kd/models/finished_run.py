@@ -15,7 +15,7 @@ from composer_kd.archive.remote import RemoteRun, run_at
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.core.errors import UserError
 from composer_kd.models.registry import build_model
-from composer_kd.models.weights import load_weights, put_into, tensors_hash
+from composer_kd.models.weights import load_tensors_into, load_weights, tensors_hash
 
 __all__ = ['FinishedRun']
 
@@ -77,5 +77,5 @@ class FinishedRun:
         data = self.manifest.data
         where = f'{self.directory.config_file}: model'
         module = build_model(self.config['model'], data.num_classes, data.shape, where=where)
-        put_into(module, self.weights(), str(self.directory.weights_file))
+        load_tensors_into(module, self.weights(), str(self.directory.weights_file))
         return module

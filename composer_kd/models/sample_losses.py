@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer_kd.core.errors import UserError
-from composer_kd.models.batch import given_labels, keys_of, labels_of, logits_of
+from composer_kd.models.batch import keys_of, labels_of, logits_of, raw_labels
 from composer_kd.models.classifier import FirstPass, unwrapped
 
 __all__ = ['SampleLosses', 'StepLosses']
@@ -63,7 +63,7 @@ class SampleLosses:
 
     def read_labels(self, batch: Any) -> None:
         """Keep the hard labels before MixUp and LabelSmoothing replace them; refuse a batch without them or keys."""
-        self._labels, self._given = labels_of(batch), given_labels(batch)
+        self._labels, self._given = labels_of(batch), raw_labels(batch)
         if self._labels is None:
             raise UserError(f'{self.owner}: the training batches have no hard labels (integers of shape [batch])')
         keys = keys_of(batch)

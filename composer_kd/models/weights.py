@@ -21,12 +21,12 @@ from composer_kd.storage.atomic import atomic_write
 from composer_kd.storage.import_weights import import_weights
 
 __all__ = [
-    'fitting',
     'he_initialise',
     'load_into',
+    'load_tensors_into',
     'load_weights',
+    'match_weights',
     'pickle_refusal',
-    'put_into',
     'save_weights',
     'share_buffers',
     'tensors_hash',
@@ -102,10 +102,10 @@ def load_into(module: nn.Module, path: PathLike, trust_pickle: bool = False) -> 
         path: See :func:`load_weights`.
         trust_pickle: See :func:`load_weights`.
     """
-    put_into(module, load_weights(path, trust_pickle), os.fspath(path))
+    load_tensors_into(module, load_weights(path, trust_pickle), os.fspath(path))
 
 
-def put_into(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+def load_tensors_into(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Load tensors into ``module``, all of them or, where they do not fit, none and one line why.
 
     Args:
@@ -114,10 +114,10 @@ def put_into(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> No
         where: What error lines call them.
     """
     # Every tensor is accounted for; strict would ask for modules' extra state too, which safetensors cannot hold.
-    plain(module).load_state_dict(fitting(module, weights, where), strict=False)
+    plain(module).load_state_dict(match_weights(module, weights, where), strict=False)
 
 
-def fitting(
+def match_weights(
     module: nn.Module,
     weights: Mapping[str, Tensor],
     where: str,

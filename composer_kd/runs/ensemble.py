@@ -173,7 +173,7 @@ def measure_ensemble(
         kept = None if split == 'train' else predictions_of(run.directory, split)
         answers.append(kept or _ask(run, split, batch_size, device, say))
         if answers[-1].other_data(answers[0]):
-            ours, theirs = (one.facts['fingerprint'] for one in (answers[-1], answers[0]))
+            ours, theirs = (one.metadata['fingerprint'] for one in (answers[-1], answers[0]))
             raise UserError(
                 f'{run}: its {split} data ({ours}) are not those of {runs[0]} ({theirs}); an ensemble is of runs that '
                 f'are asked about the same images: leave one of them out'
@@ -230,5 +230,5 @@ def _ask(run: FinishedRun, split: str, batch_size: int, device: str, say: Callab
     say(f'{run}: its model is asked about {len(dataset):,} {split} samples{why}')
     asked = LogitRecorder(Archive(run.directory), dataset, {}, RunTeacher(run), state, batch_size)
     logits = torch.cat([to_half(part)[0].cpu() for part in asked.logits(-1, np.arange(len(dataset)))])
-    facts = {'split': split, 'fingerprint': dataset.fingerprint}
-    return Predictions(logits, torch.from_numpy(dataset.labels), torch.from_numpy(dataset.ids), facts)
+    metadata = {'split': split, 'fingerprint': dataset.fingerprint}
+    return Predictions(logits, torch.from_numpy(dataset.labels), torch.from_numpy(dataset.ids), metadata)

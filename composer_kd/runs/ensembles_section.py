@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from composer_kd.core.errors import UserError, nearest
-from composer_kd.data.drift.base import acting
+from composer_kd.data.drift.base import effective_drifts
 from composer_kd.runs.config import RunConfig
 from composer_kd.runs.ensemble import Ensemble, measure_ensemble
 from composer_kd.runs.references import nth
@@ -87,7 +87,8 @@ def _check_data(where: str, first: str, run: str, configs: Mapping[str, RunConfi
                 f'{where}: {run!r} has another data.{key} than {first!r}; an ensemble is of runs of one data set'
             )
     theirs, ours = (
-        [drift.description('test') for drift in acting(configs[one].data.drift or (), 'test')] for one in (first, run)
+        [drift.description('test') for drift in effective_drifts(configs[one].data.drift or (), 'test')]
+        for one in (first, run)
     )
     if ours != theirs:
         raise UserError(

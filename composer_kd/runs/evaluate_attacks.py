@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from composer_kd.algorithms.adversarial_recycling.attack import Attack
 from composer_kd.archive import RunDir
-from composer_kd.archive.archive import unlisted
+from composer_kd.archive.archive import manifest_update
 from composer_kd.callbacks.evaluate_attacks import (
     ATTACKS_FILE,
     AttackCounts,
@@ -39,7 +39,7 @@ from composer_kd.runs.config import RunConfig
 from composer_kd.runs.process import keep_freed_memory
 from composer_kd.runs.record import open_run_data
 from composer_kd.storage.atomic import atomic_write
-from composer_kd.storage.distributed import on_rank_zero, together
+from composer_kd.storage.distributed import on_rank_zero, raise_on_all_ranks
 from composer_kd.storage.jsonl import append_line, read_lines
 from composer_kd.storage.locks import lock_or_refuse
 from composer_kd.teachers.from_run import RunTeacher
@@ -234,7 +234,7 @@ def attack_configured(config: RunConfig, run: RunDir, say: Callable[[str], None]
             on_rank_zero(lambda: _append(run, None))
             return
         finished = on_rank_zero(lambda: FinishedRun.open(run))
-        with together():
+        with raise_on_all_ranks():
             data = open_run_data(finished)
             if data.fingerprint != finished.manifest.data.fingerprint:
                 raise UserError(f'{run}: the data at hand is not what it was trained on; put that back to attack it')
@@ -287,6 +287,6 @@ def _at_its_end(run: FinishedRun, config: RunConfig) -> Inference:
 
 
 def _append(run: RunDir, line: dict[str, object] | None) -> None:
-    with unlisted(run, ATTACKS_FILE):
+    with manifest_update(run, ATTACKS_FILE):
         if line is not None:
             append_line(run.path / ATTACKS_FILE, line)

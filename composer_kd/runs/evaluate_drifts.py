@@ -13,14 +13,14 @@ from composer.utils import dist
 from torch import Tensor
 
 from composer_kd.archive import RunDir
-from composer_kd.archive.archive import unlisted
+from composer_kd.archive.archive import manifest_update
 from composer_kd.archive.evaluations import DriftFile
 from composer_kd.archive.manifest import DRIFTS_FILE, Manifest, verify_file
 from composer_kd.callbacks.evaluate_drifts import answers_to, groups_in, quality_of
 from composer_kd.core.errors import UserError
 from composer_kd.core.options import Section, parse_section
 from composer_kd.data.drift import Drift
-from composer_kd.data.drift.drifted_tests import DriftedTests, DriftsFit
+from composer_kd.data.drift.drifted_tests import DriftChecker, DriftedTests
 from composer_kd.data.drift.scenarios import CorruptionGrid, Scenarios, check_scenario_files, scenarios_of
 from composer_kd.data.section import DataSection
 from composer_kd.models.finished_run import FinishedRun
@@ -28,7 +28,7 @@ from composer_kd.runs.config import RunConfig
 from composer_kd.runs.plan import Plan
 from composer_kd.runs.process import keep_freed_memory
 from composer_kd.runs.yaml_file import read_yaml
-from composer_kd.storage.distributed import on_rank_zero, together
+from composer_kd.storage.distributed import on_rank_zero, raise_on_all_ranks
 from composer_kd.storage.locks import lock_or_refuse
 from composer_kd.teachers.from_run import RunTeacher
 from composer_kd.teachers.record import BATCH_SIZE, Inference
@@ -64,7 +64,7 @@ def read_scenarios(drifts: str, severities: Sequence[float] | None = None) -> di
 
 def refuse_misfits(plan: Plan) -> None:
     """Find drifts that do not fit their data before the first run trains, not when their own turn comes."""
-    fit, looked_at = DriftsFit(), set[str]()
+    fit, looked_at = DriftChecker(), set[str]()
     for planned in plan.runs:
         config, scenarios = planned.config, scenarios_of(planned.config.evaluate.drifts)
         asked = config.model_dump_json(include={'data', 'evaluate'})
@@ -73,7 +73,7 @@ def refuse_misfits(plan: Plan) -> None:
         run = RunDir(planned.folder)
         if not on_rank_zero(lambda run=run: run.finished):
             looked_at.add(asked)
-            with together():
+            with raise_on_all_ranks():
                 fit.check(config.data, scenarios, '' if planned.lineage is None else f'lineage.{planned.arm}')
 
 
@@ -127,7 +127,7 @@ def measure_robustness(
             ask = _Model(finished, device, batch_size)
             found.clean = found.clean or ask(tests.clean)
             for name in _missing(found, scenarios):
-                with together():
+                with raise_on_all_ranks():
                     dataset = tests.under(scenarios[name], f'{run}: drifts.{name}')
                 shown = {'drift': _described(scenarios[name]), 'fingerprint': dataset.fingerprint}
                 found.drifts[name] = {**shown, **ask(dataset)}
@@ -156,11 +156,11 @@ def _measured(run: RunDir, manifest: Manifest) -> DriftFile | None:
 def _open_tests(run: FinishedRun) -> DriftedTests:
     where = f'{run.directory.config_file}: data'
     section = parse_section(DataSection, run.config.get('data', {}), where)
-    with together():
+    with raise_on_all_ranks():
         section.check_source(where)
         tests = DriftedTests(section)
         # What drifts add stands behind the fingerprint of the data as they are stored.
-        if not f'{run.manifest.data.fingerprint}-'.startswith(f'{tests.facts.fingerprint}-'):
+        if not f'{run.manifest.data.fingerprint}-'.startswith(f'{tests.info.fingerprint}-'):
             raise UserError(
                 f'{run}: the data in {section.source} is not what it was trained on; put that back to ask its model'
             )
@@ -170,7 +170,7 @@ def _open_tests(run: FinishedRun) -> DriftedTests:
 def _nothing_yet(manifest: Manifest, tests: DriftedTests) -> DriftFile:
     assert manifest.weights is not None
     return DriftFile(
-        manifest.weights.hash, manifest.finished_epoch or 0, tests.clean.fingerprint, groups_in(tests.clean.facts)
+        manifest.weights.hash, manifest.finished_epoch or 0, tests.clean.fingerprint, groups_in(tests.clean.info)
     )
 
 
@@ -197,7 +197,7 @@ class _Model:
 
 
 def _write(run: RunDir, found: DriftFile) -> None:
-    with unlisted(run, DRIFTS_FILE):
+    with manifest_update(run, DRIFTS_FILE):
         found.write(run.path)
 
 

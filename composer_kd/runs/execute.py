@@ -172,7 +172,7 @@ def _finish(run: RunDir, planned: PlannedRun, built: Built, goes_on: WayOn, say:
         return
     archive, own = Archive(run), manifest['weights']['hash']
     # A training on another device may end in other weights: what was recorded of the former ones is of no use.
-    archive.drop('logits', lambda view: archive.facts('logits', view).get('weights') in (None, own))
+    archive.drop('logits', lambda view: archive.metadata('logits', view).get('weights') in (None, own))
     archive.update(lambda recorded: _with_archive(manifest, recorded))
 
 

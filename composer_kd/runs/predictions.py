@@ -44,7 +44,7 @@ def kept_predictions(
             predictions = read_predictions(path) if path.is_file() else None
         except UserError:
             predictions = None  # Cut off since it was written; the manifest will not name it.
-        if predictions is not None and predictions.facts.get('batch') == batch:
+        if predictions is not None and predictions.metadata.get('batch') == batch:
             found[split] = predictions
         else:
             missing.append(split)

@@ -29,7 +29,7 @@ from composer_kd.runs.yaml_file import apply_overrides
 from composer_kd.storage.distributed import on_rank_zero
 from composer_kd.storage.locks import lock_or_refuse
 from composer_kd.teachers.from_run import RunTeacher
-from composer_kd.teachers.record import BATCH_SIZE, Inference, LogitRecorder, recording_facts
+from composer_kd.teachers.record import BATCH_SIZE, Inference, LogitRecorder, recording_metadata
 
 __all__ = ['missing_views', 'open_run_data', 'record_run', 'record_views']
 
@@ -113,14 +113,14 @@ def record_views(
         bar: Whether a progress bar is shown instead.
     """
     _check_numbers(views, top_k, batch_size, dataset)
-    archive, facts = Archive(run.directory), recording_facts(run.manifest, dataset, top_k)
+    archive, metadata = Archive(run.directory), recording_metadata(run.manifest, dataset, top_k)
     if dataset.augmentation.name == 'none':
         views = 1
     with ExitStack() as stack:
         on_rank_zero(lambda: stack.enter_context(lock_or_refuse(run.path / 'archive' / '.record.lock', str(run))))
         teacher = RunTeacher(run)  # Before anything is forgotten: its weights may be damaged.
-        on_rank_zero(lambda: _make_way(archive, facts, replace))
-        record = LogitRecorder(archive, dataset, facts, teacher, state, batch_size)
+        on_rank_zero(lambda: _make_way(archive, metadata, replace))
+        record = LogitRecorder(archive, dataset, metadata, teacher, state, batch_size)
         for view in range(views):
             begun = time.perf_counter()
             _, images = record.view(view, shown=partial(_shown, what=f'view {view}', bar=bar))
@@ -143,7 +143,7 @@ def _check_numbers(views: int, top_k: int | None, batch_size: int, dataset: Keye
         raise UserError(f'top_k: {top_k} of {dataset.num_classes} classes; lower it, or leave it out to keep all')
 
 
-def _make_way(archive: Archive, facts: dict[str, Any], replace: bool) -> None:
+def _make_way(archive: Archive, metadata: dict[str, Any], replace: bool) -> None:
     """Refuse to mix outputs that came about in different ways in one archive, or forget the old ones."""
     if replace:
         archive.drop('logits', lambda view: False)
@@ -151,11 +151,11 @@ def _make_way(archive: Archive, facts: dict[str, Any], replace: bool) -> None:
         return
     record = archive.manifest().archive
     for view, table in sorted(record.logits.items()) if record is not None else ():
-        if problem := _differs(table, facts):
+        if problem := _differs(table, metadata):
             raise UserError(f'{archive.run}: the logits of view {view} {problem}; --replace records all of them anew')
 
 
-def _differs(table: TableRecord, facts: dict[str, Any]) -> str | None:
+def _differs(table: TableRecord, metadata: dict[str, Any]) -> str | None:
     there = table.model_dump()
     if there.get('source') == 'training':
         return 'were recorded while it trained, by moving weights'
@@ -166,7 +166,7 @@ def _differs(table: TableRecord, facts: dict[str, Any]) -> str | None:
         'precision': 'were computed in another precision',
         'classes': 'have other classes',
     }
-    return next((text for name, text in names.items() if there.get(name) != facts[name]), None)
+    return next((text for name, text in names.items() if there.get(name) != metadata[name]), None)
 
 
 def _shown(chunks: list[NDArray[np.int64]], what: str, bar: bool) -> Iterator[NDArray[np.int64]]:

@@ -10,7 +10,7 @@ from composer.core import Callback
 from composer_kd.archive import Archive, Manifest, RunDir, remove_parts
 from composer_kd.archive.manifest import DRIFTS_FILE
 from composer_kd.archive.predictions import remove_predictions
-from composer_kd.archive.tables import KINDS, is_table
+from composer_kd.archive.table import KINDS, is_table
 from composer_kd.callbacks.evaluate_attacks import EvaluateAttacks
 from composer_kd.callbacks.record_adversarial import RecordAdversarial
 from composer_kd.callbacks.record_logits import RecordLogits

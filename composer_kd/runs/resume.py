@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from composer_kd.archive.archive import unlisted
+from composer_kd.archive.archive import manifest_update
 from composer_kd.archive.manifest import Manifest, damage, read_manifest
 from composer_kd.archive.run_dir import RunDir
-from composer_kd.archive.tables import is_table
+from composer_kd.archive.table import is_table
 from composer_kd.core.errors import UserError
 from composer_kd.core.options import keys_that_may_change
 from composer_kd.data.loaders import open_source
@@ -171,7 +171,7 @@ def _renew_what_it_replaces(run: RunDir, planned: PlannedRun) -> None:
         return
     renewed = {**config, 'replaces': planned.config.replaces}
     if run.finished:
-        with unlisted(run, run.config_file.name):
+        with manifest_update(run, run.config_file.name):
             run.write_config(renewed)
     else:
         run.write_config(renewed)

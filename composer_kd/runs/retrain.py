@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from composer_kd.archive.archive import unlisted
+from composer_kd.archive.archive import manifest_update
 from composer_kd.archive.run_dir import RunDir
 from composer_kd.callbacks.evaluate_drifts import answers_to
 from composer_kd.core.errors import UserError, name_fault
@@ -31,7 +31,7 @@ from composer_kd.runs.progress import RunProgress, duration_text
 from composer_kd.runs.retrain_recipe import FullTraining, Retraining, plan_retraining
 from composer_kd.runs.yaml_file import apply_overrides
 from composer_kd.storage.atomic import atomic_write
-from composer_kd.storage.distributed import on_rank_zero, together
+from composer_kd.storage.distributed import on_rank_zero, raise_on_all_ranks
 from composer_kd.teachers.from_run import RunTeacher
 from composer_kd.teachers.record import BATCH_SIZE, Inference
 
@@ -154,7 +154,7 @@ def retrain(
         raise UserError(f'--name: {new_name!r} {fault}')
     folder = earlier.path.parent
     _refuse_taken_name(earlier, folder / new_name)
-    with together():
+    with raise_on_all_ranks():
         judge = _Judge(earlier, str(data), changes, device)
     full = _full_training(earlier)
     plan = plan_retraining(
@@ -207,7 +207,7 @@ class _Judge:
         own = [one for one in changes if _key(one) == 'data']
         self.section: dict[str, Any] = apply_overrides({'data': {**taken, 'source': source, **constants}}, own)['data']
         parts, section = self._open(self.section, '--data')
-        info = parts.facts
+        info = parts.info
         if list(info.shape) != list(manifest.data.shape):
             raise UserError(
                 f'--data: {source} has images of {list(info.shape)}, {earlier} was trained on '
@@ -242,7 +242,7 @@ class _Judge:
         """The earlier run's data; ``None`` where it has gone or is other data by now."""
         try:
             tests, section = self._open(values, 'data')
-            if not f'{self._earlier.manifest.data.fingerprint}-'.startswith(f'{tests.facts.fingerprint}-'):
+            if not f'{self._earlier.manifest.data.fingerprint}-'.startswith(f'{tests.info.fingerprint}-'):
                 return None
             parts, info = open_parts(section, 'data')
         except UserError:
@@ -338,5 +338,5 @@ def _time(earlier: FinishedRun, plan: Retraining, full: FullTraining) -> str:
 
 def _write(found: Retrained) -> None:
     text = json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + '\n'
-    with unlisted(RunDir(found.run), RETRAIN_FILE):
+    with manifest_update(RunDir(found.run), RETRAIN_FILE):
         atomic_write(found.run / RETRAIN_FILE, text)

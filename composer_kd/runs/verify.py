@@ -62,7 +62,7 @@ def _spot_check(run: RunDir, archive: Archive, manifest: Manifest, seed: int) ->
     """What came of it in words; wrong logits are a :class:`UserError`."""
     assert manifest.archive is not None
     tables = manifest.archive.logits
-    views = [view for view in sorted(tables) if archive.facts('logits', view).get('source') != 'training']
+    views = [view for view in sorted(tables) if archive.metadata('logits', view).get('source') != 'training']
     if not views:
         return (
             'its logits were recorded while it trained, by weights that are gone: there is nothing to check them with'
@@ -71,14 +71,14 @@ def _spot_check(run: RunDir, archive: Archive, manifest: Manifest, seed: int) ->
         return 'it has not finished: its logits are not checked against its model'
     assert manifest.weights is not None
     for view in views:
-        if archive.facts('logits', view).get('weights') != manifest.weights.hash:
+        if archive.metadata('logits', view).get('weights') != manifest.weights.hash:
             raise _wrong(run, f'the logits of view {view} are those of other weights than it has')
     finished = FinishedRun(run, manifest, run.read_config())
     teacher = RunTeacher(finished)
     try:
         dataset = open_run_data(finished).train_set
-        model = _Model(finished, teacher, dataset, {archive.facts('logits', view)['precision'] for view in views})
-        made = {view: Augmentation.from_mapping(archive.facts('logits', view)['augmentation']) for view in views}
+        model = _Model(finished, teacher, dataset, {archive.metadata('logits', view)['precision'] for view in views})
+        made = {view: Augmentation.from_mapping(archive.metadata('logits', view)['augmentation']) for view in views}
     except UserError as error:
         return f'its logits cannot be checked against its model here: {error}'
     drawn = np.random.default_rng(seed)
@@ -128,9 +128,9 @@ class _Check:
         return cls(
             view,
             rows,
-            ArchiveTable({name: column[place] for name, column in table.columns.items()}, table.facts),
+            ArchiveTable({name: column[place] for name, column in table.columns.items()}, table.metadata),
             augmentation,
-            archive.facts('logits', view)['precision'],
+            archive.metadata('logits', view)['precision'],
         )
 
 

@@ -1,1 +1,1 @@
-"""Files, locks and ranks: atomic writes, JSON lines, remote directories and what all ranks agree on."""
+"""Atomic writes, JSON lines, locks, downloads, and functions that all ranks call together."""

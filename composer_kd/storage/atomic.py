@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name in the same folder, fsynced, then renamed."""
+"""Atomic writes: a file is written under a temporary name in the same folder, fsynced, then renamed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
     'xxh3_of',
 ]
 
-# Seconds after which nobody can still be writing, whatever host he is on, and however its clock goes.
+# Seconds after which no writer can still be alive, on whatever host and with whatever clock.
 _ABANDONED = 24 * 3600
 
 _REASONS = {
@@ -52,7 +52,7 @@ _REASONS = {
 
 @contextmanager
 def writing_to(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn a disk that is full, read-only or not ours into one :class:`UserError` line about ``folder``."""
+    """Turn a full, read-only or forbidden disk into a one-line :class:`UserError` about ``folder``."""
     try:
         yield
     except OSError as error:
@@ -62,44 +62,43 @@ def writing_to(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder, created with its parents where it does not exist."""
+    """Create a folder and its parents where they do not exist, and return its path."""
     with writing_to(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
     return Path(folder)
 
 
 def refuse_links_out(folder: str | os.PathLike[str], *names: str) -> None:
-    """Refuse folders in ``folder`` through which symbolic links lead out of it, before anything is written there.
+    """Refuse symbolic links out of ``folder`` in the subfolders ``names``, before anything is written there.
 
-    ``folder`` itself may be a link: somebody chose where it lies.
+    ``folder`` itself may be a link: the user chose where it lies.
     """
     root = Path(folder).resolve()
     for name in names:
-        below = (Path(place) / one for place, folders, files in os.walk(root / name) for one in (*folders, *files))
-        for path in (root / name, *below):
+        for path in (root / name, *(root / name).rglob('*')):
             if path.is_symlink() and root not in path.resolve().parents:
                 raise UserError(
-                    f'{Path(folder) / path.relative_to(root)}: a symbolic link out of {os.fspath(folder)}, and nothing '
-                    f'is written through it; remove it'
+                    f'{Path(folder) / path.relative_to(root)}: a symbolic link out of {os.fspath(folder)}; '
+                    f'nothing is written through it: remove it'
                 )
 
 
 def open_own(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
-    """Open a file of ours for writing, created where it does not exist; a symbolic link in its place is refused."""
+    """Open or create a file for writing; refuse a symbolic link in its place."""
     try:
         return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise UserError(f'{os.fspath(path)}: a symbolic link, which nothing is written through; remove it') from None
+        raise UserError(f'{os.fspath(path)}: a symbolic link; nothing is written through it: remove it') from None
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it takes the place of ``path`` when the block ends well.
+    """Yield a temporary path beside ``path`` and rename it to ``path`` when the block ends without an error.
 
-    On any error, Ctrl-C included, the temporary file is removed and ``path`` is as it was. What a killed writer of
-    ``path`` has left is removed by the next one. The folder is created if it does not exist.
+    On any error, Ctrl-C included, the temporary file is removed and ``path`` is as it was. The next writer of ``path``
+    removes what a killed one has left. The folder is created if it does not exist.
 
     Example:
         >>> with replacing('runs/gen0/report.html') as temporary:
@@ -123,37 +122,38 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def temporary_name(name: str, ending: str) -> str:
-    """Make the name that something has until it is whole: ``.NAME.PID-HOST-RANDOM.ENDING``."""
+    """Make the name of an unfinished file or folder: ``.NAME.PID-HOST-RANDOM.ENDING``."""
     return f'.{name}.{os.getpid()}-{_host()}-{token_hex(4)}.{ending}'
 
 
 def sweep(folder: Path, name: str | None, ending: str) -> None:
-    """Remove what killed writers of ``name`` (``None``: of anything) have left in ``folder``, files and folders.
+    """Remove the temporary files and folders that killed writers of ``name`` (``None``: of any) left in ``folder``.
 
-    Several hosts, and containers of one host, may write to a folder, and a number is only a process where it was given:
-    what was begun here goes when its process is no more. Of what was begun elsewhere, before a reboot or by an earlier
-    version nobody here can tell: that goes when nothing in it has been written for a day.
+    Several hosts and containers may write to a folder, and a process number means something on its own host only: what
+    was begun on this host goes when its process has ended. What was begun elsewhere, before a reboot or by an earlier
+    version goes when nothing in it has been written for a day.
     """
     named = '.+' if name is None else re.escape(name)
     pattern = re.compile(rf'\.{named}\.([1-9]\d{{0,9}})-(?:([0-9a-f]{{8}})-)?[0-9a-f]{{8}}\.{ending}')
-    with suppress(OSError):  # Tidying is a courtesy: it keeps nobody from writing.
-        for path in [Path(entry.path) for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]:
-            found = pattern.fullmatch(path.name)
-            assert found is not None
-            ended = found[2] == _host() and not _is_running(int(found[1]))
-            with suppress(OSError):  # Another one may be tidying as well.
-                if ended or time.time() - _last_written(path) > _ABANDONED:
+    with suppress(OSError):  # A failure to clean up must not keep anyone from writing.
+        for path in folder.iterdir():
+            if (match := pattern.fullmatch(path.name)) is None:
+                continue
+            ended = match[2] == _host() and not _is_running(int(match[1]))
+            with suppress(OSError):  # Another process may be cleaning up as well.
+                last_written = max(one.lstat().st_mtime for one in (path, *path.rglob('*')))
+                if ended or time.time() - last_written > _ABANDONED:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @cache
 def _host() -> str:
-    """Name what a process number means something in: this kernel since it was started, and its space of numbers."""
+    """Identify the place in which a process number is valid: this boot of the kernel and its namespace of processes."""
     try:
-        told = Path('/proc/sys/kernel/random/boot_id').read_text() + os.readlink('/proc/self/ns/pid')
-    except OSError:  # No Linux.
-        told = socket.gethostname()
-    return xxhash.xxh3_64_hexdigest(told)[:8]
+        identity = Path('/proc/sys/kernel/random/boot_id').read_text() + os.readlink('/proc/self/ns/pid')
+    except OSError:  # Not Linux.
+        identity = socket.gethostname()
+    return xxhash.xxh3_64_hexdigest(identity)[:8]
 
 
 def _is_running(process: int) -> bool:
@@ -161,17 +161,13 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # Another user's.
-        return True
+    except (OSError, OverflowError):  # Another user's process.
+        pass
     return True
 
 
-def _last_written(path: Path) -> float:
-    return max(one.lstat().st_mtime for one in (path, *path.rglob('*')))
-
-
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Write ``data`` (text as UTF-8) to ``path``, all of it or none."""
+    """Write ``data`` (text as UTF-8) to ``path``, all of it or nothing."""
     with replacing(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
@@ -186,7 +182,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def xxh3_of(path: str | os.PathLike[str]) -> str:
-    """The 128-bit xxh3 of a file's bytes, as 32 hexadecimal digits."""
+    """Hash a file's bytes with 128-bit xxh3, to 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()
     with open(path, 'rb') as file:
         while block := file.read(1 << 20):
@@ -195,10 +191,10 @@ def xxh3_of(path: str | os.PathLike[str]) -> str:
 
 
 def is_whole_zip(path: str | os.PathLike[str]) -> bool:
-    """Whether every record of a ZIP archive, which is what ``torch.save`` writes, has the checksum written with it."""
+    """Tell whether all records of a ZIP archive, which is what ``torch.save`` writes, match their checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    # zipfile meets damage to its headers with any of these.
+    # zipfile raises any of these for damaged headers.
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, NotImplementedError):
         return False

@@ -1,4 +1,4 @@
-"""Turn a pickled checkpoint into safetensors, in a process of its own that may crash alone.
+"""Conversion of a pickled checkpoint to safetensors, in a separate process, so that a crafted file crashes that alone.
 
 ``python -m composer_kd.storage.import_weights FILE OUT.safetensors`` is that process.
 """
@@ -21,12 +21,12 @@ from composer_kd.storage.torch_file import read_tensors
 
 __all__ = ['import_weights', 'read_pickled_weights']
 
-# Where checkpoints keep their weights, first match wins: Composer's, then the habits of other trainers.
-_PLACES = (('state', 'model'), ('state_dict',), ('model_state_dict',), ('model',), ('net',))
+# Where the weights are, first match wins: in Composer's checkpoints, in those of other trainers, or the whole file.
+_WEIGHT_KEYS = (('state', 'model'), ('state_dict',), ('model_state_dict',), ('model',), ('net',), ())
 
 
 def import_weights(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
-    """Write the weights of a pickled checkpoint as safetensors; a process of its own reads the pickle.
+    """Write the weights of a pickled checkpoint as safetensors; a separate process reads the pickle.
 
     Args:
         path: What ``torch.save`` wrote: a ``state_dict``, a checkpoint of Composer, or one that keeps its weights under
@@ -35,10 +35,10 @@ def import_weights(path: str | os.PathLike[str], out: str | os.PathLike[str]) ->
     """
     path, out = Path(path), Path(out)
     if out.suffix != '.safetensors':
-        raise UserError(f'{out}: the name of what is written ends in .safetensors')
+        raise UserError(f'{out}: the output file must end in .safetensors; rename it')
     if not path.is_file():
         raise UserError(f'{path}: no such file; give a checkpoint or a state_dict that torch.save wrote')
-    # Neither a crash nor the memory that a crafted file takes is ours.
+    # A crafted file may crash the process that reads it, or fill its memory: not ours.
     command = [sys.executable, '-m', 'composer_kd.storage.import_weights', str(path), str(out)]
     child = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
@@ -46,23 +46,27 @@ def import_weights(path: str | os.PathLike[str], out: str | os.PathLike[str]) ->
     if child.returncode == _REFUSED:
         raise UserError(child.stderr.strip().splitlines()[-1])
     if child.returncode != 0:
-        ending = f'signal {-child.returncode}' if child.returncode < 0 else f'status {child.returncode}'
-        raise UserError(f'{path}: the process that read it ended with {ending}; the file may be crafted or damaged')
+        status = f'signal {-child.returncode}' if child.returncode < 0 else f'status {child.returncode}'
+        raise UserError(
+            f'{path}: the process that read it ended with {status}: the file may be crafted or damaged; get a copy'
+        )
 
 
-# The exit status of the process that reads a pickle, when its error line says everything.
+# The exit status of the reading process after an error that its last line on standard error explains.
 _REFUSED = 3
 
 
 def read_pickled_weights(path: Path) -> dict[str, Tensor]:
     """Read the weights of a pickled checkpoint in this process."""
-    weights = _weights_within(read_tensors(path))
+    weights = _find_weights(read_tensors(path))
     if weights is None:
-        raise UserError(f'{path}: no weights in it; expected names and tensors, or a checkpoint that holds them')
+        raise UserError(
+            f'{path}: no weights found; give a state_dict (names and tensors) or a checkpoint that holds one'
+        )
     return weights
 
 
-def _import_here(path: str, out: str) -> int:
+def _import_in_this_process(path: str, out: str) -> int:
     try:
         # Cloned: safetensors refuses tensors that share storage.
         tensors = {name: tensor.contiguous().clone() for name, tensor in read_pickled_weights(Path(path)).items()}
@@ -73,22 +77,18 @@ def _import_here(path: str, out: str) -> int:
     return 0
 
 
-def _weights_within(found: Any) -> dict[str, Tensor] | None:
-    if not isinstance(found, Mapping):
-        return None
-    for place in _PLACES:
-        inner: Any = found
-        for key in place:
+def _find_weights(content: Any) -> dict[str, Tensor] | None:
+    for keys in _WEIGHT_KEYS:
+        inner: Any = content
+        for key in keys:
             inner = inner.get(key) if isinstance(inner, Mapping) else None
         if _is_weights(inner):
             return {name: value for name, value in inner.items() if isinstance(value, Tensor)}
-    if _is_weights(found):
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
     return None
 
 
 def _is_weights(value: Any) -> bool:
-    """Whether this is a state_dict: names to tensors, with modules' extra state at most beside them."""
+    """Tell whether this is a state_dict: names and tensors, and at most the extra state of modules."""
     if not isinstance(value, Mapping):
         return False
     names = [name for name in value if not str(name).endswith('_extra_state')]
@@ -96,4 +96,4 @@ def _is_weights(value: Any) -> bool:
 
 
 if __name__ == '__main__':
-    raise SystemExit(_import_here(*sys.argv[1:]))
+    raise SystemExit(_import_in_this_process(*sys.argv[1:]))

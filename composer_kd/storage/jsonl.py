@@ -1,4 +1,4 @@
-"""Records that grow by a line at a time and survive a kill in the middle of one."""
+"""JSON lines files that grow by one record at a time and survive a kill in the middle of a line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ['append_line', 'read_lines', 'rewrite_lines']
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; none if there is no file. What stands after the last newline was cut off and does not count."""
+    """Read all complete lines, none if there is no file; text after the last newline was cut off and is ignored."""
     try:
         whole, _, _ = path.read_bytes().rpartition(b'\n')
     except FileNotFoundError:
@@ -26,10 +26,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one line and wait until it is on the disk. NaN and infinities become null, as JSON has no word for them."""
+    """Add one line and wait until it is on the disk. NaN and infinities become null: JSON has no word for them."""
     line = (_dump(record) + '\n').encode()
     make_folder(path.parent)
-    # What a full disk or a kill leaves of a line is cut off here, before the next one.
+    # Cut off what a full disk or a kill has left of the last line.
     with writing_to(path.parent), FileIO(open_own(path, os.O_RDWR | os.O_APPEND), 'a+') as file:
         end = _end_of_whole_lines(file)
         file.truncate(end)
@@ -42,7 +42,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def rewrite_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Replace the whole file, atomically."""
+    """Replace the whole file atomically."""
     atomic_write(path, ''.join(_dump(record) + '\n' for record in records))
 
 
@@ -52,7 +52,7 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
     except ValueError:
         record = None
     if not isinstance(record, dict):
-        raise UserError(f'{where}: not a line of JSON; the file is damaged, remove this line or restore the file')
+        raise UserError(f'{where}: not a JSON object: the file is damaged; remove this line or restore the file')
     return record
 
 
@@ -71,7 +71,7 @@ def _finite(value: Any) -> Any:
 
 
 def _end_of_whole_lines(file: FileIO) -> int:
-    """Where the next line begins: the end of the file, or the last newline if a kill cut a line off."""
+    """Find where the next line begins: after the last newline, since a kill may have cut a line off."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - 4096)

@@ -1,4 +1,4 @@
-"""One process at a time in a run directory."""
+"""File locks, and how many runs train on this machine."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from composer_kd.storage.atomic import make_folder, open_own, writing_to
 
 __all__ = ['MachineLoad', 'lock_or_refuse', 'locked']
 
-_held: set[int] = set()
+_descriptors: set[int] = set()
 
 
 def _close_in_child() -> None:
-    # flock belongs to the open file, which a forked loader worker inherits: it would outlive its parent there.
-    for descriptor in _held:
+    # A forked loader worker inherits the open file and with it the lock, which would outlive the parent there.
+    for descriptor in _descriptors:
         os.close(descriptor)
-    _held.clear()
+    _descriptors.clear()
 
 
 os.register_at_fork(after_in_child=_close_in_child)
@@ -34,18 +34,19 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 @contextmanager
 def lock_or_refuse(file: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Hold an exclusive lock on ``file`` for the length of the block; the system lets go of it when the process dies.
+    """Hold an exclusive lock on ``file`` during the block; refuse at once if another process holds it.
 
-    The file stays behind, empty: removing it would let two processes each hold a lock on a different file of that name.
+    The system releases the lock when the process dies. The file stays behind, empty: removing it would let two
+    processes each lock a different file of that name.
 
     Args:
-        file: The lock file; it is created where it does not exist, its folder must.
-        what: What is lock_or_refuse, for the error line: the path of the run directory.
+        file: The lock file; it is created if need be, in a folder that exists.
+        what: What is being locked, for the error line: the path of the run directory.
     """
     owner = os.getpid()
     with writing_to(Path(file).parent):
         descriptor = open_own(file, os.O_RDWR)
-    _held.add(descriptor)
+    _descriptors.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,9 +60,9 @@ def lock_or_refuse(file: str | os.PathLike[str], what: str) -> Iterator[None]:
         if os.getpid() == owner:
             os.ftruncate(descriptor, 0)
     finally:
-        # A forked child that leaves the block has no descriptor any more; the number may mean another file there.
+        # In a forked child the descriptor is closed, and its number may belong to another file by now.
         if os.getpid() == owner:
-            _held.discard(descriptor)
+            _descriptors.discard(descriptor)
             os.close(descriptor)
 
 
@@ -73,41 +74,41 @@ def _describe(descriptor: int) -> None:
 
 
 def _holder(descriptor: int) -> str:
-    """Who holds the lock, as far as the file tells: it may be read in the moment before it is filled."""
+    """Describe who holds the lock; empty if the holder has not filled the file yet."""
     try:
-        told = yaml.safe_load(os.pread(descriptor, 1000, 0))
-        return f' by process {told["pid"]} on {told["host"]} since {told["since"]}'
+        holder = yaml.safe_load(os.pread(descriptor, 1000, 0))
+        return f' by process {holder["pid"]} on {holder["host"]} since {holder["since"]}'
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
         return ''
 
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on the file ``path`` (created, and left there) for the duration of the block.
+    """Hold an exclusive lock on the file ``path`` during the block; the file is created, and stays.
 
-    Yields whether it is held: always, unless ``wait`` is false and somebody else holds it.
+    Yields whether the lock is held: always, unless ``wait`` is false and another process holds it.
     """
     make_folder(path.parent)
     with writing_to(path.parent):
         descriptor = open_own(path, os.O_RDWR)
-    held = False
+    is_held = False
     try:
-        with suppress(BlockingIOError):  # Only without waiting.
+        with suppress(BlockingIOError):  # Raised only if not waiting.
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = True
-        yield held
+            is_held = True
+        yield is_held
     finally:
-        if held:
-            # Explicitly: a loader worker that was forked meanwhile has the descriptor too, and would hold the lock on.
+        if is_held:
+            # Closing alone would not release it: a loader worker that was forked meanwhile has the descriptor too.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
 class MachineLoad:
-    """While a run trains, it holds a lock that others can see; the system drops it when the process dies.
+    """Count the runs that train on this machine: each holds a lock that the system drops when its process dies.
 
-    Seconds that are measured while other runs use the same machine are not those of a run alone, and a table must
-    say so. Ranks of one launch count once.
+    Times that are measured while other runs use the machine are not those of a run alone, and a table must say so.
+    Ranks of one launch count once.
     """
 
     def __init__(self, folder: Path | None = None):
@@ -118,7 +119,7 @@ class MachineLoad:
     def __enter__(self) -> MachineLoad:
         if os.environ.get('LOCAL_RANK', '0') != '0':
             return self
-        with suppress(OSError):  # Counting is a courtesy: without a writable folder the run counts as alone.
+        with suppress(OSError):  # Without a writable folder the run counts as alone.
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path = self.folder / str(os.getpid())
             self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
@@ -134,13 +135,10 @@ class MachineLoad:
             self._file = None
 
     def count(self) -> int:
-        """Runs that are training on this machine now, this one included."""
-        others = 0
+        """Count the runs that are training on this machine now, this one included."""
         with suppress(OSError):
-            for path in self.folder.iterdir():
-                if path != self._path and _is_held(path):
-                    others += 1
-        return others + 1
+            return 1 + sum(path != self._path and _is_held(path) for path in self.folder.iterdir())
+        return 1
 
 
 def _is_held(path: Path) -> bool:
@@ -153,7 +151,7 @@ def _is_held(path: Path) -> bool:
     except OSError:
         return True
     else:
-        path.unlink(missing_ok=True)  # Its owner died without cleaning up.
+        path.unlink(missing_ok=True)  # Its process died without cleaning up.
         return False
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""A progress bar on one rank, and on none where nobody watches."""
+"""Progress bars for decoding and writing images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar('T')
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Pass ``items`` on under a bar titled ``what``, on rank 0 and when the output is a terminal."""
+    """Iterate over ``items`` with a progress bar titled ``what``, on rank 0 and only in a terminal."""
     from tqdm import tqdm
 
     quiet = True if os.environ.get('LOCAL_RANK', '0') != '0' else None  # None: only when not a terminal

@@ -1,4 +1,4 @@
-"""Read what ``torch.save`` wrote: names, numbers and tensors, without running anything that the file asks for.
+"""A reader of ``torch.save`` files: names, numbers and tensors, without running code that the file names.
 
 ``torch.load(weights_only=True)`` is not enough: before torch 2.10 a crafted file corrupts memory through it
 (CVE-2026-24747), and it refuses the random state of NumPy in Composer's checkpoints. This reader is Python alone. It
@@ -27,24 +27,23 @@ from composer_kd.core.errors import UserError
 
 __all__ = ['foreign_names', 'read_checkpoint', 'read_tensors']
 
-Admitted = Mapping[tuple[str, str], Any]
+Allowed = Mapping[tuple[str, str], Any]
 
 
 def read_tensors(path: Path) -> Any:
-    """The tensors of a file with the mappings and lists that hold them; NumPy's values and times are left out.
+    """Read the tensors of a file in the mappings and lists that hold them; leave out NumPy values and times.
 
-    Both formats of ``torch.save`` are read. The caller looks for the weights in what comes back.
+    Both formats of ``torch.save`` are read. The caller looks for the weights in the result.
     """
-    return _read(path, _TENSORS | _left_out(), 'save the weights alone, best as .safetensors')
+    return _read(path, _TENSORS | _STATE_LEFT_OUT, 'save the weights alone, best as .safetensors')
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Composer's checkpoint of a training: tensors, plain values, times and NumPy's random state."""
+    """Read a Composer checkpoint: tensors, plain values, times and NumPy's random state."""
     state = _read(
         path,
         _TENSORS | _STATE,
-        'whatever keeps it in its state_dict should keep plain values and tensors; remove the checkpoint to go on '
-        'from an earlier one',
+        'keep plain values and tensors alone in a state_dict; remove the checkpoint to continue from an earlier one',
     )
     if not isinstance(state, dict):
         raise UserError(f'{path}: not a checkpoint of Composer; remove it')
@@ -52,43 +51,43 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def foreign_names(path: Path) -> list[str]:
-    """What a checkpoint asks for that :func:`read_checkpoint` refuses, as ``module.name``."""
+    """List the ``module.name`` of everything that a checkpoint contains and :func:`read_checkpoint` refuses."""
     import pickletools
 
     with zipfile.ZipFile(path) as archive:
         data = archive.read(_pickle_in(archive))
-    asked = {arg for op, arg, _ in pickletools.genops(data) if op.name == 'GLOBAL' and isinstance(arg, str)}
-    admitted = _TENSORS | _STATE
-    split = [tuple(name.split(' ', 1)) for name in asked]
-    return sorted('.'.join(name) for name in split if name not in admitted and not _is_storage(*name))
+    named = {arg for op, arg, _ in pickletools.genops(data) if op.name == 'GLOBAL' and isinstance(arg, str)}
+    allowed = _TENSORS | _STATE
+    split = [tuple(name.split(' ', 1)) for name in named]
+    return sorted('.'.join(name) for name in split if name not in allowed and not _is_storage(*name))
 
 
 class _RefusedError(Exception):
-    """Carries the name that a file asks for."""
+    """Carry the name in a file that is refused."""
 
 
-def _read(path: Path, admitted: Admitted, remedy: str) -> Any:
+def _read(path: Path, allowed: Allowed, remedy: str) -> Any:
     try:
         if zipfile.is_zipfile(path):
-            return _read_zip(path, admitted)
+            return _read_zip(path, allowed)
         with path.open('rb') as file:
-            return _read_legacy(file, path.stat().st_size, admitted)
+            return _read_legacy(file, path.stat().st_size, allowed)
     except _RefusedError as refused:
-        raise UserError(f'{path}: refused: it asks for {refused}, which no file of its kind needs; {remedy}') from None
-    # A damaged file fails in whatever way its bytes happen to spell.
+        raise UserError(f'{path}: refused: it names {refused}, which no file of its kind needs; {remedy}') from None
+    # A damaged file may raise anything.
     except (Exception, RecursionError) as error:
         raise UserError(
-            f'{path}: not a whole checkpoint; it may be cut off or damaged, copy or write it again'
+            f'{path}: not a complete checkpoint: it is cut off or damaged; copy or write it again'
         ) from error
 
 
 # -- the two formats --------------------------------------------------------------------------------------------------
 
 
-def _read_zip(path: Path, admitted: Admitted) -> Any:
+def _read_zip(path: Path, allowed: Allowed) -> Any:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        # torch stores and never compresses: what it wrote is no larger than the file.
+        # torch never compresses, so its content is no larger than the file.
         if any(one.compress_type != zipfile.ZIP_STORED for one in members):
             raise ValueError('compressed')
         if sum(one.file_size for one in members) > path.stat().st_size:
@@ -110,7 +109,7 @@ def _read_zip(path: Path, admitted: Admitted) -> Any:
             return storages[key]
 
         with archive.open(name) as file:
-            return _Unpickler(file, admitted, storage).load()
+            return _Unpickler(file, allowed, storage).load()
 
 
 def _pickle_in(archive: zipfile.ZipFile) -> str:
@@ -118,8 +117,8 @@ def _pickle_in(archive: zipfile.ZipFile) -> str:
     return name
 
 
-def _read_legacy(file: BinaryIO, size: int, admitted: Admitted) -> Any:
-    """What torch wrote before 1.6, and writes on request: pickles, then the bytes of the storages."""
+def _read_legacy(file: BinaryIO, size: int, allowed: Allowed) -> Any:
+    """Read the format of torch before 1.6, which is still written on request: pickles, then the storages' bytes."""
 
     def plain() -> Any:
         return _Unpickler(file, {}, _no_storage).load()
@@ -139,17 +138,17 @@ def _read_legacy(file: BinaryIO, size: int, admitted: Admitted) -> Any:
             storages[key] = content, kind, _flat(content, kind)
         return storages[key][2]
 
-    found = _Unpickler(file, admitted, storage).load()
+    content_of_file = _Unpickler(file, allowed, storage).load()
     for key in plain():
         content, kind, _ = storages[key]
         (count,) = struct.unpack('<q', file.read(8))
         if count * kind.itemsize != len(content) or file.readinto(content) != len(content):  # type: ignore[attr-defined]
             raise ValueError('cut off')
-    return found
+    return content_of_file
 
 
 def _no_storage(identity: Any) -> Tensor:
-    raise ValueError('a storage where there is none')
+    raise ValueError('a storage in a part without any')
 
 
 def _storage_identity(identity: Any, length: int) -> tuple[torch.dtype, str, str, int]:
@@ -173,21 +172,21 @@ _PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 _OPCODES = {
     code: handler
     for code, handler in _PythonUnpickler.dispatch.items()
-    # Those that make an object without one of our functions, and Python's own extensions.
+    # Leave out those that make objects without our functions, and Python's extensions.
     if bytes([code]) not in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4,
                              pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID)
 }  # fmt: skip
 
 
 class _Unpickler(_PythonUnpickler):
-    """Python's unpickler in Python, which calls what is admitted and sets no attribute that is not expected."""
+    """Python's own unpickler, restricted to calling the allowed functions and setting the expected attributes."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(_OPCODES)
 
-    def __init__(self, file: Any, admitted: Admitted, storage: Callable[[Any], Tensor]):
+    def __init__(self, file: Any, allowed: Allowed, storage: Callable[[Any], Tensor]):
         super().__init__(file, encoding='utf-8')
-        self._admitted = admitted
-        self._callables = {id(value) for value in admitted.values() if callable(value)}
+        self._admitted = allowed
+        self._callables = {id(value) for value in allowed.values() if callable(value)}
         self.persistent_load = storage
 
     def find_class(self, module: str, name: str) -> Any:
@@ -213,7 +212,7 @@ class _Unpickler(_PythonUnpickler):
         if isinstance(target, (_LeftOut, _Array, _Dtype)):
             target.__setstate__(state)
         elif type(target) is OrderedDict and isinstance(state, dict) and state.keys() <= {'_metadata'}:
-            target.__dict__.update(state)  # The versions of modules, beside a state_dict.
+            target.__dict__.update(state)  # A state_dict carries the versions of its modules.
         else:
             raise _RefusedError(f'attributes of {type(target).__name__}')
 
@@ -222,11 +221,11 @@ class _Unpickler(_PythonUnpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-# -- what is admitted -------------------------------------------------------------------------------------------------
+# -- what may be in a file ---------------------------------------------------------------------------------------------
 
 
 class _Storage:
-    """A typed storage's name."""
+    """The type of a storage."""
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
@@ -249,17 +248,16 @@ def _is_count(value: Any) -> bool:
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *others: Any) -> Tensor:
-    """A tensor over a storage; what follows (gradients, hooks) is of no use here."""
+    """Make a tensor over a storage; the other arguments (gradients, hooks) are not needed."""
     if not isinstance(storage, Tensor) or storage.dim() != 1:
         raise ValueError('a tensor without a storage')
-    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride) or len(size) > 64:
-        raise ValueError('a tensor of no shape')
-    if not all(map(_is_count, (offset, *size, *stride))):
+    valid = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 64
+    if not valid or not all(map(_is_count, (offset, *size, *stride))):
         raise ValueError('a tensor of no shape')
     last = sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if 0 not in size and offset + last >= len(storage):
         raise ValueError('a tensor beyond its storage')
-    # Without elements it may begin anywhere.
+    # A tensor without elements may begin anywhere.
     return torch.as_strided(storage, size, stride, 0 if 0 in size else offset)
 
 
@@ -270,14 +268,14 @@ def _parameter(data: Any, *others: Any) -> Tensor:
 
 
 def _latin1(text: Any, encoding: Any) -> bytes:
-    """How pickles of protocol 2 write bytes."""
+    """Decode bytes as pickles of protocol 2 write them."""
     if not isinstance(text, str) or encoding not in ('latin1', 'latin-1'):
         raise ValueError('not bytes')
     return text.encode('latin1')
 
 
 class _LeftOut:
-    """In the place of a value that no weights need."""
+    """Stand in for a value that weights do not need."""
 
     def __init__(self, *arguments: Any):
         pass
@@ -287,7 +285,7 @@ class _LeftOut:
 
 
 class _Dtype:
-    """In the place of NumPy's type: numbers and truth values alone."""
+    """Stand in for NumPy's dtype: numbers and booleans only."""
 
     def __init__(self, name: Any, *flags: Any):
         if not isinstance(name, str) or name not in {'b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4',
@@ -296,13 +294,13 @@ class _Dtype:
         self.name = name
 
     def __setstate__(self, state: Any) -> None:
-        """Take the byte order; fields, shapes and metadata are for types that are not admitted."""
+        """Check the byte order; refuse fields, shapes and metadata."""
         if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ('<', '|', '=') or any(state[2:5]):
             raise ValueError('not a plain type')
 
 
 class _Array(np.ndarray):
-    """An array of numbers over bytes that are there, however it is pickled."""
+    """An array of numbers over the bytes in the file."""
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, fortran, content = state
@@ -350,5 +348,4 @@ _STATE: dict[tuple[str, str], Any] = {
 }
 
 
-def _left_out() -> dict[tuple[str, str], Any]:
-    return dict.fromkeys(_STATE, _LeftOut)
+_STATE_LEFT_OUT = dict.fromkeys(_STATE, _LeftOut)

@@ -23,11 +23,11 @@ from composer_kd.data.dataset import KeyedImages
 from composer_kd.data.transform import Prepare
 from composer_kd.models import Classifier
 from composer_kd.models.classifier import unwrapped
-from composer_kd.storage.distributed import locked_together, on_rank_zero, together
+from composer_kd.storage.distributed import lock_on_all_ranks, on_rank_zero, raise_on_all_ranks
 from composer_kd.teachers.live import LiveTeacher
 from composer_kd.teachers.recorded import RecordedTeacher
 
-__all__ = ['BATCH_SIZE', 'Inference', 'LogitRecorder', 'fill_view', 'precision_of', 'recording_facts']
+__all__ = ['BATCH_SIZE', 'Inference', 'LogitRecorder', 'fill_view', 'precision_of', 'recording_metadata']
 
 # Samples that become a part at once: what a kill costs at most. Small data is cut finer, so that ranks can share it.
 _CHUNK = 16_384
@@ -81,9 +81,9 @@ def precision_of(state: Any) -> str:
     return {'amp_bf16': 'bf16', 'amp_fp16': 'fp16'}.get(state.precision.value, 'fp32')
 
 
-def recording_facts(manifest: Manifest, dataset: KeyedImages, top_k: int | None) -> dict[str, Any]:
+def recording_metadata(manifest: Manifest, dataset: KeyedImages, top_k: int | None) -> dict[str, Any]:
     """What the manifest says of every table that is recorded from a finished run's model."""
-    ours, theirs = (dataset.num_classes, list(dataset.facts.shape)), (manifest.data.num_classes, manifest.data.shape)
+    ours, theirs = (dataset.num_classes, list(dataset.info.shape)), (manifest.data.num_classes, manifest.data.shape)
     if ours != theirs:
         raise UserError(
             f'the data has {ours[0]} classes and images of {ours[1]}, the run was trained on {theirs[0]} and '
@@ -106,7 +106,7 @@ class LogitRecorder:
     Args:
         archive: Where to.
         dataset: What is shown.
-        facts: Of the tables.
+        metadata: Of the tables.
         teacher: Who answers; placed for ``state``.
         state: Where and in which precision.
         batch_size: Images in a forward pass.
@@ -116,14 +116,14 @@ class LogitRecorder:
         self,
         archive: Archive,
         dataset: KeyedImages,
-        facts: dict[str, Any],
+        metadata: dict[str, Any],
         teacher: LiveTeacher,
         state: Inference,
         batch_size: int = BATCH_SIZE,
     ):
         self.archive = archive
         self.dataset = dataset
-        self.facts = facts
+        self.metadata = metadata
         self.teacher = teacher
         self.state = state
         self.batch_size = batch_size
@@ -147,20 +147,20 @@ class LogitRecorder:
             wanted: Which rows of the data set; ``None`` for all.
             shown: Passes the chunks of this rank on, for a progress bar.
         """
-        with locked_together(self.archive.run.path / 'archive' / f'.view{view:04d}.lock'):
-            facts, chunks, unmerged = on_rank_zero(lambda: self._missing(view, wanted))
+        with lock_on_all_ranks(self.archive.run.path / 'archive' / f'.view{view:04d}.lock'):
+            metadata, chunks, unmerged = on_rank_zero(lambda: self._missing(view, wanted))
             mine = chunks[dist.get_global_rank() :: dist.get_world_size()]
-            with together():
+            with raise_on_all_ranks():
                 for rows in shown(mine):
                     begun = time.perf_counter()
                     logits = torch.cat([logits.cpu() for logits in self.logits(view, rows)])
                     seconds = time.perf_counter() - begun
-                    write_logits(self.archive, view, self.samples.take(rows), logits, facts, seconds)
+                    write_logits(self.archive, view, self.samples.take(rows), logits, metadata, seconds)
             if chunks or unmerged:
-                cost = self.teacher.multiply_adds(self.dataset.facts.shape)
+                cost = self.teacher.multiply_adds(self.dataset.info.shape)
                 # A student that completes somebody's record pays for that itself.
-                counted_as = '' if facts['source'] == self.facts['source'] else 'filled_'
-                on_rank_zero(lambda: merge_logits(self.archive, view, facts, cost, counted_as))
+                counted_as = '' if metadata['source'] == self.metadata['source'] else 'filled_'
+                on_rank_zero(lambda: merge_logits(self.archive, view, metadata, cost, counted_as))
         return sum(map(len, mine)), sum(map(len, chunks))
 
     def logits(self, view: int, rows: Rows) -> Iterator[Tensor]:
@@ -176,14 +176,14 @@ class LogitRecorder:
                 ) from error
 
     def _missing(self, view: int, wanted: NDArray[np.bool_] | None) -> tuple[dict[str, Any], list[Rows], bool]:
-        """The facts of a view's table, the chunks of rows that neither it nor parts hold, and whether there are parts.
+        """The metadata of a view's table, the chunks of rows that are not recorded, and whether there are parts.
 
         Chunks lie where they would without anything recorded, so that an interrupted one goes on with the very
         batches of one that was not.
         """
-        facts = {**self.facts, **_how_it_began(self.archive, view)}
+        metadata = {**self.metadata, **_how_it_began(self.archive, view)}
         there = recorded_rows(self.archive, view, self.samples)
-        parts = read_parts(self.archive, 'logits', view, facts)
+        parts = read_parts(self.archive, 'logits', view, metadata)
         if parts is not None:
             there |= parts[0].rows_by_key(self.samples) >= 0
         if wanted is not None:
@@ -193,15 +193,15 @@ class LogitRecorder:
             size = -(-size // self.batch_size) * self.batch_size
         starts = range(0, len(there), size)
         chunks = [start + np.flatnonzero(~there[start : start + size]) for start in starts]
-        return facts, [rows for rows in chunks if len(rows)], parts is not None
+        return metadata, [rows for rows in chunks if len(rows)], parts is not None
 
 
 def _how_it_began(archive: Archive, view: int) -> dict[str, Any]:
     """A table that is only completed goes on saying where its first rows come from."""
     record = archive.manifest().archive
     table = None if record is None else record.logits.get(view)
-    facts = {} if table is None else table.model_dump()
-    return {key: facts[key] for key in ('source', 'weights') if key in facts}
+    metadata = {} if table is None else table.model_dump()
+    return {key: metadata[key] for key in ('source', 'weights') if key in metadata}
 
 
 def fill_view(teacher: RecordedTeacher, state: Any, view: int, wanted: NDArray[np.bool_]) -> int:
@@ -220,11 +220,11 @@ def fill_view(teacher: RecordedTeacher, state: Any, view: int, wanted: NDArray[n
         Images that the model computed on this rank.
     """
     archive, dataset = teacher.archive, state.train_dataloader.dataset
-    facts = {**recording_facts(teacher.manifest, dataset, _form(archive)), 'source': 'fill'}
+    metadata = {**recording_metadata(teacher.manifest, dataset, _form(archive)), 'source': 'fill'}
     live = teacher.load_live()
     own = Inference.like(teacher.finished_run.config, state.device, int(dataset.num_classes))
     try:
-        images, _ = LogitRecorder(archive, dataset, facts, live, own).view(view, wanted)
+        images, _ = LogitRecorder(archive, dataset, metadata, live, own).view(view, wanted)
     finally:
         # Between fillings it answers in the training's precision, as every live teacher.
         live.place(state)
@@ -235,4 +235,4 @@ def fill_view(teacher: RecordedTeacher, state: Any, view: int, wanted: NDArray[n
 def _form(archive: Archive) -> int | None:
     """Whether the archive's other views are whole (``None``) or the top k logits: a new one is like them."""
     views = archive.views if archive.exists else []
-    return archive.facts('logits', views[0]).get('top_k') if views else None
+    return archive.metadata('logits', views[0]).get('top_k') if views else None

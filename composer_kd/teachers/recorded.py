@@ -154,8 +154,8 @@ class RecordedTeacher(BaseTeacher):
                     f'{where} holds {shown}, the training wants {asked}; set data.views to {len(recorded)}, or {remedy}'
                 )
         for view in recorded:
-            facts = self.archive.facts('logits', view)
-            if problem := self._other_recording(facts, dataset):
+            metadata = self.archive.metadata('logits', view)
+            if problem := self._other_recording(metadata, dataset):
                 return problem
         rows = self.rows(dataset) if recorded else np.zeros(0, np.int64)
         if recorded and not (rows >= 0).any() and not self.fill:
@@ -174,11 +174,11 @@ class RecordedTeacher(BaseTeacher):
                 f'teacher {self.name!r}: {self.path} holds no view {view}, which this epoch asks for; record it with '
                 f'`composer-kd record {self.path}`, or use fill: true'
             )
-        if problem := self._other_recording(self.archive.facts('logits', view), dataset):
+        if problem := self._other_recording(self.archive.metadata('logits', view), dataset):
             raise UserError(f'teacher {self.name!r}: {problem}')
 
-    def _other_recording(self, facts: dict[str, Any], dataset: Any) -> str | None:
-        theirs, ours = facts.get('augmentation') or {}, dataset.augmentation.as_mapping()
+    def _other_recording(self, metadata: dict[str, Any], dataset: Any) -> str | None:
+        theirs, ours = metadata.get('augmentation') or {}, dataset.augmentation.as_mapping()
         if theirs != ours:
             # Of other names, the rest differs anyway.
             keys = ['name'] if theirs.get('name') != ours['name'] else sorted(map(str, {*theirs, *ours}))
@@ -192,14 +192,16 @@ class RecordedTeacher(BaseTeacher):
                 f'again with --replace'
             )
         weights = self.manifest.weights
-        if facts.get('source') != 'training' and weights is not None and facts.get('weights') != weights.hash:
+        if metadata.get('source') != 'training' and weights is not None and metadata.get('weights') != weights.hash:
             return f'{self.path}: its logits are of other weights than it holds now; record again with --replace'
         return None
 
     def _complete(self, views: Iterable[int] | None) -> bool:
         """Whether every view that is wanted knows every sample of the archive."""
         samples = len(self.archive.samples())
-        return views is not None and all(self.archive.facts('logits', view)['seen'] == samples for view in set(views))
+        return views is not None and all(
+            self.archive.metadata('logits', view)['seen'] == samples for view in set(views)
+        )
 
     def rows(self, dataset: Any) -> NDArray[np.int64]:
         """For each row of the data set the archive's, or -1."""

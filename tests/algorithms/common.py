@@ -54,8 +54,8 @@ class KeyedTask(KeyedImages):
             (7 * rows + 5) % 193, labels.numpy(), rows.astype(np.uint64) + 1000, nothing, nothing, nothing
         )
         names = tuple(map(str, range(CLASSES)))
-        facts = DatasetInfo('tiny', names, None, None, (3, 8, 8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-        super().__init__('train', table, facts, Augmentation.none(), None)
+        info = DatasetInfo('tiny', names, None, None, (3, 8, 8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        super().__init__('train', table, info, Augmentation.none(), None)
         self._images = images
 
     def images(self, rows: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class PixelTask(KeyedTask):
 
     def __init__(self, augmentation: Augmentation | None = None) -> None:
         super().__init__()
-        self.facts = replace(self.facts, fingerprint='pixels', mean=(0.5,) * 3, std=(0.125,) * 3)
+        self.info = replace(self.info, fingerprint='pixels', mean=(0.5,) * 3, std=(0.125,) * 3)
         self.augmentation = augmentation or Augmentation.none()
         self._images = (self._images * 32 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
@@ -124,8 +124,8 @@ def run_with_examples() -> Path:
     archive = begun_archive(Path(folder.name) / 'earlier')
     samples = Samples.of(PixelTask()).take(np.arange(0, SAMPLES * 3 // 4))
     deltas = torch.randint(-8, 9, (len(samples), 3, 8, 8), generator=torch.Generator().manual_seed(4)).to(torch.int8)
-    facts = {'attack': 'pgd', 'norm': 'linf', 'epsilon': 8.0, 'pixels': 255, 'weights': 'f' * 32}
-    archive.put('adversarial', 0, samples, {'delta': deltas}, facts)
+    metadata = {'attack': 'pgd', 'norm': 'linf', 'epsilon': 8.0, 'pixels': 255, 'weights': 'f' * 32}
+    archive.put('adversarial', 0, samples, {'delta': deltas}, metadata)
     return archive.run.path
 
 

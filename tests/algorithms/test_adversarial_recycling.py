@@ -400,11 +400,11 @@ def test_what_is_kept_is_begun_anew(reset: str, expected: dict, checkpoint: str,
 
 def test_a_replay_goes_on_with_the_very_examples(tmp_path: Path) -> None:
     archive = begun_archive(tmp_path / 'earlier')
-    facts = {'attack': 'pgd', 'norm': 'linf', 'epsilon': 8.0, 'pixels': 255}
+    metadata = {'attack': 'pgd', 'norm': 'linf', 'epsilon': 8.0, 'pixels': 255}
 
     def record(value: int) -> None:
         deltas = torch.full((SAMPLES, 3, 8, 8), value, dtype=torch.int8)
-        archive.put('adversarial', 0, Samples.of(TASK), {'delta': deltas}, facts, merge=False)
+        archive.put('adversarial', 0, Samples.of(TASK), {'delta': deltas}, metadata, merge=False)
 
     def anew() -> AdversarialRecycling:
         return AdversarialRecycling('replay', from_=tmp_path / 'earlier')
@@ -442,15 +442,15 @@ def recorded(folder: Path) -> tuple[dict, dict[int, Tensor]]:
     archive = Archive(folder)
     samples, table = archive.samples(), archive.table('adversarial', 0)
     deltas = {int(samples.ids[row]): table['delta'][row] for row in np.flatnonzero(table['seen'].numpy())}
-    return archive.facts('adversarial', 0), deltas
+    return archive.metadata('adversarial', 0), deltas
 
 
 @pytest.mark.parametrize('mode', ['recycle', 'fresh'])
 def test_the_archive_holds_what_was_kept(mode: str, tmp_path: Path) -> None:
     algorithm = AdversarialRecycling(mode, epsilon=6, steps=2)
     trainer, _ = fit(algorithm, callbacks=(RecordAdversarial(tmp_path),))
-    facts, deltas = recorded(tmp_path)
-    assert facts == {
+    metadata, deltas = recorded(tmp_path)
+    assert metadata == {
         'seen': SAMPLES, 'attack': 'pgd', 'epsilon': 6.0, 'steps': 2, 'step_size': 1.5, 'norm': 'linf',
         'targeted': False, 'pixels': 255, 'weights': weights_hash(trainer.state.model), 'batch': 12,
     }  # fmt: skip
@@ -480,8 +480,8 @@ def test_a_kill_keeps_what_was_written_and_a_resume_ends_with_the_same(tmp_path:
     checkpoints = {'folder': tmp_path / 'checkpoints', 'save_interval': '4ba', 'epochs': '3ep'}
     with pytest.raises(KilledError):
         fit(AdversarialRecycling(), callbacks=(RecordAdversarial(killed), Kill()), **checkpoints)
-    facts, _ = recorded(killed)
-    assert facts['batch'] == 12, 'the end of the epoch before'
+    metadata, _ = recorded(killed)
+    assert metadata['batch'] == 12, 'the end of the epoch before'
 
     class Look(Callback):
         def batch_start(self, state, logger) -> None:
@@ -667,8 +667,8 @@ def test_batches_without_keys_and_mixing_neighbours_are_refused() -> None:
 @pytest.mark.parametrize(
     ('change', 'line'),
     [
-        ({'facts': {'pixels': 1}}, 'are on a pixel scale of 0 to 1, not of 0 to 255'),
-        ({'facts': {}}, r'are on a pixel scale of 0 to \(not said\)'),
+        ({'metadata': {'pixels': 1}}, 'are on a pixel scale of 0 to 1, not of 0 to 255'),
+        ({'metadata': {}}, r'are on a pixel scale of 0 to \(not said\)'),
         ({'content': 5000}, 'recorded adversarial examples of other data: none of this training'),
         ({'shape': (3, 4, 4)}, r'are of images of \[3, 4, 4\], and these are of \[3, 8, 8\]'),
     ],
@@ -679,9 +679,9 @@ def test_deltas_of_other_data_or_scale_are_refused(change: dict, line: str, tmp_
     samples = Samples(
         samples.ids, samples.content + np.uint64(change.get('content', 0)) * np.uint64(1000), samples.labels
     )
-    facts = {'norm': 'linf', 'epsilon': 8.0, **change.get('facts', {'pixels': 255})}
+    metadata = {'norm': 'linf', 'epsilon': 8.0, **change.get('metadata', {'pixels': 255})}
     deltas = torch.ones(SAMPLES, *change.get('shape', (3, 8, 8)), dtype=torch.int8)
-    archive.put('adversarial', 0, samples, {'delta': deltas}, facts)
+    archive.put('adversarial', 0, samples, {'delta': deltas}, metadata)
     with pytest.raises(UserError, match=line):
         fit(AdversarialRecycling('replay', from_=tmp_path))
 

@@ -41,8 +41,8 @@ def copied(run: Path, folder: Path, known: int | None = None) -> Path:
         samples = archive.samples()
         some = Samples(samples.ids[:known], samples.content[:known], samples.labels[:known])
         for view in archive.views:
-            table, facts = archive.table('logits', view), archive.facts('logits', view)
-            recorded = {**facts, 'source': 'model'}
+            table, metadata = archive.table('logits', view), archive.metadata('logits', view)
+            recorded = {**metadata, 'source': 'model'}
             archive.put('logits', view, some, {'logits': table['logits'][:known]}, recorded, merge=False)
     return target
 
@@ -123,7 +123,7 @@ def test_a_sweep_pays_for_its_teacher_once(runs, tmp_path) -> None:
     assert torch.equal(weights[1], weights[2])
     other_order = train(TeacherMixupKD([Teacher.recorded(run, fill=True)]), tiny_data(VIEWS, seed=77))
     assert other_order.algorithm.pool.images_computed == [0]
-    assert Archive(run).facts('logits', 1)['images'] == 200
+    assert Archive(run).metadata('logits', 1)['images'] == 200
 
 
 def test_fresh_views_are_filled_as_they_come(runs, tmp_path) -> None:
@@ -141,8 +141,8 @@ def test_fill_adds_what_is_new_and_keeps_what_is_there(runs, tmp_path) -> None:
     done = train(TeacherMixupKD([Teacher.recorded(run, fill=True)]), tiny_data(VIEWS))
     assert done.algorithm.pool.images_computed == [VIEWS * 50]
     archive = Archive(run)
-    assert archive.facts('logits', 0)['seen'] == 200
-    assert archive.facts('logits', 0)['source'] == 'model'  # As its first rows were.
+    assert archive.metadata('logits', 0)['seen'] == 200
+    assert archive.metadata('logits', 0)['source'] == 'model'  # As its first rows were.
     assert torch.equal(archive.table('logits', 0)['logits'][:150], before)
 
 
@@ -169,7 +169,7 @@ def test_two_trainings_fill_one_archive_at_the_same_time(runs, tmp_path) -> None
     assert sum(int(out.split()[-1]) for out, _ in outputs) == 6 * 200
     archive = Archive(run)
     archive.run.verify()
-    assert [archive.facts('logits', view)['images'] for view in archive.views] == [200] * 6
+    assert [archive.metadata('logits', view)['images'] for view in archive.views] == [200] * 6
 
 
 def test_unseen_samples_are_taught_by_the_model(runs, tmp_path) -> None:
@@ -180,7 +180,7 @@ def test_unseen_samples_are_taught_by_the_model(runs, tmp_path) -> None:
     images = with_model.algorithm.pool.images_computed[0] + with_model.algorithm.pool.images_recorded[0]
     assert images == 2 * STEPS * BATCH
     assert with_model.algorithm.pool.images_computed[0] > 0
-    assert Archive(run).facts('logits', 0)['seen'] == 120  # Without fill nothing is kept.
+    assert Archive(run).metadata('logits', 0)['seen'] == 120  # Without fill nothing is kept.
 
 
 def test_unseen_samples_are_taught_by_their_labels_alone(runs, tmp_path) -> None:
@@ -329,4 +329,4 @@ def test_two_ranks_are_one(runs, tmp_path) -> None:
     assert one.algorithm.pool.images_computed[1] == two['taught'] == 400
     torch.testing.assert_close(two['weights'], one.weights, atol=1e-5, rtol=1e-4)
     for run in (alone, shared):
-        assert [Archive(run).facts('logits', view)['seen'] for view in (0, 1)] == [200, 200]
+        assert [Archive(run).metadata('logits', view)['seen'] for view in (0, 1)] == [200, 200]

@@ -36,7 +36,7 @@ def test_tables_grow_by_rows(archive):
     archive.put('loss', 3, samples((6, 60, 1), (7, 70, 2)), losses(0.6, 7.0))
     assert values(archive, 'loss', 3, 'loss') == {(5, 50): 0.5, (6, 60): 0.6, (7, 70): 7.0}
     assert archive.samples().ids.tolist() == [5, 7, 6]
-    assert archive.facts('loss', 3) == {'seen': 3, 'source': 'training'}
+    assert archive.metadata('loss', 3) == {'seen': 3, 'source': 'training'}
     archive.put('loss', 4, samples((8, 80, 0)), losses(0.8))
     assert len(archive.table('loss', 3)) == 3, 'older tables are not rewritten'
     assert archive.table('loss', 4)['seen'].tolist() == [0, 0, 0, 1]
@@ -51,7 +51,7 @@ def test_anew_instead_of_merged(archive):
     archive.put('loss', 0, ABC, losses(0.5, 0.6, 0.7), {'source': 'training'})
     archive.put('loss', 0, ABC.take(np.array([1])), losses(6.0), merge=False)
     assert values(archive, 'loss', 0, 'loss') == {(6, 60): 6.0}
-    assert archive.facts('loss', 0) == {'seen': 1}
+    assert archive.metadata('loss', 0) == {'seen': 1}
 
 
 def test_costs_add_up_and_facts_are_replaced(archive):
@@ -59,7 +59,7 @@ def test_costs_add_up_and_facts_are_replaced(archive):
         archive.put(
             'loss', 0, ABC, losses(1.0, 2.0, 3.0), {'precision': precision}, counts={'images': 3, 'seconds': 0.5}
         )
-    assert archive.facts('loss', 0) == {'seen': 3, 'precision': 'bf16', 'images': 6, 'seconds': 1.0}
+    assert archive.metadata('loss', 0) == {'seen': 3, 'precision': 'bf16', 'images': 6, 'seconds': 1.0}
 
 
 def test_padding_duplicates_count_once(archive):
@@ -85,14 +85,14 @@ FORMS = [
 
 @pytest.mark.parametrize(('kind', 'columns'), FORMS)
 def test_every_kind_comes_back_bit_for_bit(archive, kind, columns):
-    facts = {'attack': 'pgd', 'epsilon': 0.03, 'weights': 'abc'}
+    metadata = {'attack': 'pgd', 'epsilon': 0.03, 'weights': 'abc'}
     first, last = np.array([0, 1]), np.array([2])
-    archive.put(kind, 2, ABC.take(first), {name: column[:2] for name, column in columns.items()}, facts)
+    archive.put(kind, 2, ABC.take(first), {name: column[:2] for name, column in columns.items()}, metadata)
     archive.put(kind, 2, ABC.take(last), {name: column[2:] for name, column in columns.items()})
     table = Archive(archive.run.path).table(kind, 2)
     assert table.columns.keys() == {*columns, 'seen'}
     assert all(torch.equal(table[name], column) for name, column in columns.items())
-    assert archive.facts(kind, 2) == {**facts, 'seen': 3}
+    assert archive.metadata(kind, 2) == {**metadata, 'seen': 3}
     assert archive.numbers(kind) == [2]
     assert archive.bytes()[kind] > 0
 
@@ -115,7 +115,7 @@ def test_other_columns_are_refused(archive, columns):
 
 def test_a_table_keeps_its_form(archive):
     archive.put('logits', 0, ABC, {'logits': torch.zeros(3, 10).half()})
-    with pytest.raises(UserError, match=r'logits float16 \[10\], what is new logits float16 \[11\]'):
+    with pytest.raises(UserError, match=r'logits float16 \[10\], the new values logits float16 \[11\]'):
         archive.put('logits', 0, ABC, {'logits': torch.zeros(3, 11).half()})
     archive.put('logits', 0, ABC, {'logits': torch.zeros(3, 11).half()}, merge=False)
     assert archive.table('logits', 0)['logits'].shape == (3, 11)
@@ -123,13 +123,13 @@ def test_a_table_keeps_its_form(archive):
 
 def test_unknown_kinds_and_numbers(archive):
     archive.put('loss', 0, ABC, losses(1.0, 2.0, 3.0))
-    for ask in (lambda: archive.table('loss', 2), lambda: archive.facts('loss', 2)):
+    for ask in (lambda: archive.table('loss', 2), lambda: archive.metadata('loss', 2)):
         with pytest.raises(UserError, match='the archive has no losses of epoch 2; recorded: 0'):
             ask()
     with pytest.raises(UserError, match='no logits of view 0; recorded: none'):
         archive.table('logits', 0)
     for ask in (lambda: archive.numbers('losses'), lambda: archive.table('samples', 0)):
-        with pytest.raises(UserError, match='is no kind of table'):
+        with pytest.raises(UserError, match='is not a kind of table'):
             ask()
 
 

@@ -138,7 +138,7 @@ def test_a_linked_folder_is_not_swept(run, tmp_path):
         ('loss', losses(1.0, 2.0, 3.0)),
         ('adversarial', {'delta': torch.ones(3, 1, 2, 2, dtype=torch.int8)}),
     ):
-        with pytest.raises(UserError, match=r'archive/adversarial: a symbolic link out of .*; remove it'):
+        with pytest.raises(UserError, match=r'archive/adversarial: a symbolic link out of .*: remove it'):
             Archive(run).put(kind, 12, ABC, columns)
     assert [(path.name, path.read_bytes()) for path in elsewhere.iterdir()] == [('ep0000.safetensors', b'of another')]
 
@@ -152,11 +152,11 @@ def planted(run, name, columns):
 
 SEEN = torch.ones(3, dtype=torch.uint8)
 PLANTED = [
-    ({'logits': torch.zeros(3, 5).half()}, 'is no table of logits: expected seen uint8'),
-    ({'logits': torch.zeros(3, 5).half(), 'seen': SEEN.float()}, 'is no table of logits'),
+    ({'logits': torch.zeros(3, 5).half()}, 'is not a table of logits: expected seen uint8'),
+    ({'logits': torch.zeros(3, 5).half(), 'seen': SEEN.float()}, 'is not a table of logits'),
     ({'logits': torch.zeros(3, 5), 'seen': SEEN}, r'expected .* logits float16 \[n, C\] or values float16 \[n, k\]'),
-    ({'logits': torch.zeros(3, 5, 1).half(), 'seen': SEEN}, 'is no table of logits'),
-    ({'probabilities': torch.zeros(3, 5).half(), 'seen': SEEN}, 'is no table of logits'),
+    ({'logits': torch.zeros(3, 5, 1).half(), 'seen': SEEN}, 'is not a table of logits'),
+    ({'probabilities': torch.zeros(3, 5).half(), 'seen': SEEN}, 'is not a table of logits'),
     ({'logits': torch.zeros(4, 5).half(), 'seen': torch.ones(4).byte()}, 'has 4 rows for 3 samples'),
     ({'logits': torch.zeros(0, 5).half(), 'seen': torch.ones(0).byte()}, 'has 0 rows for 3 samples'),
 ]
@@ -175,14 +175,14 @@ def test_tables_of_another_form_are_refused(run, columns, line):
 
 def test_counts_that_are_not_those_of_the_manifest(run):
     planted(run, 'archive/logits/view0002.safetensors', {'logits': torch.zeros(3, 5).half(), 'seen': SEEN * 0})
-    with pytest.raises(UserError, match=r'view0002\.safetensors knows 0 samples, the manifest says 3'):
+    with pytest.raises(UserError, match=r'view0002\.safetensors knows 0 samples, but the manifest says 3'):
         Archive(run).check()
 
 
 @pytest.mark.parametrize('rows', [[0, 1], [0, 1, 1]])
 def test_samples_that_are_not_those_of_the_manifest(run, rows):
     planted(run, 'archive/samples.safetensors', ABC.take(np.array(rows)).columns())
-    with pytest.raises(UserError, match=rf'has {len(rows)} samples, 2 distinct ones, the manifest says 3'):
+    with pytest.raises(UserError, match=rf'has {len(rows)} samples, 2 of them distinct, but the manifest says 3'):
         Archive(run).check()
 
 

@@ -47,7 +47,7 @@ def test_a_cut_line_longer_than_a_block(tmp_path):
 def test_damage_before_the_end_is_named(tmp_path, damaged):
     path = tmp_path / 'm.jsonl'
     path.write_bytes(b'{"epoch": 1}\n' + damaged + b'\n{"epoch": 3}\n')
-    with pytest.raises(UserError, match=r'm\.jsonl:2: not a line of JSON'):
+    with pytest.raises(UserError, match=r'm\.jsonl:2: not a JSON object'):
         read_lines(path)
 
 

@@ -69,11 +69,11 @@ def test_parts_of_other_facts_are_somebody_elses(archive):
 
 def test_a_merge_leaves_the_parts_of_another_record(archive):
     how = [{'top_k': None, 'classes': 2, 'source': source} for source in ('model', 'fill')]
-    for facts, row in zip(how, ((8, 80, 1), (5, 50, 1)), strict=True):
-        write_logits(archive, 0, samples(row), torch.full((1, 2), float(row[0])), facts)
+    for metadata, row in zip(how, ((8, 80, 1), (5, 50, 1)), strict=True):
+        write_logits(archive, 0, samples(row), torch.full((1, 2), float(row[0])), metadata)
     merge_logits(archive, 0, how[1])
     merge_logits(archive, 0, how[0])
-    assert archive.facts('logits', 0)['seen'] == 2
+    assert archive.metadata('logits', 0)['seen'] == 2
     assert files(archive) == []
 
 

@@ -54,7 +54,7 @@ def test_what_is_asked_for_is_fetched_once_and_nothing_else(url, fetched, tmp_pa
     assert fetched == []
     assert archive.exists
     assert archive.epochs == [3]
-    assert archive.facts('loss', 3) == {'seen': 3, 'source': 'training'}
+    assert archive.metadata('loss', 3) == {'seen': 3, 'source': 'training'}
     assert fetched == ['archive/manifest.json']
     for _ in range(2):
         assert values(archive, 'loss', 3, 'loss') == {(5, 50): 0.5, (6, 60): 0.6, (7, 70): 0.7}
@@ -135,7 +135,7 @@ def test_what_is_no_run(tmp_path, there):
         archive.samples()
     with pytest.raises(UserError, match=f'file://{tmp_path}/nowhere: no finished run is there'):
         archive.run.read_config()
-    with pytest.raises(UserError, match='not a remote that Streaming can read'):
+    with pytest.raises(UserError, match='Streaming cannot read this remote'):
         Archive('gopher://bucket/gen0').samples()
 
 

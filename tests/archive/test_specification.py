@@ -21,8 +21,7 @@ from composer_kd.archive.manifest import (
     Manifest,
 )
 from composer_kd.archive.predictions import Predictions, predictions_file
-from composer_kd.archive.table import read_table
-from composer_kd.archive.tables import KINDS
+from composer_kd.archive.table import KINDS, read_table
 from composer_kd.data.dataset import pixel_hash
 from composer_kd.data.transform import Augmentation
 from tests.archive.common import losses, samples
@@ -64,7 +63,7 @@ def test_the_keys_of_the_manifest() -> None:
 
 def test_the_columns_of_the_tables() -> None:
     stated = tables(PAGE)['Tables'][1][1:]
-    rows = [(kind.name, name, one) for kind in KINDS.values() for form in kind.forms for name, one in form.items()]
+    rows = [(kind.name, name, one) for kind in KINDS.values() for form in kind.layouts for name, one in form.items()]
     assert [(row[0].strip('`'), row[1].strip('`')) for row in stated] == [(kind, name) for kind, name, _ in rows]
     for row, (_, _, one) in zip(stated, rows, strict=True):
         assert row[2] == ' or '.join(str(dtype).removeprefix('torch.') for dtype in one.dtypes)
@@ -79,8 +78,8 @@ def test_the_samples_are_as_specified(run: Path) -> None:
 
 
 def test_predictions_are_as_specified(tmp_path: Path) -> None:
-    facts = {'split': 'test', 'epoch': 1, 'batch': 2, 'fingerprint': None}
-    kept = Predictions(torch.zeros(2, 3).half(), torch.tensor([0, 2]), torch.tensor([4, 9]), facts)
+    metadata = {'split': 'test', 'epoch': 1, 'batch': 2, 'fingerprint': None}
+    kept = Predictions(torch.zeros(2, 3).half(), torch.tensor([0, 2]), torch.tensor([4, 9]), metadata)
     kept.write(tmp_path / predictions_file('test'))
     assert (tmp_path / predictions_file('test')).is_file()
     assert f'`{predictions_file("test")}`' in PAGE.read_text()
@@ -89,8 +88,8 @@ def test_predictions_are_as_specified(tmp_path: Path) -> None:
     for name, dtype, shape in (row[:3] for row in tables(PAGE)['Predictions'][0][1:]):
         tensor = table[name.strip('`')]
         assert (f'torch.{dtype}', len(shape.split(','))) == (str(tensor.dtype), tensor.dim())
-    assert json.loads(table.facts['facts']) == facts
-    assert all(f'`{fact}`' in PAGE.read_text().partition('header has under `facts`')[2] for fact in facts)
+    assert json.loads(table.metadata['metadata']) == metadata
+    assert all(f'`{fact}`' in PAGE.read_text().partition('header has under `metadata`')[2] for fact in metadata)
 
 
 def test_the_files_of_the_folder(run: Path) -> None:

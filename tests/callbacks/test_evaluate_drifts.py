@@ -92,7 +92,7 @@ def test_under_a_subpopulation_the_worst_group_is_a_fine_class() -> None:
     stored = open_data(parse_section(DataSection, SECTION, 'data'), 10, 0).test.dataloader.dataset
     label_of = dict(zip(stored.ids.tolist(), stored.labels.tolist(), strict=True))
     for dataset in (tests.clean, tests.under([way], 'drifts.way')):
-        assert groups_in(dataset.facts) == 'fine class'
+        assert groups_in(dataset.info) == 'fine class'
         fine = np.array([label_of[sample] for sample in dataset.ids.tolist()])
         wrong = int(fine[3])
         # Right about everyone but the samples of one fine class: its superclass is not all wrong.

@@ -64,7 +64,7 @@ def test_the_manifest_says_how_they_came_about(recorded: tuple[Path, Answers, nn
     manifest = verify(recorded[0])
     archive = Archive(recorded[0])
     for view in (0, 1):
-        assert archive.facts('logits', view) == {
+        assert archive.metadata('logits', view) == {
             'augmentation': keyed_data().augmentation.as_mapping(),
             'classes': 100,
             'top_k': None,
@@ -84,7 +84,7 @@ def test_the_manifest_says_how_they_came_about(recorded: tuple[Path, Answers, nn
 
 def test_nothing_but_the_views_changes_in_the_training(recorded: tuple[Path, Answers, nn.Module]) -> None:
     data = keyed_data()
-    data.train.dataloader.sampler.closing = (2, 2)  # type: ignore[union-attr]
+    data.train.dataloader.sampler.final_views = (2, 2)  # type: ignore[union-attr]
     assert same_weights(recorded[2], train([], data, epochs='4ep'))
     assert not same_weights(recorded[2], train([], epochs='4ep')), 'the views are those of epochs 0 and 1 again'
 
@@ -139,7 +139,7 @@ def test_resumed_it_ends_with_the_same_tables(
     for view in wanted:
         assert torch.equal(wanted[view]['seen'], got[view]['seen'])
         assert torch.equal(wanted[view]['logits'], got[view]['logits'])
-    assert [Archive(run).facts('logits', view)['seen'] for view in (0, 1)] == [256, 256]
+    assert [Archive(run).metadata('logits', view)['seen'] for view in (0, 1)] == [256, 256]
 
 
 def test_top_k(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_top_k(tmp_path: Path) -> None:
     assert torch.equal(table['values'], values)
     assert torch.equal(table['indices'], indices)
     assert torch.equal(table['rest'], rest)
-    assert archive.facts('logits', 0)['top_k'] == 7
+    assert archive.metadata('logits', 0)['top_k'] == 7
 
 
 def test_large_logits_are_clipped_and_counted_and_infinite_ones_refused(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_large_logits_are_clipped_and_counted_and_infinite_ones_refused(tmp_path
 
     train([RecordLogits(tmp_path / 'large', views=1)], net=Large(-1e6), epochs='1ep')
     archive = Archive(tmp_path / 'large')
-    assert archive.facts('logits', 0)['clipped'] == 256 * 100
+    assert archive.metadata('logits', 0)['clipped'] == 256 * 100
     assert archive.table('logits', 0)['logits'].unique().tolist() == [-65504.0]
     with pytest.raises(UserError, match='logits of view 0 are NaN or infinite'):
         train([RecordLogits(tmp_path / 'nan', views=1)], net=Large(float('nan')), epochs='1ep')
@@ -225,14 +225,14 @@ def test_one_view_of_data_without_augmentation_is_recorded(tmp_path: Path) -> No
     train([RecordLogits(tmp_path, views=1)], data, epochs='2ep')
     archive = Archive(tmp_path)
     assert archive.views == [0]
-    assert archive.facts('logits', 0)['augmentation']['name'] == 'none'
+    assert archive.metadata('logits', 0)['augmentation']['name'] == 'none'
     assert len(archive.samples().rows_by_key(Samples.of(data.train_set))) == 300
 
 
 def test_another_order_than_the_recorders_is_refused(tmp_path: Path) -> None:
     class Reorder(Callback):
         def epoch_start(self, state, logger) -> None:
-            state.train_dataloader.sampler.closing = None
+            state.train_dataloader.sampler.final_views = None
 
     with pytest.raises(UserError, match='epoch 1 shows other views than 0; leave out whatever else decides the order'):
         train([RecordLogits(tmp_path, views=1), Reorder()], epochs='2ep')
@@ -241,4 +241,4 @@ def test_another_order_than_the_recorders_is_refused(tmp_path: Path) -> None:
 def test_a_second_training_of_the_loader_has_its_own_views(tmp_path: Path) -> None:
     data = keyed_data()
     train([RecordLogits(tmp_path, views=1)], data, epochs='1ep')
-    assert data.train.dataloader.sampler.closing is None  # type: ignore[union-attr]
+    assert data.train.dataloader.sampler.final_views is None  # type: ignore[union-attr]

@@ -71,7 +71,7 @@ def test_losses_are_those_of_a_loop_by_hand(recorded: tuple[Path, torch.nn.Modul
     assert archive.epochs == [0, 1, 2]
     for epoch, noted in enumerate(by_hand(data, small_net(), 3)):
         table = archive.table('loss', epoch)
-        assert archive.facts('loss', epoch)['seen'] == len(noted) == 256, 'four batches; 44 samples are left out'
+        assert archive.metadata('loss', epoch)['seen'] == len(noted) == 256, 'four batches; 44 samples are left out'
         assert len(table) <= len(samples)
         for row, seen in enumerate(table['seen'].tolist()):
             assert seen == (int(samples.ids[row]) in noted)
@@ -149,7 +149,7 @@ def test_a_training_from_the_beginning_replaces_what_was_there(tmp_path: Path) -
 def test_a_part_of_an_epoch_is_kept_and_grows(tmp_path: Path) -> None:
     train([RecordLosses(tmp_path)], epochs='6ba')
     archive = Archive(tmp_path)
-    assert [archive.facts('loss', epoch)['seen'] for epoch in archive.epochs] == [4 * BATCH, 2 * BATCH]
+    assert [archive.metadata('loss', epoch)['seen'] for epoch in archive.epochs] == [4 * BATCH, 2 * BATCH]
 
 
 @pytest.mark.parametrize('microbatch', [24])

@@ -67,7 +67,7 @@ def test_it_is_what_the_trained_model_says(tmp_path: Path, data: Data, duration:
         assert kept.labels.tolist() == dataset.labels.tolist(), 'the data set is in the order of its ids'
         assert torch.equal(kept.logits, answers(module, spec).half())
         batches = int(duration[0]) * (BATCHES if duration.endswith('ep') else 1)
-        assert kept.facts == {
+        assert kept.metadata == {
             'split': split,
             'epoch': batches // BATCHES,
             'batch': batches,
@@ -117,7 +117,7 @@ def test_an_early_stop_ends_the_training(tmp_path: Path, data: Data) -> None:
 
     module = trained(tmp_path, data, Stop(), epochs='5ep')
     kept = of(tmp_path, 'test')
-    assert (kept.facts['epoch'], kept.facts['batch']) == (2, 2 * BATCHES)
+    assert (kept.metadata['epoch'], kept.metadata['batch']) == (2, 2 * BATCHES)
     assert torch.equal(kept.logits, answers(module, data.test).half())
 
 
@@ -150,7 +150,7 @@ def test_batches_without_keys_are_in_the_order_of_the_evaluator(tmp_path: Path) 
     assert torch.equal(kept.labels, labels)
     with torch.no_grad():
         torch.testing.assert_close(kept.logits.float(), student.eval()(images), rtol=2e-3, atol=1e-3)
-    assert kept.facts['fingerprint'] is None
+    assert kept.metadata['fingerprint'] is None
     written = file.stat().st_mtime_ns
     trainer.eval()
     assert file.stat().st_mtime_ns == written, 'an evaluation of its own is none of a training'

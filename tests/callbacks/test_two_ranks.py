@@ -257,7 +257,7 @@ def test_two_ranks_keep_the_examples_that_one_keeps(folder: Path, tmp_path: Path
     trainer.fit()
     trainer.close()
     one, two = (Archive(run).table('adversarial', 0) for run in (tmp_path, folder / 'examples'))
-    assert Archive(folder / 'examples').facts('adversarial', 0)['batch'] == 12
+    assert Archive(folder / 'examples').metadata('adversarial', 0)['batch'] == 12
     assert bool(two['seen'].all())
     rows = Archive(folder / 'examples').samples().rows_by_key(Archive(tmp_path).samples())
     same = one['delta'] == two['delta'][torch.from_numpy(rows)]
@@ -282,7 +282,7 @@ def test_two_ranks_predict_what_one_predicts(folder: Path, tmp_path: Path) -> No
     one, two = kept(tmp_path), kept(folder / 'predicted')
     assert len(two.ids) == 101
     assert one.same_samples(two)
-    assert one.facts == two.facts
+    assert one.metadata == two.metadata
     torch.testing.assert_close(one.logits, two.logits, rtol=1e-2, atol=1e-2)
 
 

@@ -89,7 +89,7 @@ def test_growing_data_contains_what_it_was() -> None:
     assert [one.sizes().tolist() for one in grown] == [[1, 2, 1, 1], [3, 5, 1, 1], [5, 10, 2, 1], [9, 18, 3, 1]]
     for smaller, larger in pairwise(map(ids, grown)):
         assert smaller < larger
-    assert made('growing', share=1.0).settled() is None
+    assert made('growing', share=1.0).simplify() is None
     assert made('growing', share=0.5).parts == ['train']
     assert ids(made('growing', share=0.5, seed=1).change(everyone)) != ids(grown[2])
 
@@ -208,12 +208,12 @@ def test_a_path_begins_and_ends_at_its_ends(start, end) -> None:
     everyone = population([30] * 10, coarse=[0] * 5 + [1] * 5)
     way = {'from': start, 'to': end, 'steps': 4}
     for step, plain in ((0, start), (4, end)):
-        path, plain = made('path', step=step, **way).settled(), made(**plain)
+        path, plain = made('path', step=step, **way).simplify(), made(**plain)
         assert path.description('train') == plain.description('train')
         there, expected = path.change(everyone), plain.change(everyone)
         assert np.array_equal(there.ids, expected.ids)
         assert np.array_equal(there.labels, expected.labels)
-    assert made('path', step=0, steps=4, to=end).settled() is None
+    assert made('path', step=0, steps=4, to=end).simplify() is None
 
 
 FOG = {'name': 'corruption', 'kind': 'fog', 'severity': 1.0}
@@ -232,7 +232,7 @@ NOISE = {'name': 'label_noise', 'rate': 0.3}
     ],
 )  # fmt: skip
 def test_numbers_lie_between(way, value) -> None:
-    settled = made('path', steps=5, step=2, **way).settled()
+    settled = made('path', steps=5, step=2, **way).simplify()
     numbers = {'corruption': 'severity', 'label_noise': 'rate', 'growing': 'share', 'long_tail': 'factor'}
     assert getattr(settled, numbers.get(settled.name, 'classes')) == pytest.approx(value)
 
@@ -242,7 +242,7 @@ def test_what_has_nothing_between_is_mixed_by_samples_that_stay() -> None:
     source, target = (ids(made('subpopulation', side=side).change(everyone)) for side in ('source', 'target'))
     steps = [
         made('path', steps=5, step=step, to={'name': 'subpopulation', 'side': 'target'},
-             **{'from': {'name': 'subpopulation', 'side': 'source'}}).settled().change(everyone)
+             **{'from': {'name': 'subpopulation', 'side': 'source'}}).simplify().change(everyone)
         for step in range(6)
     ]  # fmt: skip
     shares = [len(ids(step) & target) / len(target) for step in steps]
@@ -262,7 +262,7 @@ def test_a_path_of_pixels_mixes_by_samples() -> None:
     ends = [corrupt(images, numbers, kind, 4) for kind in kinds]
     over = torch.zeros(200, dtype=torch.bool)
     for step in (1, 2, 3):
-        mixed = made('path', steps=4, step=step, to=end, **{'from': start}).settled().paint(images, numbers, 'train')
+        mixed = made('path', steps=4, step=step, to=end, **{'from': start}).simplify().paint(images, numbers, 'train')
         now = (mixed == ends[1]).flatten(1).all(1)
         assert torch.equal(mixed[~now], ends[0][~now])
         assert (now | ~over).all()
@@ -272,11 +272,11 @@ def test_a_path_of_pixels_mixes_by_samples() -> None:
 
 def test_a_path_keeps_to_the_parts_of_both() -> None:
     path = made('path', steps=2, step=1, parts=['train', 'test'], to={'name': 'growing', 'share': 0.5})
-    assert path.settled().parts == ['train']
+    assert path.simplify().parts == ['train']
     # One that does not come to a plain drift leaves alone what both ends do.
     noise = {'name': 'label_noise', 'rate': 0.5}
     mixed = made('path', steps=2, step=1, to={'name': 'growing', 'share': 0.5}, **{'from': noise})
-    assert [part for part in PARTS if mixed.settled().acts_on(part)] == ['train']
+    assert [part for part in PARTS if mixed.simplify().acts_on(part)] == ['train']
     with pytest.raises(UserError, match=r'data\.drift\.parts: its ends act on train alone; name one of those'):
         made('path', steps=2, step=1, parts=['test'], to={'name': 'growing', 'share': 0.5})
 
@@ -327,7 +327,7 @@ def test_ends_of_other_tasks() -> None:
     everyone = population([20] * 4, coarse=[0, 0, 1, 1])
     path = made('path', steps=2, step=1, to={'name': 'subpopulation', 'side': 'source'})
     with pytest.raises(UserError, match=r'^its two ends have other classes \(4 and 2\)'):
-        path.settled().change(everyone)
+        path.simplify().change(everyone)
 
 
 @pytest.mark.parametrize('sources', [5, 7])

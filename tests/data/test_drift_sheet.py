@@ -12,7 +12,7 @@ from composer_kd.core.errors import UserError
 from composer_kd.data.cache import open_cache
 from composer_kd.data.convert import convert
 from composer_kd.data.drift.base import split_seed
-from composer_kd.data.drift.sheet import contact_sheet, rows_of_a_sheet
+from composer_kd.data.drift.sheet import contact_sheet, sheet_rows
 from composer_kd.data.section import DataSection
 from composer_kd.data.shards import open_shards
 from composer_kd.functional.corruptions import CORRUPTIONS, corrupt
@@ -66,7 +66,7 @@ def test_bars_count_samples(gray, tmp_path):
 
 def test_all_rows_that_the_data_can_show(gray, tmp_path):
     rows = contact_sheet(str(gray), tmp_path / 'sheet.png', count=1)
-    assert rows == [row for row in rows_of_a_sheet() if row != 'subpopulation']
+    assert rows == [row for row in sheet_rows() if row != 'subpopulation']
     assert set(CORRUPTIONS) < set(rows)
 
 

@@ -416,4 +416,4 @@ def test_the_split_is_decided_on_what_is_stored(tiny):
     plain, foggy = (open_data(tiny(val_fraction=0.3, drift=drift), 10, 0) for drift in (None, [FOG]))
     assert np.array_equal(part(plain, 'val').ids, part(foggy, 'val').ids)
     assert np.array_equal(part(plain, 'train_clean').ids, part(foggy, 'train_clean').ids)
-    assert replace(plain.facts, fingerprint='') == replace(foggy.facts, fingerprint='')
+    assert replace(plain.info, fingerprint='') == replace(foggy.info, fingerprint='')

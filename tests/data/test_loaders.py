@@ -91,9 +91,9 @@ def test_a_subset_seed_chooses_other_samples(tiny):
 def test_mean_and_std_are_those_of_the_training_part(tiny):
     data = open_data(tiny(), 32, 0)
     pixels = data.train_set.images(torch.arange(len(data.train_set))).double() / 255
-    torch.testing.assert_close(torch.tensor(data.facts.mean).double(), pixels.mean((0, 2, 3)), rtol=0, atol=1e-7)
+    torch.testing.assert_close(torch.tensor(data.info.mean).double(), pixels.mean((0, 2, 3)), rtol=0, atol=1e-7)
     std = pixels.std((0, 2, 3), correction=0)
-    torch.testing.assert_close(torch.tensor(data.facts.std).double(), std, rtol=0, atol=1e-7)
+    torch.testing.assert_close(torch.tensor(data.info.std).double(), std, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize('augment', [True, {'name': 'resized_crop', 'colour_jitter': True, 'rand_augment': True}])
@@ -157,7 +157,7 @@ def test_gray_images_keep_one_channel(gray_npz, tmp_path):
 REFUSED = [
     ({'source': 'synthetc100'}, 32, r"^data.source: 'synthetc100' is not known; did you mean 'synthetic100'\?"),
     ({'source': '/nowhere/at/all'}, 32, r'^data.source: /nowhere/at/all: no such folder'),
-    ({'source': 'nosuchscheme://a/b'}, 32, r'^nosuchscheme://a/b: not a remote that Streaming can read'),
+    ({'source': 'nosuchscheme://a/b'}, 32, r'^nosuchscheme://a/b: Streaming cannot read this remote'),
     ({}, 512, r'^data: a batch of 512 is larger than the training part of 200 samples; lower'),
     ({'subset': 50}, 32, r'^data: the training part of 50 samples has no sample of class .*; raise data.subset$'),
     ({'mean': [0.5]}, 32, r'^data.mean: 1 values, and the images have 3 channels$'),

@@ -25,7 +25,7 @@ SAME = """
         source, cache, options = sys.argv[1], sys.argv[2], eval(sys.argv[3])
         cached, expected = batches(source, cache + '/1', **options)
         streamed, got = batches(source, cache + '/2', mode='stream', workers=2, **options)
-        assert cached.facts == streamed.facts
+        assert cached.info == streamed.info
         assert (cached.train_set.content_hashes == streamed.train_set.content_hashes).all()
         assert len(got) == len(expected) > 5
         for there, here in zip(expected, got):

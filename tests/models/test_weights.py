@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from composer_kd.core.errors import UserError
 from composer_kd.models import CifarResNet, classifier, load_into, load_weights, save_weights, weights_hash
-from composer_kd.models.weights import put_into
+from composer_kd.models.weights import load_tensors_into
 from composer_kd.storage.import_weights import import_weights, read_pickled_weights
 
 torch.set_num_threads(1)
@@ -92,7 +92,7 @@ def test_a_pickle_is_opened_only_where_the_user_says_so(checkpoint):
 def test_a_crash_of_the_process_that_reads_is_one_line(checkpoint, tmp_path, monkeypatch):
     (tmp_path / 'sitecustomize.py').write_text('import os\nos.abort()\n')
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
-    with pytest.raises(UserError, match='the process that read it ended with signal 6; the file may be crafted'):
+    with pytest.raises(UserError, match='the process that read it ended with signal 6: the file may be crafted'):
         load_weights(checkpoint[0], trust_pickle=True)
 
 
@@ -102,7 +102,7 @@ def test_import_weights(checkpoint, tmp_path):
     weights = load_weights(tmp_path / 'w.safetensors')
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
-    with pytest.raises(UserError, match=r'w\.pt: the name of what is written ends in \.safetensors'):
+    with pytest.raises(UserError, match=r'w\.pt: the output file must end in \.safetensors'):
         import_weights(path, tmp_path / 'w.pt')
     with pytest.raises(UserError, match='no such file'):
         import_weights(tmp_path / 'none.pt', tmp_path / 'w.safetensors')
@@ -125,7 +125,7 @@ def test_import_weights(checkpoint, tmp_path):
 def test_pickled_forms(tmp_path, wrap, legacy):
     source, target = net(), net()
     torch.save(wrap(source.state_dict()), tmp_path / 'w.pt', _use_new_zipfile_serialization=not legacy)
-    put_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
+    load_tensors_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
     assert weights_hash(source) == weights_hash(target)
 
 
@@ -142,7 +142,7 @@ def test_a_net_whose_own_names_begin_like_a_wrappers(tmp_path):
     for model in (source, classifier(source)):
         torch.save(model.state_dict(), tmp_path / 'w.pt')
         nn.init.zeros_(target.module.weight)
-        put_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
+        load_tensors_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
         assert weights_hash(source) == weights_hash(target)
 
 
@@ -158,7 +158,7 @@ def test_a_net_that_keeps_extra_state(tmp_path):
     torch.save(source.state_dict(), tmp_path / 'w.pt')
     assert set(read_pickled_weights(tmp_path / 'w.pt')) == {'weight', 'bias'}
     target = WithExtra(2, 2)
-    put_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
+    load_tensors_into(target, read_pickled_weights(tmp_path / 'w.pt'), 'w.pt')
     assert weights_hash(source) == weights_hash(target)
 
 
@@ -177,7 +177,7 @@ def test_a_pickle_with_code_is_refused(tmp_path, monkeypatch, content, named, le
     monkeypatch.chdir(tmp_path)
     state = {'state': {'model': net().state_dict(), 'callbacks': content}}
     torch.save(state, 'evil.pt', _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(UserError, match=rf'^evil\.pt: refused: it asks for {named}') as refusal:
+    with pytest.raises(UserError, match=rf'^evil\.pt: refused: it names {named}') as refusal:
         read_pickled_weights(Path('evil.pt'))
     assert '\n' not in str(refusal.value)
     assert 'weights_only=False' not in str(refusal.value)
@@ -213,14 +213,14 @@ def test_a_flipped_byte_in_a_checkpoint(tmp_path, checkpoint):
     content = bytearray(path.read_bytes())
     content[content.index(expected['module.fc.weight'].numpy().tobytes()) + 5] ^= 1
     (tmp_path / 'w.pt').write_bytes(content)
-    with pytest.raises(UserError, match=r'w\.pt: not a whole checkpoint'):
+    with pytest.raises(UserError, match=r'w\.pt: not a complete checkpoint'):
         read_pickled_weights(tmp_path / 'w.pt')
 
 
 @pytest.mark.parametrize('content', [3, [torch.zeros(2)], {}, {'epoch': 3}, {'model': {'lr': 0.1}}])
 def test_files_without_weights(tmp_path, content):
     torch.save(content, tmp_path / 'w.pt')
-    with pytest.raises(UserError, match='no weights in it'):
+    with pytest.raises(UserError, match='no weights found'):
         read_pickled_weights(tmp_path / 'w.pt')
 
 

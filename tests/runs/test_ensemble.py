@@ -11,7 +11,7 @@ import pytest
 
 from composer_kd import UserError
 from composer_kd.archive import Archive, RunDir
-from composer_kd.archive.archive import unlisted
+from composer_kd.archive.archive import manifest_update
 from composer_kd.archive.predictions import predictions_of
 from composer_kd.cli import main
 from composer_kd.report import report
@@ -236,7 +236,7 @@ def test_a_run_from_before_a_key_existed_goes_on(copies: Path) -> None:
     run = RunDir(copies / 'gen0-s0')
     config = run.read_config()
     del config['data']['subset_seed']
-    with unlisted(run, 'run.yaml'):
+    with manifest_update(run, 'run.yaml'):
         run.write_config(config)
     file = str(write_yaml(copies.parent, repeat=2, max_duration='2ep', lineage={'gen0': None}))
     assert train([file, '--no-report']) == 0

@@ -50,10 +50,10 @@ def refused(lineage: dict, line: str) -> None:
 def test_examples_of_one_run_are_replayed_by_the_next(trained: Path) -> None:
     archive = Archive(trained / 'made')
     archive.check()
-    facts = archive.facts('adversarial', 0)
-    assert facts['epsilon'] == 6
-    assert facts['weights'] == archive.manifest().weights.hash  # type: ignore[union-attr]
-    assert facts['seen'] >= 448, 'of 500 samples those that two epochs of whole batches met'
+    metadata = archive.metadata('adversarial', 0)
+    assert metadata['epsilon'] == 6
+    assert metadata['weights'] == archive.manifest().weights.hash  # type: ignore[union-attr]
+    assert metadata['seen'] >= 448, 'of 500 samples those that two epochs of whole batches met'
     made, replayed = (RunDir(trained / name).metrics()[-1] for name in ('made', 'replayed'))
     assert made['images_attacked_total'] == 2 * 448
     assert made['multiply_adds_attack_total'] * 3 == made['multiply_adds_student_total'] * 2

@@ -20,7 +20,7 @@ from composer_kd.core.options import parse_section
 from composer_kd.data import open_data
 from composer_kd.data.section import DataSection
 from composer_kd.models import build_model
-from composer_kd.models.weights import load_weights, put_into
+from composer_kd.models.weights import load_tensors_into, load_weights
 from composer_kd.run import main as train
 from composer_kd.runs.plan import make_plan
 from tests.runs.common import TINY, environment, write_yaml
@@ -60,7 +60,7 @@ def independent(run: Path, *drifts: dict) -> tuple[np.ndarray, np.ndarray, tuple
     data = open_data(parse_section(DataSection, values, 'data'), 10, 0)
     dataset = data.test.dataloader.dataset
     model = build_model(RunDir(run).read_config()['model'], 100, (3, 32, 32))
-    put_into(model, load_weights(run / 'weights.safetensors'), 'weights')
+    load_tensors_into(model, load_weights(run / 'weights.safetensors'), 'weights')
     mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in data.normalization)
     images = (dataset.images(torch.arange(len(dataset))).float() / 255 - mean) / std
     with torch.no_grad():

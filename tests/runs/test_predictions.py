@@ -71,7 +71,7 @@ def test_they_are_of_the_accuracy_that_was_measured(lineage: dict[str, RunDir]) 
             kept = predictions_of(run, split)
             accuracy = (kept.logits.argmax(dim=1) == kept.labels).float().mean().item()
             assert accuracy == pytest.approx(run.metrics()[-1][f'{split}_accuracy'], abs=1e-6)
-            assert kept.facts['fingerprint'] == run.manifest().data.fingerprint
+            assert kept.metadata['fingerprint'] == run.manifest().data.fingerprint
             assert torch.equal(kept.ids, kept.ids.unique())
 
 
@@ -160,7 +160,7 @@ def test_a_damaged_teacher_is_left_out_and_named(alone: RunDir, lineage: dict[st
 
 def test_logits_that_are_no_numbers_leave_no_number(lineage: dict[str, RunDir]) -> None:
     good = read_predictions(lineage['gen0'].path / FILES[0])
-    bad = Predictions(torch.full_like(good.logits, torch.nan), good.labels, good.ids, good.facts)
+    bad = Predictions(torch.full_like(good.logits, torch.nan), good.labels, good.ids, good.metadata)
     found = evaluation({'test': bad}, {'gen0': lineage['gen0']}, print)['test']
     assert found['calibration_error'] is None
     assert found['teacher_kl'] == {'gen0': None}

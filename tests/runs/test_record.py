@@ -78,10 +78,10 @@ def test_every_sample_in_every_view_is_what_the_model_says(run: Path, capsys: py
         table, expected = archive.table('logits', view), by_hand(run, view, samples)
         assert bool((table['seen'] == 1).all())
         torch.testing.assert_close(table['logits'].float(), expected, rtol=2**-10, atol=1e-5)
-        facts = archive.facts('logits', view)
-        assert facts.pop('seconds') > 0
+        metadata = archive.metadata('logits', view)
+        assert metadata.pop('seconds') > 0
         assert manifest.weights is not None
-        assert facts == {
+        assert metadata == {
             'augmentation': open_run_data(FinishedRun.open(run)).augmentation.as_mapping(),
             'classes': 100,
             'top_k': None,
@@ -123,9 +123,9 @@ def test_a_live_teacher_says_the_same_bit_for_bit(precision: str, run: Path) -> 
     trained_on = keyed.keyed_data(synthetic={'train_size': 600, 'test_size': 200}, val_fraction=0.1, subset=300)
     keyed.train([ask], trained_on, epochs='1ba')
     rows = np.searchsorted(data.train_set.ids, ask.keys[:, 0].numpy())
-    facts = {'top_k': None}
+    metadata = {'top_k': None}
     state = Inference.like(config, 'cpu', 100)
-    mine = LogitRecorder(Archive(run), data.train_set, facts, RunTeacher(FinishedRun.open(run)), state, keyed.BATCH)
+    mine = LogitRecorder(Archive(run), data.train_set, metadata, RunTeacher(FinishedRun.open(run)), state, keyed.BATCH)
     assert torch.equal(torch.cat(list(mine.logits(0, rows))), ask.logits)
 
 
@@ -147,7 +147,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_files(
     assert files(run).keys() == files(whole).keys()
     for name, xxh3 in files(whole).items():
         assert files(run)[name] == xxh3, name
-    assert [Archive(run).facts('logits', view)['images'] for view in (0, 1)] == [300, 300]
+    assert [Archive(run).metadata('logits', view)['images'] for view in (0, 1)] == [300, 300]
     assert list((run / 'archive' / 'parts').iterdir()) == []
 
 
@@ -211,8 +211,8 @@ def test_other_data_adds_rows_and_computes_no_more_than_those(run: Path) -> None
     assert main(['record', str(run), '--views', '1', 'data.subset=null']) == 0
     archive = Archive(run)
     table, samples = archive.table('logits', 0), archive.samples()
-    assert len(samples) == len(table) == archive.facts('logits', 0)['seen'] == 500
-    assert archive.facts('logits', 0)['images'] == 500
+    assert len(samples) == len(table) == archive.metadata('logits', 0)['seen'] == 500
+    assert archive.metadata('logits', 0)['images'] == 500
     assert torch.equal(table['logits'][:300], before)
     torch.testing.assert_close(table['logits'].float(), by_hand(run, 0, samples), rtol=2**-10, atol=1e-5)
 
@@ -238,7 +238,7 @@ def test_recordings_that_differ_are_not_mixed(run: Path, capsys: pytest.CaptureF
     assert files(run) == before
     assert main(['record', str(run), '--views', '1', '--top-k', '3', '--replace']) == 0
     assert Archive(run).views == [0]
-    assert Archive(run).facts('logits', 0)['top_k'] == 3
+    assert Archive(run).metadata('logits', 0)['top_k'] == 3
     verify(run)
 
 

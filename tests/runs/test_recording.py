@@ -57,8 +57,8 @@ def test_a_run_leaves_its_losses_and_logits(trained: Path) -> None:
     assert archive.epochs == [0, 1, 2]
     assert archive.views == [0, 1]
     seen = 448  # 7 batches of 64 of 500 samples
-    assert [archive.facts('loss', epoch)['seen'] for epoch in archive.epochs] == [seen] * 3
-    assert [archive.facts('logits', view)['seen'] for view in archive.views] == [500, 500]
+    assert [archive.metadata('loss', epoch)['seen'] for epoch in archive.epochs] == [seen] * 3
+    assert [archive.metadata('logits', view)['seen'] for view in archive.views] == [500, 500]
     data = open_run_data(FinishedRun.open(archive.run))
     assert (archive.samples().rows_by_key(Samples.of(data.train_set)) >= 0).all()
     table = archive.table('loss', 2)
@@ -75,7 +75,7 @@ def test_recording_does_not_change_the_training(trained: Path) -> None:
     assert hashes['free'] != hashes['plain'], 'its last epochs show the first views again'
     free = Archive(runs / 'free')
     assert free.views == [0, 1]
-    assert [free.facts('logits', view)['epoch'] for view in free.views] == [1, 2]
+    assert [free.metadata('logits', view)['epoch'] for view in free.views] == [1, 2]
     verify(free.run.path)
 
 
@@ -189,7 +189,7 @@ def test_logits_of_weights_that_are_no_more_are_dropped(folder: Path) -> None:
     assert again(folder, 'recorded', BOTH) == 0
     archive = Archive(run)
     own = weights_of(archive.manifest())
-    assert [archive.facts('logits', view)['weights'] for view in archive.views] == [own, own]
+    assert [archive.metadata('logits', view)['weights'] for view in archive.views] == [own, own]
 
 
 def test_what_is_recorded_of_the_training_itself_stays_what_it_was_begun_with(

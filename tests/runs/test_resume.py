@@ -265,7 +265,7 @@ def test_a_checkpoint_runs_nothing_even_where_its_hash_was_taken_away(run: RunDi
     again(run)  # A kill may leave a checkpoint whose hash was not noted.
     unfinished(run)
     torch.save({'state': Harms(tmp_path / 'harmed')}, checkpoint)
-    with pytest.raises(UserError, match=r'ep2-ba.*: refused: it asks for posix\.system'):
+    with pytest.raises(UserError, match=r'ep2-ba.*: refused: it names posix\.system'):
         again(run)
     assert not (tmp_path / 'harmed').exists()
 
@@ -324,7 +324,7 @@ def test_no_folder_of_a_run_is_a_link_out_of_it(run: RunDir, tmp_path: Path, nam
     shutil.move(run.path / name, tmp_path / 'elsewhere')
     (run.path / name).symlink_to(tmp_path / 'elsewhere')
     before = sorted(path.name for path in (tmp_path / 'elsewhere').rglob('*'))
-    with pytest.raises(UserError, match=f'{name}: a symbolic link out of .*; remove it'):
+    with pytest.raises(UserError, match=f'{name}: a symbolic link out of .*: remove it'):
         again(run)
     assert sorted(path.name for path in (tmp_path / 'elsewhere').rglob('*')) == before
 

@@ -103,9 +103,9 @@ def test_views_of_another_augmentation_seed_are_found(run: Path, capsys: pytest.
     assert 'are not what its model says to' in capsys.readouterr().err
 
 
-def with_facts(manifest, **facts):
+def with_facts(manifest, **metadata):
     record = manifest.archive
-    tables = {view: table.model_copy(update=facts) for view, table in record.logits.items()}
+    tables = {view: table.model_copy(update=metadata) for view, table in record.logits.items()}
     return manifest.model_copy(update={'archive': record.model_copy(update={'logits': tables})})
 
 

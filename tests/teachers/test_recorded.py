@@ -111,9 +111,9 @@ def test_top_k_tables_are_spread_when_looked_up(run) -> None:
     rows = np.arange(len(data.train_set))
     logits = computed(run, data, rows, 0)
     values, indices, rest = keep_top(logits, 5)
-    facts = {**archive.facts('logits', 0), 'top_k': 5}
+    metadata = {**archive.metadata('logits', 0), 'top_k': 5}
     archive.drop('logits', lambda view: False)
-    archive.put('logits', 0, archive.samples(), {'values': values, 'indices': indices, 'rest': rest}, facts)
+    archive.put('logits', 0, archive.samples(), {'values': values, 'indices': indices, 'rest': rest}, metadata)
     keys = torch.stack([torch.from_numpy(data.train_set.ids), torch.zeros(len(rows), dtype=torch.int64)], 1)
     looked = LogitTables([RecordedTeacher(run)], data.train_set, torch.device('cpu')).look_up(keys)
     torch.testing.assert_close(looked.logits[0], spread_rest(values, indices, rest, 100))
@@ -216,10 +216,10 @@ def test_a_table_that_was_replaced_meanwhile_is_not_used(run) -> None:
     ids = torch.from_numpy(data.train_set.ids[:3])
     recordings.look_up(torch.stack([ids, torch.zeros(3, dtype=torch.int64)], 1))
     archive = Archive(run)
-    facts = archive.facts('logits', 1)
-    for change in ({'augmentation': {**facts['augmentation'], 'padding': 2}}, {'weights': 'of another training'}):
+    metadata = archive.metadata('logits', 1)
+    for change in ({'augmentation': {**metadata['augmentation'], 'padding': 2}}, {'weights': 'of another training'}):
         logits = {'logits': archive.table('logits', 1)['logits'].clone()}
-        archive.put('logits', 1, archive.samples(), logits, {**facts, **change}, merge=False)
+        archive.put('logits', 1, archive.samples(), logits, {**metadata, **change}, merge=False)
         with pytest.raises(UserError, match=r'another augmentation|other weights'):
             recordings.look_up(torch.stack([ids, torch.ones(3, dtype=torch.int64)], 1))
     archive.drop('logits', lambda view: view == 0)

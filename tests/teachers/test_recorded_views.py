@@ -57,8 +57,8 @@ def test_a_recording_of_another_family_is_refused(run, augment, line) -> None:
 def test_a_recording_of_crop_and_flip_is_refused_for_resized_crops(tmp_path) -> None:
     run = trained_run(tmp_path)
     record(run, tiny_data(VIEWS), VIEWS)
-    facts = Archive(run).facts('logits', 0)['augmentation']
-    assert facts == {'name': 'crop_flip', 'version': 1, 'seed': 0, 'padding': 4, 'flip': True}
+    metadata = Archive(run).metadata('logits', 0)['augmentation']
+    assert metadata == {'name': 'crop_flip', 'version': 1, 'seed': 0, 'padding': 4, 'flip': True}
     with pytest.raises(UserError, match="name 'crop_flip' there, 'resized_crop' here"):
         RecordedTeacher(run).choose(plain_state(tiny_data(VIEWS, augment='resized_crop')), range(VIEWS))
 

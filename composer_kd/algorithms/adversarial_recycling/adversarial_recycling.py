@@ -277,7 +277,7 @@ class AdversarialRecycling(Described):
         if self.mode == 'replay':
             check_same(self._replayed_file if goes_on else None, found.xxh3, self.archive, type(self).__name__)
             self._replayed_file = found.xxh3
-            examples.ball = (float(found.facts['epsilon']), found.facts['norm'])
+            examples.ball = (float(found.metadata['epsilon']), found.metadata['norm'])
         self.table.fill(found.deltas, found.known)
 
     # -- a step ---------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from composer_kd.functional.attacks import (
 )
 from composer_kd.functional.counter import counter_hash
 from composer_kd.models.batch import logits_of
-from composer_kd.models.classifier import Classifier, evaluating, unwrapped
+from composer_kd.models.classifier import Classifier, evaluation_mode, unwrapped
 from composer_kd.teachers.record import Inference
 
 __all__ = ['PIXELS', 'Attack', 'Budget', 'attackable']
@@ -243,5 +243,5 @@ def attackable(state: State | Inference, *rest: Any) -> Iterator[Callable[[Tenso
             outputs = forward((images, *rest))
         return logits_of(outputs, 'the student').float()
 
-    with evaluating(net):
+    with evaluation_mode(net):
         yield logits

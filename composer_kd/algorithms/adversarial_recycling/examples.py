@@ -147,13 +147,13 @@ class Recorded:
     Attributes:
         deltas: int8 ``[k, C, H, W]`` of those that it knows.
         known: Which of the samples those are.
-        facts: What its manifest says of the attack.
+        metadata: What its manifest says of the attack.
         xxh3: Of the file, to know it again.
     """
 
     deltas: Tensor
     known: NDArray[np.bool_]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     xxh3: str
 
 
@@ -180,13 +180,13 @@ def read_examples(archive: Archive, samples: Samples, shape: Sequence[int], owne
 
 def _read(archive: Archive, samples: Samples, shape: Sequence[int], owner: str) -> Recorded:
     number = archive.require('adversarial')[-1]
-    table, facts = archive.table('adversarial', number), archive.facts('adversarial', number)
-    if facts.get('pixels') != PIXELS:
+    table, metadata = archive.table('adversarial', number), archive.metadata('adversarial', number)
+    if metadata.get('pixels') != PIXELS:
         raise UserError(
-            f'{owner}: the deltas of {archive.run} are on a pixel scale of 0 to {facts.get("pixels", "(not said)")}, '
-            f'not of 0 to {PIXELS}; record them anew'
+            f'{owner}: the deltas of {archive.run} are on a pixel scale of 0 to '
+            f'{metadata.get("pixels", "(not said)")}, not of 0 to {PIXELS}; record them anew'
         )
-    if unsaid := [name for name in ('epsilon', 'norm') if name not in facts]:
+    if unsaid := [name for name in ('epsilon', 'norm') if name not in metadata]:
         raise UserError(
             f'{owner}: the archive of {archive.run} does not say the {unsaid[0]} of its adversarial examples; record '
             f'them anew'
@@ -208,7 +208,7 @@ def _read(archive: Archive, samples: Samples, shape: Sequence[int], owner: str) 
         )
     manifest = archive.manifest()
     file = archive.record().adversarial[number].file
-    return Recorded(found['delta'][known], known.numpy(), facts, manifest.files[file].xxh3)
+    return Recorded(found['delta'][known], known.numpy(), metadata, manifest.files[file].xxh3)
 
 
 def check_same(before: str | None, now: str, archive: Archive, owner: str) -> None:

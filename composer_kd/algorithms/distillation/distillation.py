@@ -25,13 +25,13 @@ from composer_kd.core.options import switch
 from composer_kd.core.ramp import Ramp
 from composer_kd.core.schedule import Progress, Schedule
 from composer_kd.models.batch import (
-    batch_of_teachers,
-    given_labels,
     has_single_output,
     keys_of,
     labels_of,
     logits_of,
-    total_of,
+    raw_labels,
+    teacher_batch,
+    total_loss,
 )
 from composer_kd.models.classifier import refuse_strict_model
 from composer_kd.models.composer_compat import MIX_IMAGES, first_of
@@ -307,7 +307,7 @@ class Distillation(Described):
             return
         step = self._step(state, student)
         selected = self.mix.selected(len(self.teachers), step) if self._strength else []
-        query = Query(state, batch_of_teachers(state), student, self._labels, self._sums.samples, self._sums.add_check)
+        query = Query(state, teacher_batch(state), student, self._labels, self._sums.samples, self._sums.add_check)
         with self.pool.clock.running(student.is_cuda):
             if not self.pool.validated:
                 self.pool.validate(query, soon=selected)
@@ -324,7 +324,7 @@ class Distillation(Described):
         owner = type(self).__name__
         if self.loss.z_score:
             raise UserError(f'{owner}: standardize: a single output has no spread over classes; leave it out')
-        if not self.loss.compares_outputs and given_labels(batch) is not None and self._labels is None:
+        if not self.loss.compares_outputs and raw_labels(batch) is not None and self._labels is None:
             raise UserError(
                 f'{owner}: the student has a single output and labels other than 0 and 1, so it is no classifier; '
                 f"loss='mse' compares the outputs themselves"
@@ -346,7 +346,7 @@ class Distillation(Described):
         return MixContext(seed=state.rank_zero_seed, batch=int(state.timestamp.batch), ids=ids, labels=self._labels)
 
     def _add_to_loss(self, state: State) -> None:
-        label, target = total_of(state.loss), self._target
+        label, target = total_loss(state.loss), self._target
         student = logits_of(state.outputs, 'the student').float()
         assert target is not None
         if target.changes_nothing:

@@ -14,7 +14,7 @@ from torch import Tensor
 from composer_kd.archive.samples import Samples
 from composer_kd.core.errors import UserError
 from composer_kd.functional.counter import counter_hash
-from composer_kd.models.batch import keys_of, total_of
+from composer_kd.models.batch import keys_of, total_loss
 from composer_kd.models.classifier import unwrapped
 from composer_kd.models.sample_losses import StepLosses
 
@@ -154,5 +154,5 @@ class SampleWeights:
         with get_precision_context(state.precision, state.precision_config):
             losses = model.per_sample_loss(state.outputs, state.batch)
         # A sum: the loss itself stays, whatever else is in it, and the difference that the weights make is added.
-        total = total_of(state.loss) + ((weights - 1) * losses).mean()
+        total = total_loss(state.loss) + ((weights - 1) * losses).mean()
         state.loss = {**state.loss, 'total': total} if isinstance(state.loss, dict) else total

@@ -20,8 +20,8 @@ from composer_kd.models.classifier import plain
 from composer_kd.models.composer_compat import SURGERY, first_of
 from composer_kd.models.finished_run import FinishedRun
 from composer_kd.models.weights import (
-    fitting,
     load_weights,
+    match_weights,
     pickle_refusal,
     tensors_of,
     weights_hash,
@@ -143,7 +143,7 @@ class WarmStart(Described):
         weights = self._weights(student)
         if self.more_classes:
             weights = with_more_classes(student, weights, where, self._numbers_of_classes(state))
-        source = fitting(student, weights, where, remedy)
+        source = match_weights(student, weights, where, remedy)
         # Twice for tied parameters, which have two names and one tensor: so nothing is changed in place here.
         parameters = {name for name, _ in student.named_parameters(remove_duplicate=False)}
         started = {}

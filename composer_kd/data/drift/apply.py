@@ -19,7 +19,7 @@ from composer_kd.archive.evaluations import drifts_hash
 from composer_kd.core.errors import UserError
 from composer_kd.data.cache import kept
 from composer_kd.data.dataset import DatasetInfo
-from composer_kd.data.drift.base import Drift, SampleSet, acting
+from composer_kd.data.drift.base import Drift, SampleSet, effective_drifts
 from composer_kd.data.drift.base import Part as PartName
 from composer_kd.data.split import Part, Transformed
 
@@ -32,51 +32,52 @@ _CHUNK = 250 * 3 * 32 * 32
 
 
 def drifted(
-    parts: dict[str, Part], facts: DatasetInfo, drifts: Sequence[Drift], cache: Path, where: str, paint: bool = True
+    parts: dict[str, Part], info: DatasetInfo, drifts: Sequence[Drift], cache: Path, where: str, paint: bool = True
 ) -> tuple[dict[str, Part], dict[str, DatasetInfo]]:
-    """The parts and their facts after the drifts, one after the other in their order.
+    """The parts and their info after the drifts, one after the other in their order.
 
     Args:
         parts: The training, validation and test part, or some of them, as they were divided before any drift.
-        facts: Of all of them.
+        info: Of all of them.
         drifts: As the file gives them.
         cache: Where painted pixels live.
         where: The place of the drifts in the file, for error lines.
         paint: ``False`` leaves the pixels alone: to see whether the drifts fit the data.
     """
-    changed, facts_of = {}, {}
+    changed, info_of = {}, {}
     for name, part in parts.items():
         part_name = cast(PartName, name)
-        changed[name], facts_of[name] = _one(part_name, part, facts, acting(drifts, part_name), cache, where, paint)
-    classes = {name: of_part.classes for name, of_part in facts_of.items()}
+        acting = effective_drifts(drifts, part_name)
+        changed[name], info_of[name] = _one(part_name, part, info, acting, cache, where, paint)
+    classes = {name: of_part.classes for name, of_part in info_of.items()}
     other = next((name for name in classes if classes[name] != classes.get('train', classes[name])), None)
     if other is not None:
         raise UserError(
             f'{where}: the train part has {len(classes["train"])} classes then and the {other} part '
             f'{len(classes[other])}; let what changes them act on all parts'
         )
-    return changed, facts_of
+    return changed, info_of
 
 
 def _one(
-    name: PartName, part: Part, facts: DatasetInfo, drifts: Sequence[Drift], cache: Path, where: str, paint: bool
+    name: PartName, part: Part, info: DatasetInfo, drifts: Sequence[Drift], cache: Path, where: str, paint: bool
 ) -> tuple[Part, DatasetInfo]:
     if not drifts:
-        return part, facts
+        return part, info
     undrifted = population = SampleSet(
         name, np.arange(len(part)), part.stored.ids, part.stored.hashes, part.stored.labels,
-        facts.classes, facts.superclasses, facts.coarse, np.ones(facts.num_classes, np.bool_),
+        info.classes, info.superclasses, info.coarse, np.ones(info.num_classes, np.bool_),
     )  # fmt: skip
     for drift in drifts:
         with _at(f'{where}: {drift.name}'):
-            drift.check(undrifted, facts.shape)
+            drift.check(undrifted, info.shape)
             population = drift.change(population)
             if len(population) == 0:
                 raise UserError(f'it leaves no sample in the {name} part')
     described = [drift.description(name) for drift in drifts]
-    facts_after = replace(
-        facts,
-        fingerprint=f'{facts.fingerprint}-{drifts_hash(described)}',
+    info_after = replace(
+        info,
+        fingerprint=f'{info.fingerprint}-{drifts_hash(described)}',
         classes=population.classes,
         superclasses=population.superclasses,
         coarse=population.coarse,
@@ -86,11 +87,11 @@ def _one(
     painters = [drift for drift in drifts if drift.paints]
     if painters and paint:
         with _at(where):
-            left = replace(left, painted=_painted(name, left, painters, facts, cache), rows=np.arange(len(left)))
-    return left, facts_after
+            left = replace(left, painted=_painted(name, left, painters, info, cache), rows=np.arange(len(left)))
+    return left, info_after
 
 
-def _painted(name: PartName, part: Part, drifts: Sequence[Drift], facts: DatasetInfo, cache: Path) -> Transformed:
+def _painted(name: PartName, part: Part, drifts: Sequence[Drift], info: DatasetInfo, cache: Path) -> Transformed:
     """What drifts make of a part: computed when it is first asked for, and read from then on; a stream's as it goes."""
     ids, marks = torch.from_numpy(part.stored.ids), part.table.hashes
     for drift in drifts:
@@ -100,7 +101,7 @@ def _painted(name: PartName, part: Part, drifts: Sequence[Drift], facts: Dataset
     if stored is None:
         return Transformed(marks, paint)
     identity = [
-        _LAYOUT, facts.fingerprint, 'test' if name == 'test' else 'train',
+        _LAYOUT, info.fingerprint, 'test' if name == 'test' else 'train',
         xxhash.xxh3_128_hexdigest(part.positions.tobytes()), [drift.description(name) for drift in drifts],
     ]  # fmt: skip
     positions = torch.from_numpy(part.positions)

@@ -27,7 +27,7 @@ __all__ = [
     'Drifts',
     'Part',
     'SampleSet',
-    'acting',
+    'effective_drifts',
     'linear',
     'marked',
     'split_seed',
@@ -160,7 +160,7 @@ class Drift(Section):
         """Whether it may change something of this part."""
         return part in self.parts
 
-    def settled(self) -> Drift | None:
+    def simplify(self) -> Drift | None:
         """The plain drift that this one comes to; ``None`` where it changes nothing."""
         return self
 
@@ -205,9 +205,9 @@ class Drift(Section):
         return self.model_copy(update=dict(self.nothing)) if self.nothing else None
 
 
-def acting(drifts: Iterable[Drift], part: Part) -> list[Drift]:
+def effective_drifts(drifts: Iterable[Drift], part: Part) -> list[Drift]:
     """What of these drifts changes something of a part, as the plain drifts that they come to."""
-    settled = (drift.settled() for drift in drifts)
+    settled = (drift.simplify() for drift in drifts)
     return [drift for drift in settled if drift is not None and drift.acts_on(part)]
 
 

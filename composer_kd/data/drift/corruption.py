@@ -65,7 +65,7 @@ class Corruption(Drift):
     def replaces_images(self) -> bool:
         return self.files is not None
 
-    def settled(self) -> Drift | None:
+    def simplify(self) -> Drift | None:
         return self if self.severity > 0 else None
 
     def description(self, part: Part) -> dict[str, Any]:
@@ -139,8 +139,8 @@ class PublishedFile:
     def hash(self) -> str:
         """Of the images' file."""
         _present(self.path)
-        facts = self.path.stat()
-        return _hash_of(self.path, facts.st_size, facts.st_mtime_ns)
+        info = self.path.stat()
+        return _hash_of(self.path, info.st_size, info.st_mtime_ns)
 
     def check_there(self) -> None:
         """Refuse a folder without the two files."""

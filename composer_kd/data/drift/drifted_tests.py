@@ -13,7 +13,7 @@ from composer_kd.data.section import DataSection
 from composer_kd.data.split import Part
 from composer_kd.data.transform import Augmentation
 
-__all__ = ['DriftedTests', 'DriftsFit']
+__all__ = ['DriftChecker', 'DriftedTests']
 
 
 class DriftedTests:
@@ -24,27 +24,27 @@ class DriftedTests:
         where: The section's place in the file, for error lines.
 
     Attributes:
-        facts: Of the data before any drift.
+        info: Of the data before any drift.
         clean: What the model is judged on: the test part under the section's own drift, if it has one.
     """
 
     def __init__(self, section: DataSection, where: str = 'data'):
-        parts, self.facts = open_parts(section, where)
+        parts, self.info = open_parts(section, where)
         self._test, self._cache = parts['test'], section.cache
         self.clean: KeyedImages = self._opened(section.drift or (), f'{where}.drift')
 
     def under(self, drifts: Sequence[Drift], where: str) -> KeyedImages:
         """The test part under ``drifts`` alone; one whose classes are others than the model's is refused."""
         dataset = self._opened(drifts, where)
-        _refuse_other_task(dataset.facts, self.clean.facts, where)
+        _refuse_other_task(dataset.info, self.clean.info, where)
         return dataset
 
     def _opened(self, drifts: Sequence[Drift], where: str) -> KeyedImages:
-        parts, facts = drifted({'test': self._test}, self.facts, drifts, self._cache, where)
-        return parts['test'].dataset('test', facts['test'], Augmentation.none(), 1, lambda images: images)
+        parts, info = drifted({'test': self._test}, self.info, drifts, self._cache, where)
+        return parts['test'].dataset('test', info['test'], Augmentation.none(), 1, lambda images: images)
 
 
-class DriftsFit:
+class DriftChecker:
     """Finds drifts that their data does not fit before anything trains: nothing is painted, data is opened once."""
 
     def __init__(self) -> None:
@@ -62,10 +62,10 @@ class DriftsFit:
         stored = section.model_copy(update={'drift': None}).model_dump_json()
         if stored not in self._opened:
             self._opened[stored] = open_parts(section, f'{place}data')
-        parts, facts = self._opened[stored]
+        parts, info = self._opened[stored]
 
         def after(some: dict[str, Part], drifts: Sequence[Drift], at: str) -> DatasetInfo:
-            return drifted(some, facts, drifts, section.cache, at, paint=False)[1]['test']
+            return drifted(some, info, drifts, section.cache, at, paint=False)[1]['test']
 
         clean = after(parts, section.drift or (), f'{place}data.drift')
         for name, drifts in scenarios.items():

@@ -38,7 +38,7 @@ class LabelNoise(Drift):
     form: Literal['symmetric', 'pair_flip'] = 'symmetric'
     parts: Annotated[list[Part], Field(min_length=1)] = Field(default_factory=lambda: ['train'])
 
-    def settled(self) -> Drift | None:
+    def simplify(self) -> Drift | None:
         return self if self.rate > 0 else None
 
     def change(self, population: SampleSet) -> SampleSet:
@@ -147,7 +147,7 @@ class LongTail(Drift):
     factor: Annotated[float, Field(gt=1, le=1e9)]
     order: Order = 'index'
 
-    def settled(self) -> Drift | None:
+    def simplify(self) -> Drift | None:
         return self if self.factor > 1 else None
 
     def change(self, population: SampleSet) -> SampleSet:
@@ -218,7 +218,7 @@ class Growing(Drift):
     share: Annotated[float, Field(gt=0, le=1)]
     parts: Annotated[list[Part], Field(min_length=1)] = Field(default_factory=lambda: ['train'])
 
-    def settled(self) -> Drift | None:
+    def simplify(self) -> Drift | None:
         return self if self.share < 1 else None
 
     def change(self, population: SampleSet) -> SampleSet:

@@ -63,7 +63,7 @@ class Path(Drift):
     def acts_on(self, part: Part) -> bool:
         return super().acts_on(part) and any(end.acts_on(part) for end in self._given)
 
-    def settled(self) -> Drift | None:
+    def simplify(self) -> Drift | None:
         fraction = self.step / self.steps
         start = self.to.is_identity() if self.start is None else self.start
         if fraction == 0:
@@ -77,7 +77,7 @@ class Path(Drift):
         if plain is None:
             return None
         parts = [part for part in plain.parts if part in self.parts]
-        return plain.model_copy(update={'parts': parts}).settled()
+        return plain.model_copy(update={'parts': parts}).simplify()
 
     def description(self, part: Part) -> dict[str, Any]:
         ends = [None if end is None or not end.acts_on(part) else end.description(part) for end in self._ends]
@@ -130,4 +130,4 @@ class Path(Drift):
     @property
     def _ends(self) -> tuple[Drift | None, Drift | None]:
         """Settled: an end may be a path itself."""
-        return None if self.start is None else self.start.settled(), self.to.settled()
+        return None if self.start is None else self.start.simplify(), self.to.simplify()

@@ -21,7 +21,7 @@ from composer_kd.data.shards import ShardFolder
 from composer_kd.functional.corruptions import CORRUPTIONS, SEVERITIES
 from composer_kd.storage.atomic import replacing
 
-__all__ = ['contact_sheet', 'rows_of_a_sheet']
+__all__ = ['contact_sheet', 'sheet_rows']
 
 _SIDE, _GAP, _LABELS, _HEAD = 64, 8, 150, 24
 _INK, _PAPER = (40, 44, 52), (255, 255, 255)
@@ -38,7 +38,7 @@ _SHOWN: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
 }
 
 
-def rows_of_a_sheet() -> list[str]:
+def sheet_rows() -> list[str]:
     """Everything that a sheet can show: the kinds of corruption, and the drifts of samples and labels."""
     return [*CORRUPTIONS, *_SHOWN]
 
@@ -60,14 +60,14 @@ def contact_sheet(
         The rows that were drawn.
     """
     for kind in kinds:
-        if kind not in rows_of_a_sheet():
-            raise UserError(f'{kind!r} is not a row of the sheet; {nearest(kind, rows_of_a_sheet())}')
+        if kind not in sheet_rows():
+            raise UserError(f'{kind!r} is not a row of the sheet; {nearest(kind, sheet_rows())}')
     section = DataSection(source=source, cache_dir=cache_dir)
     folder = open_source(section, 'drift')
     train, test = open_cache(folder, section.image_size, section.cache)
     everyone = _population(train, folder)
     rows = list(kinds) or [
-        kind for kind in rows_of_a_sheet() if kind != 'subpopulation' or everyone.superclasses is not None
+        kind for kind in sheet_rows() if kind != 'subpopulation' or everyone.superclasses is not None
     ]
     drawn = [_pictures(kind, test, count, seed) if kind in CORRUPTIONS else _counts(kind, everyone, count, seed)
              for kind in rows]  # fmt: skip
@@ -109,7 +109,7 @@ def _counts(kind: str, everyone: SampleSet, count: int, seed: int) -> list[NDArr
     ends = {'from': None if first is None else _made(kind, first, seed), 'to': _made(kind, last, seed)}
     cells = [everyone]
     for step in range(1, SEVERITIES + 1):
-        drift = DriftPath.model_validate({**ends, 'steps': SEVERITIES, 'step': step, 'seed': seed}).settled()
+        drift = DriftPath.model_validate({**ends, 'steps': SEVERITIES, 'step': step, 'seed': seed}).simplify()
         try:
             cells.append(everyone if drift is None else drift.change(everyone))
         except UserError as error:

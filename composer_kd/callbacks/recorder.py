@@ -71,6 +71,7 @@ def _data_record(dataset: Any, samples: int, owner: str) -> DataRecord:
                 'fingerprint': dataset.fingerprint,
                 'num_samples': samples,
                 'num_classes': dataset.num_classes,
+                'classes': list(dataset.classes) if hasattr(dataset, 'classes') else None,
                 'shape': list(dataset[0][0].shape),
                 'normalization': {'mean': [float(m) for m in mean], 'std': [float(s) for s in std]},
             }

@@ -269,7 +269,9 @@ def _check_type(factory: Callable[..., Any], option: str, value: Any, where: str
         raise UserError(f'{where}: {_reason(error.errors()[0]["msg"])}, got {value!r}') from None
     except UserError as error:
         raise UserError(f'{where}: {error}') from None
-    # Factories get what is written: '0.1' would reach them as a text, and true as 1.
+    # Factories get what is written: '0.1' would reach them as a text, true as 1, and 1 as a number.
+    if isinstance(read, bool) and not isinstance(value, bool):
+        raise UserError(f'{where}: expected true or false, got {value!r}')
     if isinstance(value, str | bool) and type(read) is not type(value) and isinstance(read, int | float):
         raise UserError(f'{where}: expected a number, got {value!r}')
 

@@ -122,11 +122,14 @@ WRONG: dict[str, tuple[list[str], str]] = {
     ),
     'unknown callback': (['callbacks.Foo.a=1'], "callbacks.Foo: 'Foo' is not one of the callbacks"),
     'mix of the wrong count': (['lineage.gen1.algorithms.TeacherMixupKD.mix=[0.5, 0.5]'], '2 weights for 1 teachers'),
-    'negative weight': (['lineage.gen1.algorithms.TeacherMixupKD.mix=[-1]'], 'weights are finite numbers from 0 on'),
-    'NaN weight': (['lineage.gen1.algorithms.TeacherMixupKD.mix=[.nan]'], 'weights are finite numbers from 0 on'),
+    'negative weight': (
+        ['lineage.gen1.algorithms.TeacherMixupKD.mix=[-1]'],
+        'mix: weights: expected a number from 0 on',
+    ),
+    'NaN weight': (['lineage.gen1.algorithms.TeacherMixupKD.mix=[.nan]'], 'mix: weights: expected a number from 0 on'),
     'dirichlet 0': (
         ['lineage.gen1.algorithms.TeacherMixupKD.mix={name: dirichlet, alpha: 0}'],
-        "dirichlet's alpha is a finite number above 0, got 0",
+        'mix: dirichlet: alpha: expected a number above 0, got 0',
     ),
     'malformed schedule': (
         ['lineage.gen1.algorithms.TeacherMixupKD.schedule=every ten'],

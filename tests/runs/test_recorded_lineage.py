@@ -31,12 +31,15 @@ def test_a_recorded_teacher_is_named_like_any_other() -> None:
 
 BAD = {
     'kind': ([{'record': 'gen0'}], r"algorithms\.TeacherMixupKD\.teachers: .*one of 'recorded' and 'live'"),
-    'option': ([{'recorded': 'gen0', 'fil': True}], "no option 'fil'.*fill"),
-    'type': ([{'recorded': 'gen0', 'fill': 1}], 'fill is 1; expected a bool'),
-    'unseen': ([{'recorded': 'gen0', 'unseen': 'skip'}], "unseen is 'live' or 'label'"),
+    'option': ([{'recorded': 'gen0', 'fil': True}], r"recorded\.fil: unknown key; did you mean 'fill'"),
+    'type': ([{'recorded': 'gen0', 'fill': 1}], r'recorded\.fill: expected true or false, got 1'),
+    'unseen': (
+        [{'recorded': 'gen0', 'unseen': 'skip'}],
+        r"recorded\.unseen: 'skip' is not one of them; known: label, live",
+    ),
     'name': ([{'recorded': 'gen9'}], "'gen9' is neither a run of this file"),
     'twice': (['gen0', {'live': 'gen0'}], 'there twice'),
-    'live': ([{'live': 'gen0', 'fill': True}], "no option 'fill'"),
+    'live': ([{'live': 'gen0', 'fill': True}], r'live\.fill: unknown key; known: name'),
 }
 
 

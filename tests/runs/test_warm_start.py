@@ -107,7 +107,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     'negative perturb': (
         {'lineage': {'a': None, 'b': {'algorithms': {'WarmStart': {'from': 'a', 'perturb': -1}}}}},
-        r'lineage\.b\.algorithms\.WarmStart: perturb: expected a number from 0 on, got -1',
+        r'lineage\.b\.algorithms\.WarmStart: perturb: expected a number from 0 to 1000, got -1',
     ),
     'both 0': (
         {'lineage': {'a': None, 'b': {'algorithms': {'WarmStart': {'from': 'a', 'shrink': 0}}}}},

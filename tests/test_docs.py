@@ -567,10 +567,12 @@ OF_THE_TESTS = {
     'tests/models/test_every_model.py': 3,
     'tests/models/test_linear.py': 1,
     'tests/test_docs.py': 2,
+    'tests/report/test_learning_rates.py': 1,
+    'tests/report/test_sections.py': 2,
 }
 KEYWORDS = (
     'SoftTargets or soft_targets or cosine or every_registered_loss or median or all_other_mixes or last or linear or '
-    'page_on_choosing or models_of_the_design_page'
+    'page_on_choosing or models_of_the_design_page or last_rate or sections_stand or names_a_section'
 )
 
 

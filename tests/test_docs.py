@@ -563,7 +563,7 @@ OF_THE_TESTS = {
     'tests/algorithms/test_common.py': 6,
     'tests/functional/test_losses.py': 4,
     'tests/teachers/test_mix.py': 2,
-    'tests/test_schedule.py': 1,
+    'tests/core/test_schedule.py': 1,
     'tests/models/test_every_model.py': 3,
     'tests/models/test_linear.py': 1,
     'tests/test_docs.py': 2,

@@ -352,5 +352,5 @@ def test_exchanged_tables_are_found(run: RunDir) -> None:
     Archive(run.path).update(exchange)
     verify(run.path)
     for read in (lambda archive: archive.table('loss', 0), lambda archive: archive.check()):
-        with pytest.raises(UserError, match='says that it holds loss 1, the manifest says loss 0: two were exchanged'):
+        with pytest.raises(UserError, match='holds loss 1, but the manifest says loss 0: two files were exchanged'):
             read(Archive(run.path))

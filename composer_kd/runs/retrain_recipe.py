@@ -22,8 +22,7 @@ _PASSES_OF_A_STEP = 3
 # anew after a fifth of the work; a student that begins anew and is taught needs half of it.
 _WARM_BUDGET, _TAUGHT_BUDGET = 0.2, 0.5
 
-# The full rate undoes part of what the weights know before it helps; a smaller one with a warm-up does not.
-_WARM_RATE = 0.3
+# A warm-up, so that the earlier run's rate does not shake the weights, and a decay to zero. Both as measured there.
 _SCHEDULER = {'name': 'cosine_annealing_with_warmup', 't_warmup': '0.1dur'}
 
 # A teacher passes on its mistakes: where data has moved, it stops halfway.
@@ -130,7 +129,7 @@ def plan_retraining(
         base['model'] = dict(model)
     part = (_WARM_BUDGET if model is None else _TAUGHT_BUDGET) if budget is None else budget
     cost = full.multiply_adds if model is None else _cost_of(model, earlier)
-    recycle = _warm(earlier, comparison, base) if model is None else _taught(earlier, comparison)
+    recycle = _warm(earlier, comparison) if model is None else _taught(earlier, comparison)
     costs = _Costs(_PASSES_OF_A_STEP * cost, recycle.taught * (earlier.manifest.multiply_adds or 0))
     epochs = costs.epochs_for(part * full.work / comparison.samples)
     duration = _duration(epochs, comparison.samples, int(base['batch_size']))
@@ -181,18 +180,14 @@ class _Costs:
         return max(work / (self.step + self.teacher), (work - _VIEWS * self.teacher) / self.step)
 
 
-def _warm(earlier: FinishedRun, comparison: DataComparison, base: Mapping[str, Any]) -> _Recycle:
+def _warm(earlier: FinishedRun, comparison: DataComparison) -> _Recycle:
     """Begin at the weights: measured, the way that costs least on the same, on grown and on drifted data."""
     options: dict[str, Any] = {'from': str(earlier)}
     way = f'begins at the weights of {earlier}'
     if comparison.new_classes:
         options['more_classes'] = True
         way += f', with {len(comparison.new_classes)} more outputs'
-    settings: dict[str, Any] = {'scheduler': dict(_SCHEDULER)}
-    optimizer = base.get('optimizer')
-    if isinstance(optimizer, Mapping) and isinstance(optimizer.get('lr'), float | int):
-        settings['optimizer'] = {**optimizer, 'lr': round(_WARM_RATE * optimizer['lr'], 10)}
-    return _Recycle({'WarmStart': options}, settings, way)
+    return _Recycle({'WarmStart': options}, {'scheduler': dict(_SCHEDULER)}, way)
 
 
 def _taught(earlier: FinishedRun, comparison: DataComparison) -> _Recycle:
